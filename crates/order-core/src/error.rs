@@ -1,0 +1,412 @@
+//! The one closed set of failures, and what each means to a caller.
+//!
+//! Adapters translate into it at their edge; transports translate out of it with
+//! total matches, so a new variant does not compile until every transport knows it.
+
+use std::time::Duration;
+
+use crate::{OrderId, OrderStatus};
+
+/// A source error of any type, kept for the log and never shown to a client.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// One rule that one field of a request broke.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Name of the field in `snake_case`, nested parts joined by `/` and list
+    /// positions as numbers: `user_id`, `orders/3/amount`.
+    pub field: String,
+    /// The rule in one lowercase sentence without a final stop.
+    pub rule: String,
+}
+
+impl Violation {
+    /// Names the field and the rule it broke.
+    pub fn new(field: impl Into<String>, rule: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            rule: rule.into(),
+        }
+    }
+}
+
+/// Everything that can go wrong in a call to the system.
+///
+/// `Display` is safe to show to a client: it is built from the variant's own
+/// fields and never from a source.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request breaks the rules of one or more fields.
+    #[error("{}", invalid_argument_text(.violations))]
+    InvalidArgument {
+        /// Every broken rule that was found, at least one.
+        violations: Vec<Violation>,
+    },
+    /// No order has this id.
+    #[error("order {order_id} does not exist")]
+    OrderNotFound {
+        /// The id that was asked for.
+        order_id: OrderId,
+    },
+    /// The id is taken by an order with other content.
+    #[error("order {order_id} already exists with other content")]
+    OrderAlreadyExists {
+        /// The id that is taken.
+        order_id: OrderId,
+    },
+    /// The order is past the point where it can be cancelled.
+    #[error("order {order_id} is {current} and can no longer be cancelled")]
+    OrderNotCancellable {
+        /// The order.
+        order_id: OrderId,
+        /// Its status now.
+        current: OrderStatus,
+        /// The statuses it may still move to.
+        allowed: Vec<OrderStatus>,
+    },
+    /// The state machine has no such move.
+    #[error("order {order_id} is {current} and cannot become {requested}")]
+    TransitionRefused {
+        /// The order.
+        order_id: OrderId,
+        /// Its status now.
+        current: OrderStatus,
+        /// The status that was asked for.
+        requested: OrderStatus,
+        /// The statuses it may move to.
+        allowed: Vec<OrderStatus>,
+    },
+    /// Others kept changing the order while this call tried to.
+    #[error("order {order_id} was changed by another request at the same time")]
+    VersionConflict {
+        /// The order.
+        order_id: OrderId,
+    },
+    /// A limit on what one caller may hold or send was reached.
+    #[error("the limit of {limit} {what} is reached")]
+    LimitExceeded {
+        /// What is limited, in the plural: `subscriptions per connection`.
+        what: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// More work is waiting than can be done in time; nothing was stored.
+    #[error("the service is overloaded; nothing was stored")]
+    Overloaded {
+        /// When a new attempt makes sense.
+        retry_after: Duration,
+    },
+    /// The database cannot be reached or did not answer.
+    #[error("the order store is unavailable")]
+    StoreUnavailable {
+        /// When a new attempt makes sense.
+        retry_after: Duration,
+        /// What the driver said.
+        #[source]
+        source: Option<BoxError>,
+    },
+    /// The order service cannot be reached.
+    #[error("the order service is unavailable")]
+    ServiceUnavailable {
+        /// When a new attempt makes sense.
+        retry_after: Duration,
+        /// What the connection said.
+        #[source]
+        source: Option<BoxError>,
+    },
+    /// The process is stopping and takes no new work.
+    #[error("the service is shutting down")]
+    ShuttingDown {
+        /// When a new attempt makes sense.
+        retry_after: Duration,
+    },
+    /// The time the caller allows for the call has run out.
+    #[error("the deadline of the request has passed")]
+    DeadlineExceeded,
+    /// A defect or a condition nobody foresaw.
+    #[error("an internal error occurred")]
+    Internal {
+        /// What happened, for the log.
+        #[source]
+        source: Option<BoxError>,
+    },
+}
+
+fn invalid_argument_text(violations: &[Violation]) -> String {
+    let rules: Vec<String> = violations
+        .iter()
+        .map(|v| format!("{}: {}", v.field, v.rule))
+        .collect();
+    format!("the request is not valid: {}", rules.join("; "))
+}
+
+/// What kind of failure it is: decides the gRPC code and the HTTP status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The request itself is wrong.
+    InvalidArgument,
+    /// The thing does not exist.
+    NotFound,
+    /// The thing exists already, differently.
+    AlreadyExists,
+    /// The state of the thing does not allow it.
+    FailedPrecondition,
+    /// A concurrent change won; read again.
+    Conflict,
+    /// The caller uses more than it may.
+    ResourceExhausted,
+    /// Not now; try later.
+    Unavailable,
+    /// The time ran out.
+    DeadlineExceeded,
+    /// A defect.
+    Internal,
+}
+
+/// What a caller should do with a failed call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The same request fails again.
+    Never,
+    /// Read the current state, then decide again.
+    Reread,
+    /// The same request may succeed after this time.
+    After(Duration),
+    /// The same request may succeed; whether the first took effect is unknown.
+    IfIdempotent,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal, $title:literal;)+) => {
+        /// The stable, machine-readable name of a failure (AIP-193 `ErrorInfo.reason`).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $variant,)+ }
+
+        impl Reason {
+            /// Every reason, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The name on the wire, `UPPER_SNAKE_CASE`.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// The short text that never changes for a reason (RFC 9457 `title`).
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)+ }
+            }
+
+            /// Reads the name on the wire; `None` for one this version does not know.
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// See [`Error::InvalidArgument`].
+    InvalidArgument = "INVALID_ARGUMENT", "The request is not valid";
+    /// See [`Error::OrderNotFound`].
+    OrderNotFound = "ORDER_NOT_FOUND", "The order does not exist";
+    /// See [`Error::OrderAlreadyExists`].
+    OrderAlreadyExists = "ORDER_ALREADY_EXISTS", "The order id is taken";
+    /// See [`Error::OrderNotCancellable`].
+    OrderNotCancellable = "ORDER_NOT_CANCELLABLE", "The order cannot be cancelled";
+    /// See [`Error::TransitionRefused`].
+    TransitionRefused = "TRANSITION_REFUSED", "The order cannot move to this status";
+    /// See [`Error::VersionConflict`].
+    VersionConflict = "VERSION_CONFLICT", "The order was changed at the same time";
+    /// See [`Error::LimitExceeded`].
+    LimitExceeded = "LIMIT_EXCEEDED", "A limit is reached";
+    /// See [`Error::Overloaded`].
+    Overloaded = "OVERLOADED", "The service is overloaded";
+    /// See [`Error::StoreUnavailable`].
+    StoreUnavailable = "STORE_UNAVAILABLE", "The order store is unavailable";
+    /// See [`Error::ServiceUnavailable`].
+    ServiceUnavailable = "SERVICE_UNAVAILABLE", "The order service is unavailable";
+    /// See [`Error::ShuttingDown`].
+    ShuttingDown = "SHUTTING_DOWN", "The service is shutting down";
+    /// See [`Error::DeadlineExceeded`].
+    DeadlineExceeded = "DEADLINE_EXCEEDED", "The deadline has passed";
+    /// See [`Error::Internal`].
+    Internal = "INTERNAL", "An internal error occurred";
+}
+
+/// How long a client is asked to wait when nothing better is known.
+const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
+impl Error {
+    /// One broken rule of one field.
+    pub fn invalid(field: impl Into<String>, rule: impl Into<String>) -> Self {
+        Self::InvalidArgument {
+            violations: vec![Violation::new(field, rule)],
+        }
+    }
+
+    /// The database failed with `source`.
+    pub fn store_unavailable(source: impl Into<BoxError>) -> Self {
+        Self::StoreUnavailable {
+            retry_after: RETRY_AFTER_DEFAULT,
+            source: Some(source.into()),
+        }
+    }
+
+    /// The order service failed with `source`.
+    pub fn service_unavailable(source: impl Into<BoxError>) -> Self {
+        Self::ServiceUnavailable {
+            retry_after: RETRY_AFTER_DEFAULT,
+            source: Some(source.into()),
+        }
+    }
+
+    /// More work waits than the queue holds.
+    pub fn overloaded() -> Self {
+        Self::Overloaded {
+            retry_after: RETRY_AFTER_DEFAULT,
+        }
+    }
+
+    /// The process takes no new work.
+    pub fn shutting_down() -> Self {
+        Self::ShuttingDown {
+            retry_after: RETRY_AFTER_DEFAULT,
+        }
+    }
+
+    /// A defect with the error that shows it.
+    pub fn internal(source: impl Into<BoxError>) -> Self {
+        Self::Internal {
+            source: Some(source.into()),
+        }
+    }
+
+    /// The kind of failure.
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::InvalidArgument { .. } => ErrorKind::InvalidArgument,
+            Self::OrderNotFound { .. } => ErrorKind::NotFound,
+            Self::OrderAlreadyExists { .. } => ErrorKind::AlreadyExists,
+            Self::OrderNotCancellable { .. } | Self::TransitionRefused { .. } => {
+                ErrorKind::FailedPrecondition
+            }
+            Self::VersionConflict { .. } => ErrorKind::Conflict,
+            Self::LimitExceeded { .. } => ErrorKind::ResourceExhausted,
+            Self::Overloaded { .. }
+            | Self::StoreUnavailable { .. }
+            | Self::ServiceUnavailable { .. }
+            | Self::ShuttingDown { .. } => ErrorKind::Unavailable,
+            Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+            Self::Internal { .. } => ErrorKind::Internal,
+        }
+    }
+
+    /// The stable name of the failure.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::InvalidArgument { .. } => Reason::InvalidArgument,
+            Self::OrderNotFound { .. } => Reason::OrderNotFound,
+            Self::OrderAlreadyExists { .. } => Reason::OrderAlreadyExists,
+            Self::OrderNotCancellable { .. } => Reason::OrderNotCancellable,
+            Self::TransitionRefused { .. } => Reason::TransitionRefused,
+            Self::VersionConflict { .. } => Reason::VersionConflict,
+            Self::LimitExceeded { .. } => Reason::LimitExceeded,
+            Self::Overloaded { .. } => Reason::Overloaded,
+            Self::StoreUnavailable { .. } => Reason::StoreUnavailable,
+            Self::ServiceUnavailable { .. } => Reason::ServiceUnavailable,
+            Self::ShuttingDown { .. } => Reason::ShuttingDown,
+            Self::DeadlineExceeded => Reason::DeadlineExceeded,
+            Self::Internal { .. } => Reason::Internal,
+        }
+    }
+
+    /// What the caller should do.
+    pub const fn retry(&self) -> Retry {
+        match self {
+            Self::InvalidArgument { .. }
+            | Self::OrderNotFound { .. }
+            | Self::OrderAlreadyExists { .. }
+            | Self::OrderNotCancellable { .. }
+            | Self::TransitionRefused { .. }
+            | Self::Internal { .. } => Retry::Never,
+            Self::VersionConflict { .. } => Retry::Reread,
+            Self::LimitExceeded { .. } => Retry::After(RETRY_AFTER_DEFAULT),
+            Self::Overloaded { retry_after }
+            | Self::StoreUnavailable { retry_after, .. }
+            | Self::ServiceUnavailable { retry_after, .. }
+            | Self::ShuttingDown { retry_after } => Retry::After(*retry_after),
+            Self::DeadlineExceeded => Retry::IfIdempotent,
+        }
+    }
+
+    /// A copy without sources, for handing one failure to several callers.
+    #[must_use]
+    pub fn without_source(&self) -> Self {
+        match self {
+            Self::InvalidArgument { violations } => Self::InvalidArgument {
+                violations: violations.clone(),
+            },
+            Self::OrderNotFound { order_id } => Self::OrderNotFound {
+                order_id: *order_id,
+            },
+            Self::OrderAlreadyExists { order_id } => Self::OrderAlreadyExists {
+                order_id: *order_id,
+            },
+            Self::OrderNotCancellable {
+                order_id,
+                current,
+                allowed,
+            } => Self::OrderNotCancellable {
+                order_id: *order_id,
+                current: *current,
+                allowed: allowed.clone(),
+            },
+            Self::TransitionRefused {
+                order_id,
+                current,
+                requested,
+                allowed,
+            } => Self::TransitionRefused {
+                order_id: *order_id,
+                current: *current,
+                requested: *requested,
+                allowed: allowed.clone(),
+            },
+            Self::VersionConflict { order_id } => Self::VersionConflict {
+                order_id: *order_id,
+            },
+            Self::LimitExceeded { what, limit } => Self::LimitExceeded {
+                what: what.clone(),
+                limit: *limit,
+            },
+            Self::Overloaded { retry_after } => Self::Overloaded {
+                retry_after: *retry_after,
+            },
+            Self::StoreUnavailable { retry_after, .. } => Self::StoreUnavailable {
+                retry_after: *retry_after,
+                source: None,
+            },
+            Self::ServiceUnavailable { retry_after, .. } => Self::ServiceUnavailable {
+                retry_after: *retry_after,
+                source: None,
+            },
+            Self::ShuttingDown { retry_after } => Self::ShuttingDown {
+                retry_after: *retry_after,
+            },
+            Self::DeadlineExceeded => Self::DeadlineExceeded,
+            Self::Internal { .. } => Self::Internal { source: None },
+        }
+    }
+
+    /// The error and all its sources in one line, for the log.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        text
+    }
+}

@@ -1,0 +1,183 @@
+//! Identifiers, each valid from the moment it exists.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use uuid::Uuid;
+
+use crate::Error;
+
+/// The id of an order: a UUID, made as version 7 (RFC 9562) so that ids sort by time
+/// of creation and new rows append to the end of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OrderId(Uuid);
+
+impl OrderId {
+    /// Wraps a UUID of any version.
+    pub const fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// The UUID itself.
+    pub const fn as_uuid(&self) -> &Uuid {
+        &self.0
+    }
+
+    /// Parses `text`, blaming `field` in the error.
+    ///
+    /// Only the hyphenated form of 36 characters is accepted (RFC 9562 §4), so that an
+    /// order has one spelling in URLs and logs. Upper-case digits are read, never written.
+    pub fn parse_field(field: &str, text: &str) -> Result<Self, Error> {
+        text.parse().map_err(|_| {
+            Error::invalid(
+                field,
+                "must be a UUID like 0198c5a0-5d5c-7abc-8def-0123456789ab",
+            )
+        })
+    }
+}
+
+impl fmt::Display for OrderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+/// The text is not a hyphenated UUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a hyphenated UUID")]
+pub struct ParseOrderIdError;
+
+impl FromStr for OrderId {
+    type Err = ParseOrderIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() != uuid::fmt::Hyphenated::LENGTH {
+            return Err(ParseOrderIdError);
+        }
+        Uuid::try_parse(text)
+            .map(Self)
+            .map_err(|_| ParseOrderIdError)
+    }
+}
+
+/// Who placed an order: 1 to 128 characters, none of them a control character.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserId(Arc<str>);
+
+impl UserId {
+    /// The longest user id, in characters.
+    pub const CHARS_MAX: usize = 128;
+
+    /// Checks `text` and takes it as a user id; the error names the field `user_id`.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        check_text("user_id", text, Self::CHARS_MAX)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Refuses text that is empty, longer than `chars_max` or holds control characters.
+pub(crate) fn check_text(field: &str, text: &str, chars_max: usize) -> Result<(), Error> {
+    if text.is_empty() {
+        return Err(Error::invalid(field, "must not be empty"));
+    }
+    // A character is at most four bytes, so a long body is refused without counting it.
+    if text.len() > chars_max * 4 || text.chars().count() > chars_max {
+        return Err(Error::invalid(
+            field,
+            format!("must have at most {chars_max} characters"),
+        ));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Error::invalid(field, "must not contain control characters"));
+    }
+    Ok(())
+}
+
+/// The id of one request, the same in every log line and answer it causes:
+/// 1 to 128 characters of `A-Z a-z 0-9 . _ -`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// The longest request id, in characters.
+    pub const CHARS_MAX: usize = 128;
+
+    /// Takes `text` as a request id; `None` if it is not one, so that the caller makes one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+        let is_valid = (1..=Self::CHARS_MAX).contains(&text.len()) && text.bytes().all(is_allowed);
+        is_valid.then(|| Self(text.into()))
+    }
+
+    /// A request id from a UUID.
+    pub fn from_uuid(uuid: Uuid) -> Self {
+        let mut buffer = Uuid::encode_buffer();
+        Self((&*uuid.as_hyphenated().encode_lower(&mut buffer)).into())
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_id_has_one_spelling() {
+        let text = "0198c5a0-5d5c-7abc-8def-0123456789ab";
+        assert_eq!(
+            text.parse::<OrderId>().map(|id| id.to_string()).as_deref(),
+            Ok(text)
+        );
+        assert!(text.to_uppercase().parse::<OrderId>().is_ok());
+        for bad in [
+            "",
+            "1",
+            "0198c5a05d5c7abc8def0123456789ab",
+            "{0198c5a0-5d5c-7abc-8def-0123456789ab}",
+        ] {
+            assert_eq!(bad.parse::<OrderId>(), Err(ParseOrderIdError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn user_id_length_is_counted_in_characters() {
+        assert!(UserId::parse(&"ß".repeat(128)).is_ok());
+        for bad in [
+            String::new(),
+            "ß".repeat(129),
+            "a\u{7}".to_owned(),
+            "a\0b".to_owned(),
+        ] {
+            assert!(UserId::parse(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn request_id_takes_only_safe_characters() {
+        assert!(RequestId::parse("a.b_c-9").is_some());
+        for bad in ["", "a b", "a\n", &"x".repeat(129)] {
+            assert!(RequestId::parse(bad).is_none(), "{bad:?}");
+        }
+    }
+}

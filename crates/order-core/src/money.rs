@@ -1,0 +1,321 @@
+//! Exact amounts of money.
+
+use std::fmt;
+
+use iso_currency::Currency;
+
+use crate::Error;
+
+/// A positive amount in the minor units of an ISO 4217 currency.
+///
+/// No floating point is ever involved: amounts are parsed from decimal text and written
+/// back as decimal text. The largest amount is 2^53 − 1 minor units, so that clients
+/// whose numbers are IEEE 754 doubles read every amount exactly (RFC 8259 §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Money {
+    minor_units: i64,
+    currency: Currency,
+    minor_digits: u8,
+}
+
+/// The longest amount that is looked at, in bytes. The largest valid one has 17.
+const TEXT_LEN_MAX: usize = 64;
+
+impl Money {
+    /// The largest amount, in minor units.
+    pub const MINOR_UNITS_MAX: i64 = (1 << 53) - 1;
+
+    /// The currency of a request that names none.
+    pub const CURRENCY_DEFAULT: &'static str = "USD";
+
+    /// Builds an amount from minor units and a currency code, as stores and gRPC carry it.
+    pub fn from_minor_units(minor_units: i64, currency: &str) -> Result<Self, Error> {
+        let (currency, minor_digits) = parse_currency(currency)?;
+        if minor_units <= 0 {
+            return Err(Error::invalid("amount", "must be greater than 0"));
+        }
+        if minor_units > Self::MINOR_UNITS_MAX {
+            return Err(too_large(currency, minor_digits));
+        }
+        Ok(Self {
+            minor_units,
+            currency,
+            minor_digits,
+        })
+    }
+
+    /// Parses decimal text in the grammar of a JSON number (RFC 8259 §6): `100`, `99.95`, `1e2`.
+    pub fn parse(amount: &str, currency: &str) -> Result<Self, Error> {
+        let (currency, minor_digits) = parse_currency(currency)?;
+        let number = Decimal::parse(amount).ok_or_else(|| {
+            Error::invalid("amount", "must be a decimal number like 100 or 99.95")
+        })?;
+        if number.is_negative || number.digits.is_empty() {
+            return Err(Error::invalid("amount", "must be greater than 0"));
+        }
+        // `digits × 10^exponent` major units are `digits × 10^shift` minor units.
+        let shift = number.exponent.saturating_add(i64::from(minor_digits));
+        if shift < 0 {
+            let rule = match minor_digits {
+                0 => format!("must have no decimal places in {}", currency.code()),
+                n => format!(
+                    "must have at most {n} decimal places in {}",
+                    currency.code()
+                ),
+            };
+            return Err(Error::invalid("amount", rule));
+        }
+        let minor_units = number
+            .digits
+            .bytes()
+            .map(|digit| i64::from(digit - b'0'))
+            .chain(std::iter::repeat_n(
+                0,
+                usize::try_from(shift).unwrap_or(usize::MAX),
+            ))
+            .try_fold(0_i64, |sum, digit| {
+                let next = sum.checked_mul(10)?.checked_add(digit)?;
+                (next <= Self::MINOR_UNITS_MAX).then_some(next)
+            })
+            .ok_or_else(|| too_large(currency, minor_digits))?;
+        Ok(Self {
+            minor_units,
+            currency,
+            minor_digits,
+        })
+    }
+
+    /// The amount in minor units, 1 to 2^53 − 1.
+    pub const fn minor_units(&self) -> i64 {
+        self.minor_units
+    }
+
+    /// The three letters of the currency.
+    pub fn currency(&self) -> &'static str {
+        self.currency.code()
+    }
+}
+
+/// Writes the shortest decimal text of the amount in major units: `100`, `99.5`.
+/// It is a JSON number and parses to the same amount.
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scale = 10_i64.pow(u32::from(self.minor_digits));
+        let (major, minor) = (self.minor_units / scale, self.minor_units % scale);
+        if minor == 0 {
+            return write!(f, "{major}");
+        }
+        let fraction = format!("{minor:0width$}", width = usize::from(self.minor_digits));
+        write!(f, "{major}.{}", fraction.trim_end_matches('0'))
+    }
+}
+
+fn parse_currency(code: &str) -> Result<(Currency, u8), Error> {
+    let unknown = || Error::invalid("currency", "must be an ISO 4217 code like USD");
+    // `from_code` alone would accept lower case, which ISO 4217 does not have.
+    if code.len() != 3 || !code.bytes().all(|c| c.is_ascii_uppercase()) {
+        return Err(unknown());
+    }
+    let currency = Currency::from_code(code).ok_or_else(unknown)?;
+    // Codes without minor units are metals, funds and test codes: nothing to pay with.
+    let digits = currency
+        .exponent()
+        .and_then(|n| u8::try_from(n).ok())
+        .ok_or_else(unknown)?;
+    Ok((currency, digits))
+}
+
+fn too_large(currency: Currency, minor_digits: u8) -> Error {
+    let largest = Money {
+        minor_units: Money::MINOR_UNITS_MAX,
+        currency,
+        minor_digits,
+    };
+    Error::invalid(
+        "amount",
+        format!("must be at most {largest} {}", currency.code()),
+    )
+}
+
+/// A decimal number `±digits × 10^exponent` without leading or trailing zeros.
+struct Decimal {
+    is_negative: bool,
+    digits: String,
+    exponent: i64,
+}
+
+impl Decimal {
+    fn parse(text: &str) -> Option<Self> {
+        if text.len() > TEXT_LEN_MAX {
+            return None;
+        }
+        let (is_negative, rest) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let (mantissa, exponent) = match rest.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => (mantissa, parse_exponent(exponent)?),
+            None => (rest, 0),
+        };
+        let (whole, fraction) = match mantissa.split_once('.') {
+            Some((_, "")) => return None,
+            Some((whole, fraction)) => (whole, fraction),
+            None => (mantissa, ""),
+        };
+        let is_digits = |part: &str| part.bytes().all(|c| c.is_ascii_digit());
+        let has_leading_zero = whole.len() > 1 && whole.starts_with('0');
+        if whole.is_empty() || has_leading_zero || !is_digits(whole) || !is_digits(fraction) {
+            return None;
+        }
+        let all = format!("{whole}{fraction}");
+        let significant = all.trim_start_matches('0').trim_end_matches('0');
+        let n_trailing = all.len() - all.trim_end_matches('0').len();
+        let exponent = exponent
+            .saturating_sub(i64::try_from(fraction.len()).ok()?)
+            .saturating_add(i64::try_from(n_trailing).ok()?);
+        Some(Self {
+            is_negative,
+            digits: significant.to_owned(),
+            exponent,
+        })
+    }
+}
+
+fn parse_exponent(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|c| c.is_ascii_digit()) {
+        return None;
+    }
+    // An exponent beyond i64 is as far out of range as the largest one inside it.
+    let magnitude = digits.parse::<i64>().unwrap_or(i64::MAX);
+    Some(if text.starts_with('-') {
+        -magnitude
+    } else {
+        magnitude
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rule(amount: &str, currency: &str) -> String {
+        match Money::parse(amount, currency) {
+            Err(Error::InvalidArgument { violations }) => violations
+                .into_iter()
+                .map(|v| format!("{}: {}", v.field, v.rule))
+                .collect(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn writes_the_number_that_came_in() {
+        for (text, minor_units) in [
+            ("100", 10_000),
+            ("99.95", 9_995),
+            ("99.5", 9_950),
+            ("0.01", 1),
+            ("90071992547409.91", Money::MINOR_UNITS_MAX),
+        ] {
+            let money = Money::parse(text, "USD").expect(text);
+            assert_eq!(
+                (money.minor_units(), money.to_string().as_str()),
+                (minor_units, text)
+            );
+        }
+    }
+
+    #[test]
+    fn reads_every_spelling_of_a_json_number() {
+        for text in ["100", "100.00", "1e2", "1E+2", "1000e-1", "0.1e3"] {
+            assert_eq!(
+                Money::parse(text, "USD").map(|m| m.minor_units()).ok(),
+                Some(10_000),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            Money::parse("12", "JPY").map(|m| m.minor_units()).ok(),
+            Some(12)
+        );
+        assert_eq!(
+            Money::parse("1.234", "KWD").map(|m| m.minor_units()).ok(),
+            Some(1_234)
+        );
+    }
+
+    #[test]
+    fn refuses_with_the_rule() {
+        for (amount, currency, expected) in [
+            ("0", "USD", "amount: must be greater than 0"),
+            ("-1", "USD", "amount: must be greater than 0"),
+            (
+                "NaN",
+                "USD",
+                "amount: must be a decimal number like 100 or 99.95",
+            ),
+            (
+                "01",
+                "USD",
+                "amount: must be a decimal number like 100 or 99.95",
+            ),
+            (
+                "1.",
+                "USD",
+                "amount: must be a decimal number like 100 or 99.95",
+            ),
+            (
+                ".5",
+                "USD",
+                "amount: must be a decimal number like 100 or 99.95",
+            ),
+            (
+                "1.001",
+                "USD",
+                "amount: must have at most 2 decimal places in USD",
+            ),
+            ("1.5", "JPY", "amount: must have no decimal places in JPY"),
+            (
+                "1e400",
+                "USD",
+                "amount: must be at most 90071992547409.91 USD",
+            ),
+            (
+                "1e99999999999999999999",
+                "USD",
+                "amount: must be at most 90071992547409.91 USD",
+            ),
+            (
+                "1e-99999999999999999999",
+                "USD",
+                "amount: must have at most 2 decimal places in USD",
+            ),
+            (
+                "90071992547409.92",
+                "USD",
+                "amount: must be at most 90071992547409.91 USD",
+            ),
+            ("1", "usd", "currency: must be an ISO 4217 code like USD"),
+            ("1", "ZZZ", "currency: must be an ISO 4217 code like USD"),
+            ("1", "XAU", "currency: must be an ISO 4217 code like USD"),
+        ] {
+            assert_eq!(rule(amount, currency), expected, "{amount} {currency}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trips(minor_units in 1..=Money::MINOR_UNITS_MAX, currency in prop::sample::select(vec!["USD", "JPY", "KWD"])) {
+            let money = Money::from_minor_units(minor_units, currency).expect("in range");
+            prop_assert_eq!(Money::parse(&money.to_string(), currency).ok(), Some(money));
+        }
+
+        #[test]
+        fn any_text_is_answered(text in ".{0,80}") {
+            let _ = Money::parse(&text, "USD");
+        }
+    }
+}

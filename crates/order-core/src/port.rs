@@ -1,0 +1,186 @@
+//! What the domain needs from the outside. Adapters implement these traits; the contracts
+//! in prose here are checked by the conformance suites of `order-testkit`, which run
+//! against every adapter.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::{
+    CallContext, Change, Committed, Completed, Completion, Created, Error, Job, JobToken, NewOrder,
+    Order, OrderEvent, OrderEventStream, OrderId, OrderQuery, OrderState, Started, Version,
+    WatchOrder,
+};
+
+/// Where orders, their jobs and their history live. The truth of the system.
+///
+/// # Atomicity
+/// Each element of a slice is atomic: an order commits together with its job, a change
+/// together with its event and its effect on the job. Elements of one call may share a
+/// transaction, but a bad one fails alone: the answers are in the order of the input and
+/// have its length.
+///
+/// # Durability
+/// `Ok` is returned only after the commit is durable. `Err` with
+/// [`Error::StoreUnavailable`] leaves the outcome open; every write here can be repeated
+/// without harm, and a caller that needs to know repeats it.
+///
+/// # Cancel safety
+/// Futures of the writing methods are run to their end by whoever calls them: a lane of a
+/// [group commit](crate::group_commit) or a task of the worker pool, never a request
+/// handler. Futures of the reading methods may be dropped at any point; the statement they
+/// began is then cancelled, and its connection is not reused before that.
+#[async_trait]
+pub trait OrderStore: Send + Sync + 'static {
+    /// Inserts orders, each with its job and, by its row, version 1 of its history.
+    ///
+    /// An id that is taken is answered with the stored order and `is_new = false` if the
+    /// content is the same (a retry), else with [`Error::OrderAlreadyExists`]. That holds
+    /// within one slice too: the first of two equal ids wins.
+    async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>>;
+
+    /// Applies decided changes, each a compare-and-set on its `expected_version`: raises
+    /// the version by one, appends the event, does what [`Change::job`] says.
+    ///
+    /// A change to FAILED stores its cause in [`Order::failure`]; any other change clears
+    /// it. [`JobEffect::Requeue`](crate::JobEffect::Requeue) makes the job due at once with
+    /// `attempts_before = attempt`, and creates the job if there is none.
+    async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>>;
+
+    /// Reads an order, from the primary.
+    async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error>;
+
+    /// Reads orders by id descending.
+    async fn list(&self, ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error>;
+
+    /// Reads the history of an order after a version, oldest first, at most `limit`.
+    /// Version 1 is included when `after` is 0. Unknown orders have no history.
+    async fn events(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+        after: Version,
+        limit: usize,
+    ) -> Result<Vec<OrderEvent>, Error>;
+
+    /// Reads where the given orders stand, in any order; unknown ones are left out.
+    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error>;
+
+    /// Whether the database answers and its schema is the one this program needs.
+    async fn check(&self, ctx: &CallContext) -> Result<(), Error>;
+}
+
+/// The jobs of the orders in an [`OrderStore`], under one lease protocol.
+///
+/// A job is due from a point in time on: that is when it was created, when its retry
+/// comes, or when its lease runs out; the three are one thing. All times are the
+/// database's. A claim moves that time to the end of the lease and raises `attempt`, and
+/// everything that follows must name that attempt ([`JobToken`]). A late worker whose job
+/// nobody has claimed since may still finish it.
+///
+/// What the traits of [`OrderStore`] promise about atomicity, durability and cancellation
+/// holds here too.
+#[async_trait]
+pub trait JobQueue: Send + Sync + 'static {
+    /// Claims up to `limit` due jobs, the longest due first, for `lease`. No two calls
+    /// ever get the same attempt of a job, and none waits for another.
+    async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<Job>, Error>;
+
+    /// Heartbeat: moves the end of the leases to `lease` from now. Returns the tokens that
+    /// are no longer current; their work must stop.
+    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error>;
+
+    /// Moves the orders to PROCESSING before an effect leaves the process; one that
+    /// already is there stays as it is.
+    async fn start(&self, tokens: &[JobToken]) -> Vec<Result<Started, Error>>;
+
+    /// Commits the results of attempts, each a compare-and-set on its token.
+    async fn complete(&self, completions: &[Completion]) -> Vec<Result<Completed, Error>>;
+
+    /// Gives leases back: the jobs are due at once, and the attempt does not count against
+    /// the round (`attempts_before` rises with it), because nobody failed. Tokens that are
+    /// not current are ignored. Returns how many were released.
+    async fn release(&self, tokens: &[JobToken]) -> Result<usize, Error>;
+}
+
+/// Tells everybody who watches that orders have changed.
+///
+/// Delivery is at most once and best effort: the truth is in the store, and watchers
+/// reconcile with it. Called after the commit, never inside a transaction.
+pub trait EventBus: Send + Sync + 'static {
+    /// Passes events on. Never blocks and never fails; what cannot be passed on is dropped.
+    fn publish(&self, events: &[OrderEvent]);
+}
+
+/// The other end of an [`EventBus`]: lets callers follow orders.
+#[async_trait]
+pub trait OrderWatch: Send + Sync + 'static {
+    /// Follows orders: registers first, then reads what is already there, then forwards
+    /// what is newer, so that there is no gap and no step back.
+    async fn watch(
+        &self,
+        ctx: &CallContext,
+        orders: Vec<WatchOrder>,
+    ) -> Result<OrderEventStream, Error>;
+}
+
+/// The way from a new order to a worker of this process.
+pub trait JobDispatch: Send + Sync + 'static {
+    /// Reserves a place in the local queue. `Some`: the order may be inserted with its job
+    /// born leased. `None`: the queue is full or this process has no workers; the job is
+    /// inserted due and claimed later.
+    fn try_reserve(&self) -> Option<Reservation>;
+
+    /// Says that jobs are due which nobody holds, so that a fetcher looks at once.
+    fn notify_due(&self);
+}
+
+/// A place in the local queue. Dropping it gives the place back.
+pub struct Reservation {
+    lease: Duration,
+    send: Box<dyn FnOnce(Job) + Send>,
+}
+
+impl Reservation {
+    /// A place whose job is leased for `lease` and handed over by `send`.
+    pub fn new(lease: Duration, send: impl FnOnce(Job) + Send + 'static) -> Self {
+        Self {
+            lease,
+            send: Box::new(send),
+        }
+    }
+
+    /// How long the job is to be leased.
+    pub const fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// Hands the committed job to the worker.
+    pub fn dispatch(self, job: Job) {
+        (self.send)(job);
+    }
+}
+
+impl std::fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reservation")
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Time, so that tests and simulations own it.
+pub trait Clock: Send + Sync + 'static {
+    /// The time of day. Never decides a lease where a database can.
+    fn now(&self) -> Timestamp;
+
+    /// The monotonic clock, for deadlines inside this process.
+    fn instant(&self) -> Instant;
+}
+
+/// Ids, so that tests and simulations own them.
+pub trait IdGen: Send + Sync + 'static {
+    /// A new order id, sorting after those made before by this process.
+    fn order_id(&self) -> OrderId;
+}

@@ -1,0 +1,6 @@
+//! What tests share: conformance suites for every port, clocks and ids that tests own,
+//! and real servers on free ports. Knows `order-core` and nothing above it.
+
+pub mod clock;
+pub mod conformance;
+pub mod server;
