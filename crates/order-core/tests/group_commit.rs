@@ -1,0 +1,227 @@
+//! Group commit: what is batched, what is refused, and what a caller that hangs up loses.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use order_core::{
+    Clock, Deadline, Error,
+    group_commit::{BATCH_LEN_MAX, GroupCommit, GroupCommitConfig},
+};
+use tokio::sync::Semaphore;
+
+/// A clock that stands still.
+struct Frozen(Instant);
+
+impl Clock for Frozen {
+    fn now(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH
+    }
+
+    fn instant(&self) -> Instant {
+        self.0
+    }
+}
+
+/// A group commit whose flushes wait for permits and are written down.
+struct Rig {
+    group: Arc<GroupCommit<u32, u32>>,
+    batches: Arc<Mutex<Vec<Vec<u32>>>>,
+    gate: Arc<Semaphore>,
+    lanes: tokio::task::JoinSet<()>,
+    now: Instant,
+}
+
+fn rig(lanes: usize, queue_len_max: usize) -> Rig {
+    let now = tokio::time::Instant::now().into_std();
+    let clock: Arc<dyn Clock> = Arc::new(Frozen(now));
+    let batches = Arc::new(Mutex::new(Vec::new()));
+    let gate = Arc::new(Semaphore::new(0));
+    let (written, waiting) = (Arc::clone(&batches), Arc::clone(&gate));
+    let config = GroupCommitConfig {
+        lanes,
+        queue_len_max,
+    };
+    let (group, lanes) = GroupCommit::new(config, &clock, move |items: Vec<u32>| {
+        let (written, waiting) = (Arc::clone(&written), Arc::clone(&waiting));
+        Box::pin(async move {
+            waiting.acquire().await.expect("open").forget();
+            written.lock().expect("not poisoned").push(items.clone());
+            items.into_iter().map(|item| Ok(item * 10)).collect()
+        })
+    });
+    Rig {
+        group: Arc::new(group),
+        batches,
+        gate,
+        lanes: lanes.into_iter().collect(),
+        now,
+    }
+}
+
+impl Rig {
+    fn submit(&self, item: u32, deadline: Deadline) -> tokio::task::JoinHandle<Result<u32, Error>> {
+        let group = Arc::clone(&self.group);
+        tokio::task::spawn_local(async move { group.submit(item, deadline).await })
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.batches
+            .lock()
+            .expect("not poisoned")
+            .iter()
+            .map(Vec::len)
+            .collect()
+    }
+
+    async fn finish(mut self) {
+        self.group.close();
+        while let Some(lane) = self.lanes.join_next().await {
+            lane.expect("no lane panics");
+        }
+    }
+}
+
+/// Lets every other task of the single-threaded test run until it waits.
+async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn local<T>(test: impl Future<Output = T>) -> T {
+    tokio::task::LocalSet::new().run_until(test).await
+}
+
+#[tokio::test]
+async fn a_lone_item_is_flushed_at_once() {
+    local(async {
+        let rig = rig(2, 16);
+        rig.gate.add_permits(1);
+        assert_eq!(
+            rig.group.submit(7, Deadline::NONE).await.expect("flushed"),
+            70
+        );
+        assert_eq!(rig.sizes(), [1]);
+        rig.finish().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_arrives_during_a_flush_is_the_next_batch() {
+    local(async {
+        let rig = rig(1, 2 * BATCH_LEN_MAX);
+        let first = rig.submit(0, Deadline::NONE);
+        settle().await;
+        let items = (1..=600).collect();
+        let group = Arc::clone(&rig.group);
+        let rest =
+            tokio::task::spawn_local(async move { group.submit_all(items, Deadline::NONE).await });
+        settle().await;
+        rig.gate.add_permits(3);
+        assert_eq!(first.await.expect("no panic").expect("flushed"), 0);
+        let answers: Vec<u32> = rest
+            .await
+            .expect("no panic")
+            .into_iter()
+            .map(|a| a.expect("flushed"))
+            .collect();
+        assert_eq!(answers, (1..=600).map(|item| item * 10).collect::<Vec<_>>());
+        assert_eq!(rig.sizes(), [1, BATCH_LEN_MAX, 600 - BATCH_LEN_MAX]);
+        assert_eq!(
+            (rig.group.stats().flushes(), rig.group.stats().items()),
+            (3, 601)
+        );
+        rig.finish().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once() {
+    local(async {
+        let rig = rig(1, 2);
+        let waiting: Vec<_> = (0..1)
+            .map(|item| rig.submit(item, Deadline::NONE))
+            .collect();
+        settle().await;
+        let queued: Vec<_> = (1..3)
+            .map(|item| rig.submit(item, Deadline::NONE))
+            .collect();
+        settle().await;
+        let refused = rig.group.submit(9, Deadline::NONE).await;
+        assert!(
+            matches!(refused, Err(Error::Overloaded { .. })),
+            "{refused:?}"
+        );
+        rig.gate.add_permits(8);
+        for answer in waiting.into_iter().chain(queued) {
+            answer.await.expect("no panic").expect("flushed");
+        }
+        rig.finish().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_expired_item_is_refused_and_not_flushed() {
+    local(async {
+        let rig = rig(1, 16);
+        rig.gate.add_permits(8);
+        let expired = Deadline::at(rig.now);
+        let refused = rig.group.submit(1, expired).await;
+        assert!(
+            matches!(refused, Err(Error::DeadlineExceeded)),
+            "{refused:?}"
+        );
+        let later = Deadline::at(rig.now + Duration::from_secs(1));
+        rig.group.submit(2, later).await.expect("flushed");
+        assert_eq!(rig.sizes(), [1]);
+        rig.finish().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_does_not_cut_the_flush() {
+    local(async {
+        let rig = rig(1, 16);
+        let caller = rig.submit(5, Deadline::NONE);
+        settle().await;
+        caller.abort();
+        settle().await;
+        rig.gate.add_permits(1);
+        settle().await;
+        assert_eq!(rig.sizes(), [1]);
+        rig.finish().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn close_flushes_what_waits_and_refuses_the_rest() {
+    local(async {
+        let rig = rig(2, 16);
+        let waiting: Vec<_> = (0..5)
+            .map(|item| rig.submit(item, Deadline::NONE))
+            .collect();
+        settle().await;
+        rig.group.close();
+        settle().await;
+        rig.gate.add_permits(8);
+        for answer in waiting {
+            answer.await.expect("no panic").expect("flushed");
+        }
+        settle().await;
+        let refused = rig.group.submit(9, Deadline::NONE).await;
+        assert!(
+            matches!(refused, Err(Error::ShuttingDown { .. })),
+            "{refused:?}"
+        );
+        rig.finish().await;
+    })
+    .await;
+}
