@@ -1,1 +1,15 @@
-//! skeleton
+//! The composition root: the only crate that sees all the others. It reads the
+//! configuration, builds the parts, starts and stops them in order, and holds the
+//! binaries.
+
+pub mod cli;
+pub mod config;
+pub mod healthcheck;
+pub mod lifecycle;
+pub mod process;
+pub mod telemetry;
+mod wire;
+
+/// Faster than the C library's allocator on the many small buffers of a server.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

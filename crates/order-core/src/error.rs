@@ -14,7 +14,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// Name of the field in `snake_case`, nested parts joined by `/` and list
-    /// positions as numbers: `user_id`, `orders/3/amount`.
+    /// positions as numbers: `user_id`, `orders/3/amount`. Empty means the whole message.
     pub field: String,
     /// The rule in one lowercase sentence without a final stop.
     pub rule: String,
@@ -132,11 +132,18 @@ pub enum Error {
     },
 }
 
+/// The field and its rule; the rule alone if it is about the whole message.
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.field.is_empty() {
+            return f.write_str(&self.rule);
+        }
+        write!(f, "{}: {}", self.field, self.rule)
+    }
+}
+
 fn invalid_argument_text(violations: &[Violation]) -> String {
-    let rules: Vec<String> = violations
-        .iter()
-        .map(|v| format!("{}: {}", v.field, v.rule))
-        .collect();
+    let rules: Vec<String> = violations.iter().map(Violation::to_string).collect();
     format!("the request is not valid: {}", rules.join("; "))
 }
 

@@ -204,9 +204,9 @@ mod tests {
     fn rule(amount: &str, currency: &str) -> String {
         match Money::parse(amount, currency) {
             Err(Error::InvalidArgument { violations }) => violations
-                .into_iter()
-                .map(|v| format!("{}: {}", v.field, v.rule))
-                .collect(),
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             other => format!("{other:?}"),
         }
     }

@@ -76,8 +76,12 @@ pub trait OrderStore: Send + Sync + 'static {
 /// A job is due from a point in time on: that is when it was created, when its retry
 /// comes, or when its lease runs out; the three are one thing. All times are the
 /// database's. A claim moves that time to the end of the lease and raises `attempt`, and
-/// everything that follows must name that attempt ([`JobToken`]). A late worker whose job
-/// nobody has claimed since may still finish it.
+/// everything that follows must name that attempt ([`JobToken`]).
+///
+/// A token is current while its job is not buried, nobody has claimed the job since, and
+/// the attempt belongs to the current round (`attempt > attempts_before`), so that a report
+/// repeated after a redrive changes nothing. The end of the lease does not matter: a late
+/// worker whose job nobody has claimed since may still finish it.
 ///
 /// What the traits of [`OrderStore`] promise about atomicity, durability and cancellation
 /// holds here too.

@@ -1,4 +1,5 @@
 //! Group commit: what is batched, what is refused, and what a caller that hangs up loses.
+#![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 use std::{
     sync::{Arc, Mutex},

@@ -1,1 +1,113 @@
-//! skeleton
+//! Health, for whoever starts, stops and balances processes.
+//!
+//! `/livez` says that the process runs and touches nothing else: a database that is down
+//! must not get every process restarted. `/readyz` says whether requests should come here.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, body::Body, response::Response, routing::get};
+use http::{HeaderValue, header::CONTENT_TYPE};
+use order_core::{CallContext, Deadline, Error};
+
+use crate::http::{
+    HttpDeps,
+    operation::{self, Call, Frame, Operation},
+    problem::Problem,
+};
+
+/// How long a readiness check may take: less than the 5 s after which probes give up.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Whether requests should come here: not while draining, and not while the system
+/// behind cannot answer.
+#[derive(Clone)]
+pub struct Readiness(Arc<Shared>);
+
+struct Shared {
+    deps: HttpDeps,
+    is_draining: AtomicBool,
+}
+
+impl Readiness {
+    /// Ready whenever the API of `deps` is.
+    pub fn new(deps: HttpDeps) -> Self {
+        Self(Arc::new(Shared {
+            deps,
+            is_draining: AtomicBool::new(false),
+        }))
+    }
+
+    /// Says "not ready" from now on; there is no way back.
+    pub fn drain(&self) {
+        self.0.is_draining.store(true, Ordering::Release);
+    }
+}
+
+impl Shared {
+    async fn check(&self, call: Call) -> Result<(), Error> {
+        if self.is_draining.load(Ordering::Acquire) {
+            return Err(Error::shutting_down());
+        }
+        let ctx = CallContext {
+            request_id: call.request_id,
+            deadline: Deadline::at(self.deps.clock.instant() + CHECK_TIMEOUT),
+        };
+        // Whatever the reason, the answer to a probe is "not now".
+        operation::in_time(CHECK_TIMEOUT, self.deps.api.check_ready(&ctx))
+            .await
+            .map_err(|error| match error {
+                Error::StoreUnavailable { .. }
+                | Error::ServiceUnavailable { .. }
+                | Error::Overloaded { .. }
+                | Error::ShuttingDown { .. } => error,
+                other => Error::service_unavailable(other),
+            })
+    }
+}
+
+/// `/livez` and `/readyz`, and a problem for anything else.
+pub fn router(readiness: Readiness) -> Router {
+    let frame = Frame::unlimited(&readiness.0.deps);
+    probes(readiness)
+        .fallback(operation::route_not_found(&frame))
+        .method_not_allowed_fallback(operation::method_not_allowed(&frame))
+}
+
+/// `/livez` and `/readyz`, for a router that has fallbacks.
+pub(crate) fn probes(readiness: Readiness) -> Router {
+    let frame = Frame::unlimited(&readiness.0.deps);
+    let state = readiness.0;
+    Router::new()
+        .route(
+            "/livez",
+            get(Operation::new("livez", &frame, &state, livez)),
+        )
+        .route(
+            "/readyz",
+            get(Operation::new("readyz", &frame, &state, readyz)),
+        )
+}
+
+async fn livez(_: Arc<Shared>, _: Call) -> Result<Response, Problem> {
+    Ok(plain("alive\n"))
+}
+
+async fn readyz(state: Arc<Shared>, call: Call) -> Result<Response, Problem> {
+    state.check(call).await?;
+    Ok(plain("ready\n"))
+}
+
+fn plain(text: &'static str) -> Response {
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}

@@ -1,1 +1,184 @@
-//! skeleton
+//! One listener for everything that speaks HTTP: the API, the WebSocket endpoint and the
+//! probes. It owns the limits of a connection (how many, how slow, how idle, how big a
+//! head) and the drain; it knows no route.
+//!
+//! Answers that come from below the router, and therefore without a problem document:
+//! 400 for a request line or header that cannot be parsed, 414 for a target above 64 KiB
+//! and 431 for a head above the limits. The connection is closed after each of them.
+
+mod connection;
+mod slots;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::Router;
+use axum_server::{Handle, Server};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    connection::{ConnectionAcceptor, ConnectionLimits},
+    slots::Slots,
+};
+
+/// The smallest read buffer hyper takes, in bytes; it panics below.
+const READ_BUFFER_LEN_MIN: usize = 8 * 1024;
+
+/// What a listener grants its connections.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// Names the listener in logs.
+    pub name: &'static str,
+    /// From the accept to the first byte.
+    pub first_byte_timeout: Duration,
+    /// From the first byte of a request to the end of its head.
+    pub header_timeout: Duration,
+    /// The longest head of a request, in bytes; at least 8 KiB.
+    pub header_len_max: usize,
+    /// The most fields of an HTTP/1 head. In HTTP/2 each field counts 32 bytes against
+    /// [`ServeConfig::header_len_max`] instead.
+    pub header_count_max: usize,
+    /// Between two requests, and the longest time a peer may take no byte of an answer.
+    pub idle_timeout: Duration,
+    /// Requests at the same time on one HTTP/2 connection.
+    pub http2_streams_max: u32,
+    /// Between two pings on an HTTP/2 connection.
+    pub http2_keepalive_interval: Duration,
+    /// From a ping to the end of the connection that does not answer it.
+    pub http2_keepalive_timeout: Duration,
+    /// Connections at the same time; one more is closed at once.
+    pub connections_max: usize,
+    /// Connections at the same time from one IPv4 address or one IPv6 /64 network.
+    pub connections_per_address_max: usize,
+    /// From the stop to the point where what is still open is cut.
+    pub drain_timeout: Duration,
+}
+
+impl ServeConfig {
+    /// The limits of the API listener.
+    pub const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            first_byte_timeout: Duration::from_secs(3),
+            header_timeout: Duration::from_secs(5),
+            header_len_max: 16 * 1024,
+            header_count_max: 64,
+            idle_timeout: Duration::from_mins(1),
+            http2_streams_max: 100,
+            http2_keepalive_interval: Duration::from_secs(20),
+            http2_keepalive_timeout: Duration::from_secs(10),
+            connections_max: 10_000,
+            connections_per_address_max: 1_000,
+            drain_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+/// A listener could not be served.
+#[derive(Debug, thiserror::Error)]
+#[error("the {name} listener failed")]
+pub struct ServeError {
+    /// The listener.
+    pub name: &'static str,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Serves `router` on `listener` until `stop`, then drains: no new connection, no new
+/// request, and what is in flight may finish until [`ServeConfig::drain_timeout`].
+///
+/// Requests carry [`ConnectInfo<SocketAddr>`](axum::extract::ConnectInfo). A connection
+/// that was upgraded leaves the care of this function with the upgrade: it counts against
+/// the limits of the listener, but neither the idle timeout nor the drain touches it.
+///
+/// When accepting fails, as it does while the process is out of file descriptors, it is
+/// tried again every 50 ms.
+///
+/// # Cancel safety
+/// Dropping the future closes the listener and leaves the connections running; use `stop`.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    config: ServeConfig,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let name = config.name;
+    let failed = |source| ServeError { name, source };
+    let is_draining = Arc::new(AtomicBool::new(false));
+    let handle = Handle::new();
+    let server = build(listener, &config, &is_draining)
+        .map_err(failed)?
+        .handle(handle.clone());
+    let serving = server.serve(router.into_make_service_with_connect_info::<SocketAddr>());
+    tokio::pin!(serving);
+    tokio::select! {
+        result = &mut serving => return result.map_err(failed),
+        () = stop.cancelled() => {}
+    }
+    tracing::info!(
+        listener = name,
+        connections = handle.connection_count(),
+        "draining"
+    );
+    is_draining.store(true, Ordering::Release);
+    handle.graceful_shutdown(Some(config.drain_timeout));
+    serving.await.map_err(failed)?;
+    match handle.connection_count() {
+        0 => tracing::info!(listener = name, "drained"),
+        cut => tracing::warn!(
+            listener = name,
+            connections = cut,
+            "connections cut at the end of the drain"
+        ),
+    }
+    Ok(())
+}
+
+fn build(
+    listener: TcpListener,
+    config: &ServeConfig,
+    is_draining: &Arc<AtomicBool>,
+) -> io::Result<Server<SocketAddr, ConnectionAcceptor>> {
+    let name = config.name;
+    let limits = ConnectionLimits {
+        first_byte: config.first_byte_timeout,
+        header: config.header_timeout,
+        idle: config.idle_timeout,
+    };
+    let slots = Slots::new(config.connections_max, config.connections_per_address_max);
+    let mut server = axum_server::from_tcp(listener)?
+        .acceptor(ConnectionAcceptor::new(
+            limits,
+            slots,
+            Arc::clone(is_draining),
+        ))
+        .accept_error_handler(move |peer, error| {
+            if let Some(peer) = peer {
+                // Refusals are the limits at work; a flood of them must not fill the log.
+                tracing::debug!(listener = name, %peer, %error, "connection refused");
+            } else {
+                tracing::warn!(listener = name, %error, "cannot accept connections");
+            }
+        });
+    let builder = server.http_builder();
+    builder
+        .http1()
+        .max_headers(config.header_count_max)
+        // A head must fit the read buffer; one that does not is answered 431.
+        .max_buf_size(config.header_len_max.max(READ_BUFFER_LEN_MIN));
+    builder
+        .http2()
+        .max_concurrent_streams(config.http2_streams_max)
+        .max_header_list_size(u32::try_from(config.header_len_max).unwrap_or(u32::MAX))
+        .keep_alive_interval(config.http2_keepalive_interval)
+        .keep_alive_timeout(config.http2_keepalive_timeout);
+    Ok(server)
+}

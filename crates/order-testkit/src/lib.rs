@@ -3,4 +3,5 @@
 
 pub mod clock;
 pub mod conformance;
+pub mod fault;
 pub mod server;

@@ -1,1 +1,53 @@
-//! skeleton
+//! Claim → process → complete: the worker pool over the [`JobQueue`](order_core::JobQueue)
+//! port, and the built-in [`AutoProcessor`].
+//!
+//! # The life of a job in this process
+//! ```text
+//!  new order ── try_reserve ── insert, born leased ──┐        jobs that are due
+//!  (dispatch.rs)                                     │               │ claim (fetcher.rs)
+//!                                                    ▼               ▼
+//!                                         ┌── bounded local queue (WAITING) ──┐
+//!                                         ▼                                   ▼
+//!                                    worker 1 … worker N   RUNNING (executor.rs)
+//!                                         │  effect outside? start first, durably
+//!                                         │  process, give or take a panic
+//!                                         ▼
+//!                                    commit lanes          COMPLETING (completer.rs)
+//!                                         │  one statement for all that waits
+//!                                         ▼
+//!                        done │ due again after a delay │ given up; then the event bus
+//! ```
+//! From the first box to the commit a job has one entry in the table of leases
+//! (`lease.rs`), and one heartbeat (`heartbeat.rs`) extends all of them. A job leaves the
+//! table early when its lease is lost: its work is dropped, and whoever claims it next
+//! starts over. Nothing here is the truth: a process that dies at any point leaves rows
+//! whose lease runs out, which is the same as jobs that are due.
+//!
+//! # What this crate must not know
+//! Which database, queue or bus is behind the ports, and how orders are made. It keeps no
+//! time of its own that decides a claim: the database does that. The local monotonic clock
+//! only ends work early, never late, because every local lease is counted from before its
+//! statement was sent.
+//!
+//! # Limits
+//! The local queue and the results that are not committed yet are bounded by
+//! [`WorkerConfig::queue_len_max`] each. How long one attempt may take is the processor's
+//! business: the heartbeat keeps the lease of a slow one alive.
+
+mod auto;
+mod backoff;
+mod completer;
+mod dispatch;
+mod executor;
+mod fetcher;
+mod heartbeat;
+mod lease;
+mod pool;
+mod shared;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+pub use auto::AutoProcessor;
+pub use pool::{DrainReport, WorkerConfig, WorkerDeps, WorkerPool};
+pub use stats::{Counter, WorkerStats};

@@ -1,1 +1,141 @@
-//! skeleton
+//! Orders and jobs in the memory of the process: the model the other stores are measured
+//! by, and the store of simulations.
+//!
+//! It is meant to be obviously right, not fast: plain ordered maps under one lock, so the
+//! same calls give the same answers in every run. Nothing outlives the process. Time is the
+//! injected [`Clock`]'s.
+
+mod tables;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use order_core::{
+    CallContext, Change, Clock, Committed, Completed, Completion, Created, Error, Job, JobQueue,
+    JobToken, NewOrder, Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStore, Started,
+    Version,
+};
+
+use self::tables::Tables;
+
+/// An [`OrderStore`] with its [`JobQueue`], in memory.
+pub struct MemoryStore {
+    clock: Arc<dyn Clock>,
+    tables: Mutex<Tables>,
+}
+
+impl MemoryStore {
+    /// An empty store whose leases run by `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            tables: Mutex::new(Tables::default()),
+        }
+    }
+
+    /// The tables, and the time by which the whole call counts.
+    fn lock(&self) -> (MutexGuard<'_, Tables>, Timestamp) {
+        let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        (tables, self.clock.now())
+    }
+}
+
+#[async_trait]
+impl OrderStore for MemoryStore {
+    async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
+        let (mut tables, now) = self.lock();
+        orders.iter().map(|new| tables.create(new, now)).collect()
+    }
+
+    async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>> {
+        let (mut tables, now) = self.lock();
+        changes
+            .iter()
+            .map(|change| Ok(tables.commit(change, now)))
+            .collect()
+    }
+
+    async fn find(&self, _ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
+        let (tables, _) = self.lock();
+        Ok(tables.find(order_id).cloned())
+    }
+
+    async fn list(&self, _ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error> {
+        let (tables, _) = self.lock();
+        Ok(tables.list(query))
+    }
+
+    async fn events(
+        &self,
+        _ctx: &CallContext,
+        order_id: OrderId,
+        after: Version,
+        limit: usize,
+    ) -> Result<Vec<OrderEvent>, Error> {
+        let (tables, _) = self.lock();
+        Ok(tables.events(order_id, after, limit))
+    }
+
+    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
+        let (tables, _) = self.lock();
+        Ok(order_ids
+            .iter()
+            .filter_map(|order_id| tables.find(*order_id))
+            .map(|order| OrderState {
+                order_id: order.id,
+                version: order.version,
+                status: order.status,
+                updated_at: order.updated_at,
+            })
+            .collect())
+    }
+
+    async fn check(&self, _ctx: &CallContext) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl JobQueue for MemoryStore {
+    async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<Job>, Error> {
+        let (mut tables, now) = self.lock();
+        Ok(tables.claim(limit, lease, now))
+    }
+
+    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error> {
+        let (mut tables, now) = self.lock();
+        Ok(tokens
+            .iter()
+            .copied()
+            .filter(|token| !tables.extend(*token, lease, now))
+            .collect())
+    }
+
+    async fn start(&self, tokens: &[JobToken]) -> Vec<Result<Started, Error>> {
+        let (mut tables, now) = self.lock();
+        tokens
+            .iter()
+            .map(|token| Ok(tables.start(*token, now)))
+            .collect()
+    }
+
+    async fn complete(&self, completions: &[Completion]) -> Vec<Result<Completed, Error>> {
+        let (mut tables, now) = self.lock();
+        completions
+            .iter()
+            .map(|completion| Ok(tables.complete(completion, now)))
+            .collect()
+    }
+
+    async fn release(&self, tokens: &[JobToken]) -> Result<usize, Error> {
+        let (mut tables, now) = self.lock();
+        Ok(tokens
+            .iter()
+            .filter(|token| tables.release(**token, now))
+            .count())
+    }
+}

@@ -1,1 +1,174 @@
-//! skeleton
+//! Orders and jobs in PostgreSQL.
+//!
+//! Owns the connections, the SQL and the schema; knows the ports of `order-core` and
+//! nothing of transports or workers. What the module does not show:
+//!
+//! - Each write is one statement (`sql/*.sql`) over a whole batch, and one round trip. There
+//!   are no explicit transactions, so none can be left open, and what failed can be repeated.
+//! - The row of a job is the mutex of its order: whoever moves an order out of PENDING or
+//!   PROCESSING locks the job first, and moves the order and the job together.
+//! - Time is the database's; the clock of this process only bounds waits.
+//!
+//! Works with PostgreSQL 14 and newer, connected to directly: sessions keep settings and
+//! prepared statements, which a pooler in transaction mode would mix up.
+
+mod connect;
+mod errors;
+mod migration;
+mod pool;
+mod queue;
+mod row;
+mod store;
+
+use std::{fmt, time::Duration};
+
+use order_core::{CallContext, Deadline, OrderStore, RequestId};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+pub use self::connect::ConnectError;
+use self::{
+    connect::Target,
+    pool::{Pool, PoolConfig},
+};
+
+/// How long a request waits for a connection. It has a caller with a deadline, and when all
+/// connections are busy for that long, more waiting only makes it worse.
+const REQUESTS_WAIT: Duration = Duration::from_millis(250);
+
+/// How long workers and maintenance wait for a connection. Nobody waits for them, and what
+/// they have done must not be lost over a short stall.
+const WORKERS_WAIT: Duration = Duration::from_secs(5);
+
+/// Where the database is and how it is used.
+#[derive(Clone)]
+pub struct PostgresConfig {
+    /// `postgres://user:password@host:port/database`; several hosts, separated by commas,
+    /// are tried until one takes writes.
+    pub url: String,
+    /// The most connections for requests. Default: 8.
+    pub requests_pool: usize,
+    /// The most connections for the worker pool. Default: 4.
+    pub workers_pool: usize,
+    /// The most connections for everything in the background. Default: 2.
+    pub maintenance_pool: usize,
+    /// How long the start waits for the database, and for another process that migrates it.
+    /// Default: 60 s.
+    pub startup_timeout: Duration,
+}
+
+impl PostgresConfig {
+    /// The defaults for the database at `url`.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            requests_pool: 8,
+            workers_pool: 4,
+            maintenance_pool: 2,
+            startup_timeout: Duration::from_mins(1),
+        }
+    }
+}
+
+impl fmt::Debug for PostgresConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL holds a password.
+        f.debug_struct("PostgresConfig")
+            .field("requests_pool", &self.requests_pool)
+            .field("workers_pool", &self.workers_pool)
+            .field("maintenance_pool", &self.maintenance_pool)
+            .field("startup_timeout", &self.startup_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Orders and jobs in PostgreSQL.
+///
+/// # Durability
+/// As good as the server's: `fsync` and `synchronous_commit` must be on, and a standby that
+/// may take over must be synchronous.
+///
+/// # Cancel safety
+/// Dropping the future of any method cancels its statement and closes its connection. A
+/// write that is dropped has happened as a whole or not at all.
+pub struct PostgresStore {
+    requests: Pool,
+    workers: Pool,
+    maintenance: Pool,
+    cancels: TaskTracker,
+}
+
+impl PostgresStore {
+    /// Waits for the database, brings its schema up to date and checks that it can be used.
+    ///
+    /// # Errors
+    /// At once if waiting cannot help: a URL that is not valid, a wrong password, a database
+    /// that does not exist, a migration that fails. After
+    /// [`startup_timeout`](PostgresConfig::startup_timeout) if nobody answers.
+    pub async fn connect(config: PostgresConfig) -> Result<Self, ConnectError> {
+        let target = Target::parse(&config.url)?;
+        migrate(&target, config.startup_timeout).await?;
+        let unusable = |source| ConnectError::Unusable {
+            server: target.server.clone(),
+            source,
+        };
+        let cancels = TaskTracker::new();
+        let pool = |name, connections_max, wait| {
+            let config = PoolConfig {
+                name,
+                connections_max,
+                wait,
+            };
+            Pool::new(&target.config, &config, &cancels).map_err(|error| unusable(error.into()))
+        };
+        let store = Self {
+            requests: pool("requests", config.requests_pool, REQUESTS_WAIT)?,
+            workers: pool("workers", config.workers_pool, WORKERS_WAIT)?,
+            maintenance: pool("maintenance", config.maintenance_pool, WORKERS_WAIT)?,
+            cancels,
+        };
+        let ctx = CallContext {
+            request_id: RequestId::from_uuid(Uuid::nil()),
+            deadline: Deadline::NONE,
+        };
+        store
+            .check(&ctx)
+            .await
+            .map_err(|error| unusable(error.into()))?;
+        Ok(store)
+    }
+
+    /// Waits for the database and brings its schema up to date. Returns the names of the
+    /// migrations that were applied, oldest first.
+    ///
+    /// # Errors
+    /// As for [`PostgresStore::connect`].
+    pub async fn migrate(config: PostgresConfig) -> Result<Vec<String>, ConnectError> {
+        migrate(&Target::parse(&config.url)?, config.startup_timeout).await
+    }
+
+    /// Refuses new work; connections close when the work on them is done.
+    pub fn close(&self) {
+        self.requests.close();
+        self.workers.close();
+        self.maintenance.close();
+        self.cancels.close();
+    }
+}
+
+async fn migrate(target: &Target, startup_timeout: Duration) -> Result<Vec<String>, ConnectError> {
+    let tasks = TaskTracker::new();
+    let deadline = Instant::now() + startup_timeout;
+    let mut client = target.wait(startup_timeout, deadline, &tasks).await?;
+    let lock_wait = deadline.saturating_duration_since(Instant::now());
+    let names = migration::migrate(&mut client, lock_wait).await;
+    // Closing the connection gives the lock back.
+    drop(client);
+    tasks.close();
+    tasks.wait().await;
+    names.map_err(|source| ConnectError::Migration {
+        server: target.server.clone(),
+        source,
+    })
+}

@@ -1,1 +1,217 @@
-//! skeleton
+//! Orders and jobs in one SQLite file: the embedded database of the all-in-one program.
+//!
+//! One thread writes and commits in groups; a few connections read beside it. The time of
+//! the database is the injected [`Clock`], read once per transaction.
+//!
+//! Several processes may use one file on one machine: SQLite lets them write one after the
+//! other, leases and fencing live in the file, and the schema is changed under a lock. They
+//! must share a clock, which processes of one machine do. A network file system is not
+//! supported: the write-ahead log needs shared memory.
+
+mod jobs;
+mod open;
+mod orders;
+mod readers;
+mod rows;
+mod writer;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use order_core::{
+    CallContext, Change, Clock, Committed, Completed, Completion, Created, Deadline, Error, Job,
+    JobQueue, JobToken, NewOrder, Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStore,
+    Started, Version,
+};
+use rusqlite::Connection;
+
+pub use self::{open::OpenError, writer::SqliteStats};
+use self::{readers::Readers, writer::Writer};
+
+/// How many queries run at the same time. They come from memory most of the time, so more
+/// than a few only wait for the processor.
+const READERS: usize = 4;
+
+/// An [`OrderStore`] with its [`JobQueue`], in a SQLite file. Beside `orders.db` stand
+/// `orders.db-wal` and `orders.db-shm`, which belong to the data as long as the program
+/// runs, and `orders.db.lock`, which is always empty.
+pub struct SqliteStore {
+    /// Dropped first: the connection that closes last tidies up, and a reader cannot.
+    readers: Readers,
+    writer: Arc<Writer>,
+}
+
+impl SqliteStore {
+    /// Opens the database file at `path`, which is created if it is missing, and migrates
+    /// its schema. Leases run by `clock`. Blocks for some milliseconds, and longer while
+    /// another process migrates.
+    pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        open::migrate(path)?;
+        let readers = (0..READERS)
+            .map(|_| open::open_reader(path))
+            .collect::<Result<_, _>>()?;
+        let writer = Writer::spawn(open::open_writer(path)?, Arc::clone(&clock));
+        let writer = writer.map_err(|source| OpenError::Thread {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            readers: Readers::new(readers, clock),
+            writer: Arc::new(writer),
+        })
+    }
+
+    /// Creates the database file if it is missing and migrates its schema, as
+    /// [`SqliteStore::open`] does.
+    pub fn migrate(path: &Path) -> Result<(), OpenError> {
+        open::migrate(path)
+    }
+
+    /// Refuses new calls, waits for the writes that are queued, and moves the write-ahead
+    /// log into the database file. Dropping the store does the same, but blocks.
+    pub async fn close(&self) {
+        self.readers.close();
+        let writer = Arc::clone(&self.writer);
+        if let Err(error) = tokio::task::spawn_blocking(move || writer.close()).await {
+            tracing::error!(%error, "closing SQLite failed");
+        }
+    }
+
+    /// Counters of the writing thread.
+    pub fn stats(&self) -> &SqliteStats {
+        self.writer.stats()
+    }
+
+    /// Writes elements, each a unit of its own, and answers them in order.
+    async fn write_each<I, T>(
+        &self,
+        items: &[I],
+        write: fn(&Connection, i64, &I) -> rusqlite::Result<T>,
+    ) -> Vec<Result<T, Error>>
+    where
+        I: Clone + Send + 'static,
+        T: Send + 'static,
+    {
+        let n_items = items.len();
+        if n_items == 0 {
+            return Vec::new();
+        }
+        let items = items.to_vec();
+        let write_all = move |tx: &writer::Tx<'_>| {
+            let unit = |item| tx.unit(|connection, now| write(connection, now, item));
+            items.iter().map(unit).collect()
+        };
+        self.writer
+            .run(n_items, write_all)
+            .await
+            .unwrap_or_else(|error| {
+                std::iter::repeat_with(|| Err(error.without_source()))
+                    .take(n_items)
+                    .collect()
+            })
+    }
+
+    /// Writes all or nothing.
+    async fn write<T, F>(&self, write: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection, i64) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.writer.run(1, move |tx| tx.unit(write)).await.flatten()
+    }
+}
+
+#[async_trait]
+impl OrderStore for SqliteStore {
+    async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
+        let answers = self.write_each(orders, orders::create).await;
+        answers.into_iter().map(Result::flatten).collect()
+    }
+
+    async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>> {
+        self.write_each(changes, orders::commit).await
+    }
+
+    async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
+        self.readers
+            .run(ctx.deadline, move |connection| {
+                orders::find(connection, order_id)
+            })
+            .await
+    }
+
+    async fn list(&self, ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error> {
+        let query = query.clone();
+        self.readers
+            .run(ctx.deadline, move |connection| {
+                orders::list(connection, &query)
+            })
+            .await
+    }
+
+    async fn events(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+        after: Version,
+        limit: usize,
+    ) -> Result<Vec<OrderEvent>, Error> {
+        self.readers
+            .run(ctx.deadline, move |connection| {
+                orders::events(connection, order_id, after, limit)
+            })
+            .await
+    }
+
+    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
+        let order_ids = order_ids.to_vec();
+        self.readers
+            .run(Deadline::NONE, move |connection| {
+                orders::states(connection, &order_ids)
+            })
+            .await
+    }
+
+    async fn check(&self, ctx: &CallContext) -> Result<(), Error> {
+        let found = self
+            .readers
+            .run(ctx.deadline, open::read_schema_version)
+            .await?;
+        let needed = open::schema_version();
+        // A later schema serves this program too: migrations only add what it does not use.
+        if found < needed {
+            return Err(Error::store_unavailable(format!(
+                "the schema has version {found}, but {needed} is needed"
+            )));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl JobQueue for SqliteStore {
+    async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<Job>, Error> {
+        self.write(move |connection, now| jobs::claim(connection, now, limit, lease))
+            .await
+    }
+
+    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error> {
+        let tokens = tokens.to_vec();
+        self.write(move |connection, now| jobs::extend(connection, now, &tokens, lease))
+            .await
+    }
+
+    async fn start(&self, tokens: &[JobToken]) -> Vec<Result<Started, Error>> {
+        self.write_each(tokens, jobs::start).await
+    }
+
+    async fn complete(&self, completions: &[Completion]) -> Vec<Result<Completed, Error>> {
+        self.write_each(completions, jobs::complete).await
+    }
+
+    async fn release(&self, tokens: &[JobToken]) -> Result<usize, Error> {
+        let tokens = tokens.to_vec();
+        self.write(move |connection, now| jobs::release(connection, now, &tokens))
+            .await
+    }
+}

@@ -1,1 +1,146 @@
-//! skeleton
+//! The contracts of the ports as tests that run against every adapter.
+//!
+//! An adapter's test file implements [`Subject`] and calls
+//! [`store_conformance!`](crate::store_conformance), which writes one test per case, each
+//! with a fresh subject; and [`lease::check_lease_protocol`], which compares random
+//! histories with a model. The suites know the ports only: nothing here may depend on what
+//! an adapter is made of.
+//!
+//! # What the cases take a current token to be
+//! A token is current while its job exists, is not buried, has the token's attempt, and
+//! that attempt belongs to the current round (`attempt > attempts_before`). Lease expiry
+//! alone does not make it stale. The last condition keeps a repeated report of an earlier
+//! round out of a redriven one, and attempt 0, which no claim ever gets, out of all.
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a case panics when the adapter under test breaks its contract"
+)]
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use order_core::{JobQueue, OrderStore};
+
+pub mod claim;
+pub mod commit;
+pub mod complete;
+pub mod create;
+pub mod lease;
+pub mod read;
+mod scene;
+
+/// The longest lease and the longest retry delay the cases use, except for buried jobs,
+/// which have no end. A subject that owns its clock moves it by more than this.
+pub const LEASE: Duration = Duration::from_hours(1);
+
+/// An adapter under test, holding a store without orders.
+#[async_trait]
+pub trait Subject: Send + Sync + 'static {
+    /// The store.
+    fn store(&self) -> Arc<dyn OrderStore>;
+
+    /// The queue over the jobs of the same store.
+    fn queue(&self) -> Arc<dyn JobQueue>;
+
+    /// Makes every job due that is leased or waits for its retry, as if [`LEASE`] had
+    /// passed. Buried jobs stay buried.
+    ///
+    /// A database whose time cannot be moved does it by hand:
+    /// `UPDATE jobs SET due_at = now() WHERE due_at < 'infinity'`.
+    async fn expire_leases(&self);
+
+    /// Lets the database's time move on by at least one microsecond. Nothing to do where
+    /// the database has a clock of its own.
+    async fn tick(&self) {}
+}
+
+/// Writes one `#[tokio::test]` per case of the contract of `OrderStore` and `JobQueue`.
+///
+/// Takes the path of an `async fn() -> Option<impl Subject>` that makes a fresh subject for
+/// each case. `None` skips the case; the function must then say so on standard error.
+#[macro_export]
+macro_rules! store_conformance {
+    ($make:path) => {
+        $crate::store_conformance! { $make;
+            create {
+                new_order_is_pending_at_version_1
+                same_id_and_content_is_a_retry
+                retry_answers_with_the_order_as_it_is_now
+                same_id_and_other_content_is_refused
+                first_of_equal_ids_in_a_slice_wins
+                bad_order_fails_alone
+                large_slice_is_answered_in_order
+                amounts_and_texts_are_kept_exactly
+                empty_slices_are_answered_empty
+            }
+            commit {
+                change_is_applied_with_its_event
+                change_on_an_old_version_is_stale
+                change_of_an_unknown_order_is_stale
+                every_transition_moves_the_order_and_its_job
+                failure_is_stored_and_cleared
+                redrive_starts_a_new_round
+                redrive_makes_the_tokens_of_earlier_rounds_stale
+                requeue_creates_a_missing_job
+                stale_change_leaves_its_neighbours_alone
+                one_of_two_equal_changes_wins
+                one_of_two_concurrent_changes_wins
+                large_slice_of_changes_is_answered_in_order
+            }
+            read {
+                unknown_order_is_not_found
+                history_has_no_gaps
+                history_is_read_in_pieces
+                list_is_by_id_descending
+                list_is_filtered
+                list_pages_are_stable_while_inserting
+                states_leave_unknown_orders_out
+                store_is_ready
+            }
+            claim {
+                unleased_order_is_claimable_at_once
+                order_born_leased_is_claimable_after_its_lease
+                zero_lease_is_due_again_at_once
+                claimed_job_is_claimable_after_its_lease
+                claim_takes_the_longest_due_first_up_to_its_limit
+                claim_shows_the_order_as_it_is
+                concurrent_claims_share_no_job
+                extend_keeps_a_lease_and_reports_lost_tokens
+                late_worker_may_still_extend
+                release_makes_due_at_once_and_burns_no_attempt
+                release_ignores_stale_tokens
+                large_slices_of_tokens_are_answered
+            }
+            complete {
+                processed_ends_the_order_and_its_job
+                failed_buries_the_job
+                retry_waits_for_its_delay
+                retry_without_delay_is_due_at_once
+                late_worker_nobody_overtook_may_still_finish
+                stale_token_changes_nothing
+                attempt_zero_is_never_current
+                buried_job_answers_no_token
+                cancelled_order_makes_its_tokens_stale
+                mixed_slice_is_answered_in_order
+                one_of_two_equal_completions_wins
+                one_of_two_concurrent_completions_wins
+                start_is_idempotent
+                start_is_fenced
+                started_order_can_be_finished_and_given_up
+                large_slice_of_completions_is_answered_in_order
+            }
+        }
+    };
+    ($make:path; $($module:ident { $($case:ident)+ })+) => {
+        $($(
+            #[tokio::test]
+            async fn $case() {
+                if let Some(subject) = $make().await {
+                    $crate::conformance::$module::$case(&subject).await;
+                }
+            }
+        )+)+
+    };
+}

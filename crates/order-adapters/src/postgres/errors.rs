@@ -1,0 +1,138 @@
+//! What a failure of the driver, the pool or the server means here.
+//!
+//! Owns the one translation of SQLSTATE codes (PostgreSQL documentation, appendix A) and
+//! decides nothing else: who repeats what is the pool's business.
+
+use std::io;
+
+use deadpool_postgres::PoolError;
+use order_core::{BoxError, Error};
+use tokio_postgres::error::SqlState;
+
+/// A failed statement, by what can be done about it.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The connection is of no use any more, and whether the statement took effect is not
+    /// known. Every statement here may be repeated on another connection.
+    Connection(BoxError),
+    /// The server undid the statement in favour of a concurrent one; it may be repeated.
+    Conflict(BoxError),
+    /// The server refuses a value: one row of a batch is bad, the others may be good.
+    Row(BoxError),
+    /// The database cannot do it now.
+    Unavailable(BoxError),
+    /// The caller's time ran out.
+    DeadlineExceeded,
+    /// Nobody foresaw this.
+    Defect(BoxError),
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Connection(source) | Fault::Conflict(source) | Fault::Unavailable(source) => {
+                Self::store_unavailable(source)
+            }
+            Fault::Row(source) | Fault::Defect(source) => Self::internal(source),
+            Fault::DeadlineExceeded => Self::DeadlineExceeded,
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for Fault {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.code() {
+            Some(code) => fault_of_state(code)(error.into()),
+            None if error.is_closed() || is_io(&error) => Self::Connection(error.into()),
+            // A value that cannot be encoded or decoded.
+            None => Self::Defect(error.into()),
+        }
+    }
+}
+
+impl From<PoolError> for Fault {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Timeout(_)
+            | PoolError::Backend(_)
+            | PoolError::Closed
+            | PoolError::PostCreateHook(_) => Self::Unavailable(error.into()),
+            PoolError::NoRuntimeSpecified => Self::Defect(error.into()),
+        }
+    }
+}
+
+fn fault_of_state(code: &SqlState) -> fn(BoxError) -> Fault {
+    if *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED {
+        return Fault::Conflict;
+    }
+    // A standby: the connection dates from before a failover, and a fresh one finds the primary.
+    if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
+        return Fault::Connection;
+    }
+    // Cancelled by a timeout, and a lock that was not free in time.
+    if *code == SqlState::QUERY_CANCELED || *code == SqlState::LOCK_NOT_AVAILABLE {
+        return Fault::Unavailable;
+    }
+    match code.code().get(..2) {
+        // Connection exceptions; the rest of class 57: shutdown, crash, starting up.
+        Some("08" | "57") => Fault::Connection,
+        // Data exceptions and violated constraints.
+        Some("22" | "23") => Fault::Row,
+        // No memory, disk or connections left; errors of the system below.
+        Some("53" | "58") => Fault::Unavailable,
+        _ => Fault::Defect,
+    }
+}
+
+/// Whether connecting again later may succeed without anybody changing a setting.
+pub(super) fn heals_with_time(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        Some(code) => matches!(
+            fault_of_state(code)(code.code().into()),
+            Fault::Connection(_) | Fault::Unavailable(_)
+        ),
+        None => error.is_closed() || is_io(error),
+    }
+}
+
+fn is_io(error: &tokio_postgres::Error) -> bool {
+    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<io::Error>)
+}
+
+#[cfg(test)]
+mod tests {
+    use order_core::ErrorKind;
+
+    use super::*;
+
+    fn kind(code: &str) -> (String, ErrorKind) {
+        let fault = fault_of_state(&SqlState::from_code(code))("a source".into());
+        let name = format!("{fault:?}");
+        let name = name.split('(').next().unwrap_or_default().to_owned();
+        (name, Error::from(fault).kind())
+    }
+
+    #[test]
+    fn states_mean_what_can_be_done_about_them() {
+        for (code, name, error) in [
+            ("08006", "Connection", ErrorKind::Unavailable),
+            ("57P01", "Connection", ErrorKind::Unavailable),
+            ("57P03", "Connection", ErrorKind::Unavailable),
+            ("25006", "Connection", ErrorKind::Unavailable),
+            ("40001", "Conflict", ErrorKind::Unavailable),
+            ("40P01", "Conflict", ErrorKind::Unavailable),
+            ("57014", "Unavailable", ErrorKind::Unavailable),
+            ("55P03", "Unavailable", ErrorKind::Unavailable),
+            ("53100", "Unavailable", ErrorKind::Unavailable),
+            ("53300", "Unavailable", ErrorKind::Unavailable),
+            ("58030", "Unavailable", ErrorKind::Unavailable),
+            ("22021", "Row", ErrorKind::Internal),
+            ("23514", "Row", ErrorKind::Internal),
+            ("42P01", "Defect", ErrorKind::Internal),
+            ("XX000", "Defect", ErrorKind::Internal),
+        ] {
+            assert_eq!(kind(code), (name.to_owned(), error), "{code}");
+        }
+    }
+}

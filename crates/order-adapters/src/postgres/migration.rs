@@ -1,0 +1,139 @@
+//! The schema: which migrations there are, and applying them.
+//!
+//! Each migration runs in a transaction of its own and is never edited once released. A new
+//! one must leave the schema usable for the version of the program before it, because both
+//! run during a deployment; so a program accepts a schema that is newer than it needs.
+
+use std::time::Duration;
+
+use order_core::BoxError;
+use refinery::{Migration, Runner};
+use tokio_postgres::Client;
+use tracing::info;
+
+/// Every migration, oldest first: its file name and its text.
+const MIGRATIONS: &[(&str, &str)] = &[
+    (
+        "V1__create_orders",
+        include_str!("../../../../migrations/postgres/V1__create_orders.sql"),
+    ),
+    (
+        "V2__create_jobs",
+        include_str!("../../../../migrations/postgres/V2__create_jobs.sql"),
+    ),
+    (
+        "V3__create_order_events",
+        include_str!("../../../../migrations/postgres/V3__create_order_events.sql"),
+    ),
+    (
+        "V4__create_idempotency_keys",
+        include_str!("../../../../migrations/postgres/V4__create_idempotency_keys.sql"),
+    ),
+];
+
+/// The schema this program needs: the version of the last of [`MIGRATIONS`].
+pub(super) const VERSION_NEEDED: i32 = 4;
+
+/// Whether the schema has at least version $1, and the server takes writes. One row of an
+/// index: cheap enough for a readiness probe.
+pub(super) const CHECK_SQL: &str = "SELECT EXISTS (SELECT FROM refinery_schema_history \
+    WHERE version >= $1), current_setting('transaction_read_only') = 'off'";
+
+/// The key of the advisory lock that lets one process migrate at a time: "orders" in ASCII.
+const LOCK_KEY: i64 = 0x6f72_6465_7273;
+
+/// How long a migration waits for a table that is in use. Longer would stall the requests
+/// that queue up behind it.
+const TABLE_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Applies what is missing and returns its names, oldest first. Waits at most `lock_wait`
+/// for another process that does the same.
+///
+/// The lock belongs to the connection of `client`, which the caller closes.
+pub(super) async fn migrate(
+    client: &mut Client,
+    lock_wait: Duration,
+) -> Result<Vec<String>, BoxError> {
+    // First without the lock: a start that finds the schema in place needs neither to wait
+    // nor the privilege to change it.
+    if version(client).await? >= VERSION_NEEDED {
+        return Ok(Vec::new());
+    }
+    let migrations: Vec<_> = MIGRATIONS
+        .iter()
+        .map(|(name, sql)| Migration::unapplied(name, sql))
+        .collect::<Result<_, _>>()?;
+    set_lock_timeout(client, lock_wait).await?;
+    client
+        .execute("SELECT pg_advisory_lock($1)", &[&LOCK_KEY])
+        .await?;
+    set_lock_timeout(client, TABLE_LOCK_TIMEOUT).await?;
+    let report = Runner::new(&migrations).run_async(client).await?;
+    let names: Vec<_> = report
+        .applied_migrations()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    if !names.is_empty() {
+        info!(migrations = names.join(", "), "migrated the schema");
+    }
+    Ok(names)
+}
+
+/// The version of the schema, 0 if there is none.
+async fn version(client: &Client) -> Result<i32, BoxError> {
+    let history = client
+        .query_one(
+            "SELECT to_regclass('refinery_schema_history') IS NOT NULL",
+            &[],
+        )
+        .await?;
+    if !history.try_get::<_, bool>(0)? {
+        return Ok(0);
+    }
+    let version = client
+        .query_one(
+            "SELECT coalesce(max(version), 0) FROM refinery_schema_history",
+            &[],
+        )
+        .await?;
+    Ok(version.try_get(0)?)
+}
+
+async fn set_lock_timeout(client: &Client, timeout: Duration) -> Result<(), BoxError> {
+    // In the unit of the setting; 0 would mean no limit.
+    let millis = timeout.as_millis().clamp(1, 86_400_000);
+    client
+        .execute(
+            "SELECT set_config('lock_timeout', $1, false)",
+            &[&millis.to_string()],
+        )
+        .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+
+    #[test]
+    fn every_file_is_applied_in_order() {
+        let versions: Vec<_> = MIGRATIONS
+            .iter()
+            .map(|(name, sql)| Migration::unapplied(name, sql).unwrap().version())
+            .collect();
+        let expected: Vec<_> = (1..=VERSION_NEEDED).collect();
+        assert_eq!(versions, expected);
+
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../migrations/postgres");
+        let files: BTreeSet<String> = fs::read_dir(directory)
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        let embedded = MIGRATIONS.iter().map(|(name, _)| (*name).to_owned());
+        assert_eq!(files, embedded.collect());
+    }
+}

@@ -1,0 +1,264 @@
+//! Connections, and the one way statements run on them.
+//!
+//! Everything this adapter does to the database is a single statement that commits by
+//! itself. No transaction is ever open between two calls, so a connection cannot carry one
+//! back to the pool, and repeating a statement repeats all of it.
+//!
+//! Invariants: a connection goes back to its pool only after its statement was answered;
+//! every wait is bounded, here and on the server (`sql/session.sql`).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, RecyclingMethod, Runtime,
+};
+use order_core::{CallContext, Error};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_postgres::{Config, Row, types::ToSql};
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use super::{connect, errors::Fault};
+
+/// How long a statement may stay unanswered. Two seconds more than the server's own limit,
+/// so that it only ends waits on a server or network that has gone silent.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// How long opening a connection may take, with everything that belongs to it.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the request to cancel a statement may take. Without it the statement ends by
+/// the server's limits.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often a statement is repeated that lost against concurrent ones.
+const CONFLICTS_MAX: u32 = 3;
+
+/// The parameters of a statement over a batch: one array for each column.
+pub(super) type Columns<'a> = Vec<Box<dyn ToSql + Send + Sync + 'a>>;
+
+/// How one pool differs from another.
+pub(super) struct PoolConfig {
+    /// What it is for; part of the `application_name` that operators see.
+    pub(super) name: &'static str,
+    /// The most connections at the same time.
+    pub(super) connections_max: usize,
+    /// How long a caller waits while all of them are busy.
+    pub(super) wait: Duration,
+}
+
+/// A statement over a batch of `T`: each item, known by its `K`, is answered with a `V`.
+pub(super) struct BatchStatement<T, K, V> {
+    /// The statement.
+    pub(super) sql: &'static str,
+    /// Its parameters.
+    pub(super) columns: fn(&[T]) -> Columns<'_>,
+    /// What an item is known by.
+    pub(super) key: fn(&T) -> K,
+    /// Reads one row of the answer. An item without a row was not applied.
+    pub(super) read: fn(&Row) -> Result<(K, V), Fault>,
+}
+
+/// Connections for one kind of work, so that no other kind can starve it.
+pub(super) struct Pool {
+    connections: deadpool_postgres::Pool,
+    cancels: TaskTracker,
+}
+
+impl Pool {
+    /// Makes a pool; connections are opened when they are first needed. `cancels` owns the
+    /// tasks that cancel abandoned statements.
+    pub(super) fn new(
+        database: &Config,
+        config: &PoolConfig,
+        cancels: &TaskTracker,
+    ) -> Result<Self, deadpool_postgres::BuildError> {
+        let mut database = database.clone();
+        database.application_name(format!("order-system {}", config.name));
+        // A broken connection is noticed when it breaks, so asking before each use, a round
+        // trip, would tell nothing that the statement itself does not.
+        let recycling_method = RecyclingMethod::Fast;
+        let manager =
+            Manager::from_config(database, connect::tls(), ManagerConfig { recycling_method });
+        let connections = deadpool_postgres::Pool::builder(manager)
+            .max_size(config.connections_max.max(1))
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(config.wait))
+            .create_timeout(Some(OPEN_TIMEOUT))
+            .post_create(Hook::async_fn(|client, _| {
+                Box::pin(async move {
+                    let settings = include_str!("sql/session.sql");
+                    client
+                        .batch_execute(settings)
+                        .await
+                        .map_err(HookError::Backend)
+                })
+            }))
+            .build()?;
+        Ok(Self {
+            connections,
+            cancels: cancels.clone(),
+        })
+    }
+
+    /// Refuses new work; connections close as they come back.
+    pub(super) fn close(&self) {
+        self.connections.close();
+    }
+
+    /// Runs a statement that reads, until the deadline of the call.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the statement on the server.
+    pub(super) async fn read(
+        &self,
+        ctx: &CallContext,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        let rows = self.query(sql, params);
+        let rows = match ctx.deadline.instant() {
+            Some(deadline) => timeout_at(Instant::from_std(deadline), rows)
+                .await
+                .unwrap_or(Err(Fault::DeadlineExceeded)),
+            None => rows.await,
+        };
+        rows.map_err(Error::from)
+    }
+
+    /// Runs a statement and returns its rows. Repeats it once if the connection broke, on a
+    /// fresh one, and a few times if it lost against concurrent statements.
+    pub(super) async fn query(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Fault> {
+        let mut is_repeated = false;
+        let mut n_conflicts = 0;
+        loop {
+            match self.query_once(sql, params).await {
+                Err(Fault::Connection(error)) if !is_repeated => {
+                    debug!(error = %error, "repeating a statement on a fresh connection");
+                    is_repeated = true;
+                    // What broke one connection, a restart or a failover, broke them all.
+                    self.connections.retain(|_, _| false);
+                }
+                Err(Fault::Conflict(error)) if n_conflicts < CONFLICTS_MAX => {
+                    debug!(error = %error, "repeating a statement that lost a conflict");
+                    n_conflicts += 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Runs a statement over a batch, whose items must differ in their keys and ascend by
+    /// them, so that concurrent batches take their locks in the same order. An item the
+    /// database refuses fails alone: the batch is halved until it is found, which takes at
+    /// most two statements for each item.
+    pub(super) async fn query_batch<T, K: Ord, V>(
+        &self,
+        statement: BatchStatement<T, K, V>,
+        items: &[T],
+    ) -> BTreeMap<K, Result<V, Error>> {
+        let mut answers = BTreeMap::new();
+        let mut pending = vec![items];
+        while let Some(items) = pending.pop().filter(|items| !items.is_empty()) {
+            let columns = (statement.columns)(items);
+            let params: Vec<_> = columns.iter().map(|column| &**column as _).collect();
+            let answer = self.query(statement.sql, &params).await.and_then(|rows| {
+                let rows = rows.iter().map(statement.read);
+                rows.collect::<Result<Vec<_>, _>>()
+            });
+            match answer {
+                Ok(rows) => answers.extend(rows.into_iter().map(|(key, value)| (key, Ok(value)))),
+                Err(Fault::Row(_)) if items.len() > 1 => {
+                    let (left, right) = items.split_at(items.len() / 2);
+                    pending.extend([right, left]);
+                }
+                Err(fault) => {
+                    let error = Error::from(fault);
+                    let copies = items.iter().map(|item| {
+                        let key = (statement.key)(item);
+                        (key, Err(error.without_source()))
+                    });
+                    answers.extend(copies);
+                    // One of them keeps the source, for the log.
+                    if let Some(first) = items.first() {
+                        answers.insert((statement.key)(first), Err(error));
+                    }
+                }
+            }
+        }
+        answers
+    }
+
+    async fn query_once(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Fault> {
+        let mut borrowed = Borrowed {
+            client: Some(self.connections.get().await?),
+            cancels: &self.cancels,
+        };
+        let answer = timeout(ANSWER_TIMEOUT, borrowed.query(sql, params)).await;
+        let Ok(answer) = answer else {
+            // The others are likely cut off, too.
+            self.connections.retain(|_, _| false);
+            let error = "the database did not answer in time";
+            return Err(Fault::Unavailable(error.into()));
+        };
+        if !matches!(answer, Err(Fault::Connection(_))) {
+            borrowed.give_back();
+        }
+        answer
+    }
+}
+
+/// A connection with a statement on it. Dropped before it is given back, it leaves the pool,
+/// its statement is cancelled, and it is closed: nobody else ever sees it in that state.
+struct Borrowed<'a> {
+    client: Option<Object>,
+    cancels: &'a TaskTracker,
+}
+
+impl Borrowed<'_> {
+    async fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Fault> {
+        let Some(client) = &self.client else {
+            return Err(Fault::Defect("the connection was given back".into()));
+        };
+        let statement = client.prepare_cached(sql).await?;
+        Ok(client.query(&statement, params).await?)
+    }
+
+    fn give_back(&mut self) {
+        self.client = None;
+    }
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        let Some(client) = self.client.take().map(Object::take) else {
+            return;
+        };
+        // Without a runtime the process is about to end, and its connections with it.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        if client.is_closed() {
+            return;
+        }
+        let cancel = async move {
+            let token = client.cancel_token();
+            let cancelled = token.cancel_query(connect::tls());
+            if let Ok(Err(error)) = timeout(CANCEL_TIMEOUT, cancelled).await {
+                debug!(error = %error, "an abandoned statement could not be cancelled");
+            }
+        };
+        self.cancels.spawn_on(cancel, &runtime);
+    }
+}

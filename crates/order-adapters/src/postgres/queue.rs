@@ -1,0 +1,203 @@
+//! Jobs, under the lease protocol.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use async_trait::async_trait;
+use order_core::{
+    Cause, Completed, Completion, Error, Job, JobQueue, JobToken, OrderEvent, OrderStatus, Started,
+    Verdict,
+};
+
+use super::{
+    PostgresStore,
+    errors::Fault,
+    pool::{BatchStatement, Columns},
+    row::{
+        self, ORDER_COLUMNS_LEN, TokenKey, ids, last_error, micros, number_code, read_token_key,
+        token_key,
+    },
+    store::ascending,
+};
+
+fn start() -> BatchStatement<JobToken, TokenKey, Option<OrderEvent>> {
+    BatchStatement {
+        sql: include_str!("sql/start.sql"),
+        columns: |tokens| token_columns(tokens.iter()),
+        key: token_key,
+        read: |row| {
+            let version: Option<i32> = row.try_get(2)?;
+            let event = version
+                .map(|_| row::event(row, OrderStatus::Processing, None))
+                .transpose()?;
+            Ok((read_token_key(row)?, event))
+        },
+    }
+}
+
+fn processed() -> BatchStatement<JobToken, TokenKey, Option<OrderEvent>> {
+    BatchStatement {
+        sql: include_str!("sql/complete_processed.sql"),
+        columns: |tokens| token_columns(tokens.iter()),
+        key: token_key,
+        read: |row| {
+            let event = row::event(row, OrderStatus::Processed, None)?;
+            Ok((read_token_key(row)?, Some(event)))
+        },
+    }
+}
+
+fn failed<'a>() -> BatchStatement<(JobToken, &'a Cause), TokenKey, Option<OrderEvent>> {
+    BatchStatement {
+        sql: include_str!("sql/complete_failed.sql"),
+        columns: |failed| {
+            let mut columns = token_columns(failed.iter().map(|(token, _)| token));
+            let causes = || failed.iter().map(|(_, cause)| *cause);
+            columns.push(Box::new(
+                causes().map(|cause| &*cause.code).collect::<Vec<_>>(),
+            ));
+            columns.push(Box::new(
+                causes().map(|cause| &*cause.message).collect::<Vec<_>>(),
+            ));
+            columns
+        },
+        key: |(token, _)| token_key(token),
+        read: |row| {
+            let event = row::event(row, OrderStatus::Failed, row::cause(row, 4)?)?;
+            Ok((read_token_key(row)?, Some(event)))
+        },
+    }
+}
+
+fn retry<'a>() -> BatchStatement<(JobToken, Duration, &'a str), TokenKey, Option<OrderEvent>> {
+    BatchStatement {
+        sql: include_str!("sql/complete_retry.sql"),
+        columns: |retries| {
+            let mut columns = token_columns(retries.iter().map(|(token, ..)| token));
+            let delays = retries.iter().map(|(_, delay, _)| micros(*delay));
+            let errors = retries.iter().map(|(.., error)| last_error(error));
+            columns.push(Box::new(delays.collect::<Vec<_>>()));
+            columns.push(Box::new(errors.collect::<Vec<_>>()));
+            columns
+        },
+        key: |(token, ..)| token_key(token),
+        read: |row| Ok((read_token_key(row)?, None)),
+    }
+}
+
+fn token_columns<'a>(tokens: impl Iterator<Item = &'a JobToken> + Clone) -> Columns<'a> {
+    let attempts = tokens.clone().map(|token| number_code(token.attempt));
+    vec![
+        Box::new(ids(tokens.map(|token| &token.order_id))),
+        Box::new(attempts.collect::<Vec<_>>()),
+    ]
+}
+
+fn ascending_tokens(tokens: &[JobToken]) -> Vec<JobToken> {
+    let tokens = ascending(tokens, token_key);
+    tokens.into_iter().copied().collect()
+}
+
+#[async_trait]
+impl JobQueue for PostgresStore {
+    async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<Job>, Error> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = self
+            .workers
+            .query(include_str!("sql/claim.sql"), &[&limit, &micros(lease)])
+            .await?;
+        let jobs = rows.iter().map(|row| -> Result<_, Fault> {
+            Ok(Job {
+                order: row::order(row)?,
+                attempt: row::number(row, ORDER_COLUMNS_LEN)?,
+                attempts_before: row::number(row, ORDER_COLUMNS_LEN + 1)?,
+            })
+        });
+        Ok(jobs.collect::<Result<_, _>>()?)
+    }
+
+    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error> {
+        if tokens.is_empty() {
+            return Ok(Vec::new());
+        }
+        let unique = ascending_tokens(tokens);
+        let attempts: Vec<_> = unique
+            .iter()
+            .map(|token| number_code(token.attempt))
+            .collect();
+        let ids = ids(unique.iter().map(|token| &token.order_id));
+        let rows = self
+            .workers
+            .query(
+                include_str!("sql/extend.sql"),
+                &[&ids, &attempts, &micros(lease)],
+            )
+            .await?;
+        let current = rows.iter().map(read_token_key);
+        let current: BTreeSet<_> = current.collect::<Result<_, _>>()?;
+        let is_lost = |token: &&JobToken| !current.contains(&token_key(token));
+        Ok(tokens.iter().filter(is_lost).copied().collect())
+    }
+
+    async fn start(&self, tokens: &[JobToken]) -> Vec<Result<Started, Error>> {
+        let mut started = self
+            .workers
+            .query_batch(start(), &ascending_tokens(tokens))
+            .await;
+        tokens
+            .iter()
+            .map(|token| match started.remove(&token_key(token)) {
+                Some(event) => Ok(Started::Applied(event?)),
+                None => Ok(Started::Stale),
+            })
+            .collect()
+    }
+
+    async fn complete(&self, completions: &[Completion]) -> Vec<Result<Completed, Error>> {
+        let (mut successes, mut failures, mut retries) = (Vec::new(), Vec::new(), Vec::new());
+        for completion in ascending(completions, |completion| token_key(&completion.token)) {
+            let token = completion.token;
+            match &completion.verdict {
+                Verdict::Processed => successes.push(token),
+                Verdict::Failed(cause) => failures.push((token, cause)),
+                Verdict::Retry { delay, error } => retries.push((token, *delay, error.as_str())),
+            }
+        }
+        let mut done = self.workers.query_batch(processed(), &successes).await;
+        done.extend(self.workers.query_batch(failed(), &failures).await);
+        done.extend(self.workers.query_batch(retry(), &retries).await);
+        completions
+            .iter()
+            .map(
+                |completion| match done.remove(&token_key(&completion.token)) {
+                    Some(event) => Ok(Completed::Applied(event?)),
+                    // Not current, or the second report of the same attempt. After a connection
+                    // broke it may also be the echo of our own report; what that moved, the
+                    // watchers read from the order itself.
+                    None => Ok(Completed::Stale),
+                },
+            )
+            .collect()
+    }
+
+    async fn release(&self, tokens: &[JobToken]) -> Result<usize, Error> {
+        if tokens.is_empty() {
+            return Ok(0);
+        }
+        let tokens = ascending_tokens(tokens);
+        let attempts: Vec<_> = tokens
+            .iter()
+            .map(|token| number_code(token.attempt))
+            .collect();
+        let ids = ids(tokens.iter().map(|token| &token.order_id));
+        // Repeated after a broken connection it may forgive one attempt more than was
+        // given back, which costs an order nothing.
+        let rows = self
+            .workers
+            .query(include_str!("sql/release.sql"), &[&ids, &attempts])
+            .await?;
+        Ok(rows.len())
+    }
+}

@@ -1,0 +1,269 @@
+//! The SQL of jobs: the lease protocol, one function per element of a call.
+
+use std::time::Duration;
+
+use order_core::{
+    Completed, Completion, Job, JobToken, NewOrder, Order, OrderId, OrderStatus, Started, Verdict,
+};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, named_params};
+
+use super::{
+    orders,
+    rows::{BURIED, ORDER_COLUMNS, key, later, order_columns, read_order, to_limit},
+};
+
+const INSERT: &str = "\
+INSERT INTO jobs (order_id, attempt, attempts_before, due_at)
+VALUES (:order_id, :attempt, 0, :due_at)";
+
+/// Stores the job of a new order, due or born leased.
+pub(super) fn insert(connection: &Connection, now: i64, new: &NewOrder) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(INSERT)?
+        .execute(named_params! {
+            ":order_id": key(new.id),
+            ":attempt": u32::from(new.lease.is_some()),
+            ":due_at": new.lease.map_or(now, |lease| later(now, lease)),
+        })
+        .map(drop)
+}
+
+/// Deletes a job, if there is one.
+pub(super) fn delete(connection: &Connection, order_id: OrderId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("DELETE FROM jobs WHERE order_id = :order_id")?
+        .execute(named_params! { ":order_id": key(order_id) })
+        .map(drop)
+}
+
+/// Buries a job until its order is redriven. Its tokens are stale from now on.
+pub(super) fn bury(connection: &Connection, order_id: OrderId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE jobs SET due_at = :buried WHERE order_id = :order_id")?
+        .execute(named_params! { ":order_id": key(order_id), ":buried": BURIED })
+        .map(drop)
+}
+
+/// A job that is gone begins anew; one that is there keeps counting its attempts.
+const REQUEUE: &str = "\
+INSERT INTO jobs (order_id, attempt, attempts_before, due_at)
+VALUES (:order_id, 0, 0, :now)
+ON CONFLICT (order_id) DO UPDATE SET due_at = :now, attempts_before = attempt";
+
+/// Makes a job due, with a new round of attempts.
+pub(super) fn requeue(connection: &Connection, now: i64, id: OrderId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(REQUEUE)?
+        .execute(named_params! { ":order_id": key(id), ":now": now })
+        .map(drop)
+}
+
+/// The longest due first; `CROSS JOIN` keeps SQLite from turning the join around.
+const DUE: &str = concat!(
+    "SELECT ",
+    order_columns!(),
+    ", order_id, attempt, attempts_before
+FROM jobs CROSS JOIN orders ON id = order_id
+WHERE due_at <= :now
+ORDER BY due_at, order_id LIMIT :limit"
+);
+
+const LEASE: &str =
+    "UPDATE jobs SET due_at = :due_at, attempt = attempt + 1 WHERE order_id = :order_id";
+
+/// A due job; the order is missing if it cannot be read.
+struct Due {
+    key: Vec<u8>,
+    order: rusqlite::Result<Order>,
+    attempt: u32,
+    attempts_before: u32,
+}
+
+/// Claims due jobs. One whose order cannot be read is leased too, but logged and not handed
+/// out, so that it never stands in the way of the others.
+pub(super) fn claim(
+    connection: &Connection,
+    now: i64,
+    limit: usize,
+    lease: Duration,
+) -> rusqlite::Result<Vec<Job>> {
+    let due: Vec<Due> = connection
+        .prepare_cached(DUE)?
+        .query_map(
+            named_params! { ":now": now, ":limit": to_limit(limit) },
+            |row| {
+                Ok(Due {
+                    key: row.get(ORDER_COLUMNS)?,
+                    order: read_order(row),
+                    attempt: row.get(ORDER_COLUMNS + 1)?,
+                    attempts_before: row.get(ORDER_COLUMNS + 2)?,
+                })
+            },
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut update = connection.prepare_cached(LEASE)?;
+    let mut jobs = Vec::with_capacity(due.len());
+    for job in due {
+        update.execute(named_params! {
+            ":order_id": job.key,
+            ":due_at": later(now, lease),
+        })?;
+        match job.order {
+            Ok(order) => jobs.push(Job {
+                order,
+                attempt: job.attempt.saturating_add(1),
+                attempts_before: job.attempts_before,
+            }),
+            Err(error) => tracing::error!(
+                order.key = ?job.key, %error, "job is passed over, its order is unreadable"
+            ),
+        }
+    }
+    Ok(jobs)
+}
+
+/// The condition under which a token is current: the attempt is the last one, belongs to
+/// the current round, and the job is not buried.
+macro_rules! is_current {
+    () => {
+        " WHERE order_id = :order_id AND attempt = :attempt \
+         AND attempts_before < attempt AND due_at < :buried"
+    };
+}
+
+const EXTEND: &str = concat!("UPDATE jobs SET due_at = :due_at", is_current!());
+
+/// Moves the end of leases; returns the tokens that are not current.
+pub(super) fn extend(
+    connection: &Connection,
+    now: i64,
+    tokens: &[JobToken],
+    lease: Duration,
+) -> rusqlite::Result<Vec<JobToken>> {
+    let mut update = connection.prepare_cached(EXTEND)?;
+    let mut lost = Vec::new();
+    for token in tokens {
+        let n_extended = update.execute(named_params! {
+            ":order_id": key(token.order_id),
+            ":attempt": token.attempt,
+            ":buried": BURIED,
+            ":due_at": later(now, lease),
+        })?;
+        if n_extended == 0 {
+            lost.push(*token);
+        }
+    }
+    Ok(lost)
+}
+
+const RELEASE: &str = concat!(
+    "UPDATE jobs SET due_at = :due_at, attempts_before = attempts_before + 1",
+    is_current!()
+);
+
+/// Gives leases back; returns how many.
+pub(super) fn release(
+    connection: &Connection,
+    now: i64,
+    tokens: &[JobToken],
+) -> rusqlite::Result<usize> {
+    let mut update = connection.prepare_cached(RELEASE)?;
+    let mut n_released = 0;
+    for token in tokens {
+        n_released += update.execute(named_params! {
+            ":order_id": key(token.order_id),
+            ":attempt": token.attempt,
+            ":buried": BURIED,
+            ":due_at": now,
+        })?;
+    }
+    Ok(n_released)
+}
+
+const STATUS_OF_CURRENT: &str = concat!(
+    "SELECT (SELECT status FROM orders WHERE id = order_id) FROM jobs",
+    is_current!()
+);
+
+/// Moves the order of a current token to PROCESSING, unless it is there.
+pub(super) fn start(
+    connection: &Connection,
+    now: i64,
+    token: &JobToken,
+) -> rusqlite::Result<Started> {
+    let status: Option<u8> = connection
+        .prepare_cached(STATUS_OF_CURRENT)?
+        .query_row(
+            named_params! {
+                ":order_id": key(token.order_id),
+                ":attempt": token.attempt,
+                ":buried": BURIED,
+            },
+            |row| row.get(0),
+        )
+        .optional()?;
+    let Some(status) = status else {
+        return Ok(Started::Stale);
+    };
+    if status == OrderStatus::Processing.code() {
+        return Ok(Started::Applied(None));
+    }
+    let (_, event) = orders::advance(
+        connection,
+        now,
+        token.order_id,
+        OrderStatus::Processing,
+        None,
+    )?;
+    Ok(Started::Applied(Some(event)))
+}
+
+const FINISH: &str = concat!("DELETE FROM jobs", is_current!());
+
+const SET_BACK: &str = concat!(
+    "UPDATE jobs SET due_at = :due_at, last_error = :last_error",
+    is_current!()
+);
+
+/// Commits the result of an attempt, if its token is current.
+pub(super) fn complete(
+    connection: &Connection,
+    now: i64,
+    completion: &Completion,
+) -> rusqlite::Result<Completed> {
+    let token = completion.token;
+    let set_back = |due_at: i64, error: &str| {
+        let mut update: CachedStatement<'_> = connection.prepare_cached(SET_BACK)?;
+        update.execute(named_params! {
+            ":order_id": key(token.order_id),
+            ":attempt": token.attempt,
+            ":buried": BURIED,
+            ":due_at": due_at,
+            ":last_error": error,
+        })
+    };
+    let (n_current, moved) = match &completion.verdict {
+        Verdict::Processed => {
+            let mut delete = connection.prepare_cached(FINISH)?;
+            let n_current = delete.execute(named_params! {
+                ":order_id": key(token.order_id),
+                ":attempt": token.attempt,
+                ":buried": BURIED,
+            })?;
+            (n_current, Some((OrderStatus::Processed, None)))
+        }
+        Verdict::Failed(cause) => {
+            let n_current = set_back(BURIED, &cause.message)?;
+            (n_current, Some((OrderStatus::Failed, Some(cause))))
+        }
+        Verdict::Retry { delay, error } => (set_back(later(now, *delay), error)?, None),
+    };
+    if n_current == 0 {
+        return Ok(Completed::Stale);
+    }
+    let Some((status, cause)) = moved else {
+        return Ok(Completed::Applied(None));
+    };
+    let (_, event) = orders::advance(connection, now, token.order_id, status, cause)?;
+    Ok(Completed::Applied(Some(event)))
+}

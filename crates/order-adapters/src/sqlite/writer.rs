@@ -1,0 +1,286 @@
+//! The one thread that writes: group commit below the ports.
+//!
+//! It takes all calls that wait, up to a limit, and runs them in one transaction with one
+//! durable commit. Each element of a call is a savepoint of its own, so a bad one fails
+//! alone. Nobody is answered before the commit. It knows nothing of orders.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use order_core::{Clock, Error};
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::rows::{store_error, to_micros};
+
+/// The most elements of one transaction, unless a single call has more: as many as the
+/// lanes of a group commit send in one call.
+const UNITS_MAX: usize = 512;
+
+/// How many calls wait at most; one more is refused. Callers are lanes and workers, which
+/// have a handful of calls open each.
+const QUEUE_LEN_MAX: usize = 1024;
+
+/// What the writing thread has done so far.
+#[derive(Debug, Default)]
+pub struct SqliteStats {
+    transactions: AtomicU64,
+    units: AtomicU64,
+}
+
+impl SqliteStats {
+    /// Transactions that were committed.
+    pub fn transactions(&self) -> u64 {
+        self.transactions.load(Ordering::Relaxed)
+    }
+
+    /// Elements of calls in those transactions, those that were refused among them.
+    pub fn units(&self) -> u64 {
+        self.units.load(Ordering::Relaxed)
+    }
+}
+
+/// The open transaction, as a call sees it.
+pub(super) struct Tx<'a> {
+    connection: &'a Connection,
+    /// The time of the whole transaction, in microseconds since 1970.
+    now: i64,
+}
+
+impl Tx<'_> {
+    /// Runs one element, which gets the connection and the time: all of it or nothing.
+    /// A panic in it counts as a failure.
+    pub(super) fn unit<T>(
+        &self,
+        run: impl FnOnce(&Connection, i64) -> rusqlite::Result<T>,
+    ) -> Result<T, Error> {
+        // Some failures, a full disk for one, end the whole transaction. What came after
+        // would then commit by itself.
+        if self.connection.is_autocommit() {
+            return Err(transaction_is_gone());
+        }
+        self.execute("SAVEPOINT unit")?;
+        let result = catch_unwind(AssertUnwindSafe(|| run(self.connection, self.now)))
+            .map_err(|panic| Error::internal(panic_text(panic.as_ref())))
+            .and_then(|result| result.map_err(store_error));
+        if result.is_err() && !self.connection.is_autocommit() {
+            self.execute("ROLLBACK TO unit")?;
+        }
+        if !self.connection.is_autocommit() {
+            self.execute("RELEASE unit")?;
+        }
+        result
+    }
+
+    fn execute(&self, sql: &str) -> Result<(), Error> {
+        let run = || self.connection.prepare_cached(sql)?.execute([]);
+        run().map(drop).map_err(store_error)
+    }
+}
+
+fn transaction_is_gone() -> Error {
+    Error::store_unavailable("the transaction was rolled back by another element")
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("a write panicked: {}", text.unwrap_or("without a message"))
+}
+
+/// Runs a call in the transaction; what it returns is told how the commit went.
+type Call = Box<dyn FnOnce(&Tx<'_>) -> Answer + Send>;
+type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+struct Entry {
+    n_units: usize,
+    call: Call,
+}
+
+struct Running {
+    queue: mpsc::Sender<Entry>,
+    thread: JoinHandle<()>,
+}
+
+/// The sending side of the writing thread.
+pub(super) struct Writer {
+    running: Mutex<Option<Running>>,
+    stats: Arc<SqliteStats>,
+}
+
+impl Writer {
+    /// Gives `connection` to a new thread.
+    pub(super) fn spawn(connection: Connection, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
+        let (queue, receiver) = mpsc::channel(QUEUE_LEN_MAX);
+        let stats = Arc::new(SqliteStats::default());
+        let worker = Worker {
+            connection,
+            clock,
+            receiver,
+            stats: Arc::clone(&stats),
+        };
+        let thread = thread::Builder::new()
+            .name("sqlite-writer".to_owned())
+            .spawn(move || worker.run())?;
+        Ok(Self {
+            running: Mutex::new(Some(Running { queue, thread })),
+            stats,
+        })
+    }
+
+    pub(super) fn stats(&self) -> &SqliteStats {
+        &self.stats
+    }
+
+    /// Runs `call`, which has `n_units` elements, and returns its answer after the commit.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the answer; a call that is queued runs all the same.
+    pub(super) async fn run<T, F>(&self, n_units: usize, call: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> T + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let call: Call = Box::new(move |tx| {
+            let value = call(tx);
+            Box::new(move |committed| {
+                // A caller that hung up gave up its answer, nothing else.
+                let _ = sender.send(committed.map(|()| value));
+            })
+        });
+        self.enqueue(Entry { n_units, call })?;
+        receiver.await.unwrap_or_else(|_| {
+            Err(Error::store_unavailable(
+                "the writing thread ended before it answered",
+            ))
+        })
+    }
+
+    fn enqueue(&self, entry: Entry) -> Result<(), Error> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(running) = &*running else {
+            return Err(Error::shutting_down());
+        };
+        running.queue.try_send(entry).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::overloaded(),
+            mpsc::error::TrySendError::Closed(_) => {
+                Error::store_unavailable("the writing thread has ended")
+            }
+        })
+    }
+
+    /// Refuses new calls, runs those that wait, moves the log into the database file and
+    /// ends the thread. Blocks until that is done; the second call returns at once.
+    pub(super) fn close(&self) {
+        let running = {
+            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.take()
+        };
+        if let Some(Running { queue, thread }) = running {
+            drop(queue);
+            if thread.join().is_err() {
+                tracing::error!("the writing thread of SQLite panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The thread's side.
+struct Worker {
+    connection: Connection,
+    clock: Arc<dyn Clock>,
+    receiver: mpsc::Receiver<Entry>,
+    stats: Arc<SqliteStats>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while let Some(first) = self.receiver.blocking_recv() {
+            let mut n_units = first.n_units;
+            let mut calls = vec![first.call];
+            while n_units < UNITS_MAX {
+                let Ok(next) = self.receiver.try_recv() else {
+                    break;
+                };
+                n_units += next.n_units;
+                calls.push(next.call);
+            }
+            self.commit(calls, n_units);
+        }
+        self.checkpoint();
+    }
+
+    /// Runs `calls` in one transaction and answers them.
+    fn commit(&self, calls: Vec<Call>, n_units: usize) {
+        let mut answers = Vec::with_capacity(calls.len());
+        let committed = self.transaction(calls, &mut answers);
+        if committed.is_ok() {
+            let n_units = u64::try_from(n_units).unwrap_or(u64::MAX);
+            self.stats.transactions.fetch_add(1, Ordering::Relaxed);
+            self.stats.units.fetch_add(n_units, Ordering::Relaxed);
+        }
+        for answer in answers {
+            answer(match &committed {
+                Ok(()) => Ok(()),
+                Err(error) => Err(error.without_source()),
+            });
+        }
+        if let Err(error) = committed {
+            // The callers get copies without the source, so the cause is logged here.
+            tracing::error!(error = error.chain(), "transaction failed");
+        }
+    }
+
+    fn transaction(&self, calls: Vec<Call>, answers: &mut Vec<Answer>) -> Result<(), Error> {
+        let connection = &self.connection;
+        // The writing lock is taken at once, so no statement within has to wait for it.
+        let begun = connection.execute_batch("BEGIN IMMEDIATE");
+        let tx = Tx {
+            connection,
+            now: to_micros(self.clock.now()),
+        };
+        // Without a transaction every unit refuses itself, and every call is answered.
+        answers.extend(calls.into_iter().map(|call| call(&tx)));
+        begun.map_err(store_error)?;
+        if connection.is_autocommit() {
+            return Err(transaction_is_gone());
+        }
+        connection.execute_batch("COMMIT").map_err(|error| {
+            if !connection.is_autocommit() {
+                // A rollback can only fail because there is nothing to roll back any more.
+                let _ = connection.execute_batch("ROLLBACK");
+            }
+            store_error(error)
+        })
+    }
+
+    fn checkpoint(&self) {
+        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+        if let Err(error) = self
+            .connection
+            .query_row(checkpoint, [], |row| row.get::<_, i64>(0))
+        {
+            // Nothing is lost: the next start reads the log.
+            tracing::warn!(%error, "the log of SQLite was not moved into the database file");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

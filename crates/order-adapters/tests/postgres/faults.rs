@@ -1,0 +1,198 @@
+//! Bad rows, broken connections, killed servers and callers that go away.
+
+use super::*;
+
+#[tokio::test]
+async fn refused_row_fails_alone() {
+    let fixture = available!(fixture());
+    fixture
+        .run("ALTER TABLE orders ADD CHECK (amount_minor <> 666)")
+        .await;
+    let mut slice = orders(20);
+    slice[3] = order(4, 666);
+    slice[19] = order(20, 666);
+
+    let created = fixture.store.create(&slice).await;
+
+    let refused: Vec<_> = (0..20).filter(|idx| !is_new(&created[*idx])).collect();
+    assert_eq!(refused, [3, 19]);
+    let Err(error @ Error::Internal { source: Some(_) }) = &created[3] else {
+        panic!("{:?}", created[3]);
+    };
+    assert!(error.chain().contains("violates check constraint"));
+    assert_eq!(fixture.number("SELECT count(*) FROM jobs").await, 18);
+}
+
+#[tokio::test]
+async fn refused_verdict_fails_alone() {
+    let fixture = available!(fixture());
+    let slice = orders(3);
+    fixture.store.create(&slice).await;
+    let completions: Vec<_> = tokens(&slice)
+        .into_iter()
+        .zip(["A", "\0", "C"])
+        .map(|(token, code)| Completion {
+            token,
+            verdict: Verdict::Failed(Cause {
+                code: code.to_owned(),
+                message: "no".to_owned(),
+            }),
+        })
+        .collect();
+
+    let done = fixture.store.complete(&completions).await;
+
+    assert!(matches!(
+        done[..],
+        [
+            Ok(Completed::Applied(Some(_))),
+            Err(Error::Internal { .. }),
+            Ok(Completed::Applied(Some(_)))
+        ]
+    ));
+    let buried = "SELECT count(*) FROM jobs WHERE due_at = 'infinity'";
+    assert_eq!(fixture.number(buried).await, 2);
+}
+
+/// Counts statements of the store that are in the middle of `sleepy`.
+const N_ASLEEP: &str = "SELECT count(*) FROM pg_stat_activity \
+    WHERE datname = current_database() AND wait_event = 'PgSleep'";
+
+/// Ends the connections of the store whose statements are in the middle of `sleepy`.
+const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+    WHERE datname = current_database() AND wait_event = 'PgSleep'";
+
+impl Fixture {
+    /// Makes the first insert of an order sleep, shorter than the statement timeout.
+    async fn make_first_insert_sleepy(&self) {
+        self.run(
+            "CREATE SEQUENCE inserts;
+            CREATE FUNCTION sleepy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF nextval('inserts') = 1 THEN PERFORM pg_sleep(4); END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER sleepy BEFORE INSERT ON orders
+                FOR EACH ROW EXECUTE FUNCTION sleepy()",
+        )
+        .await;
+    }
+
+    /// Makes every read of an order sleep, shorter than the statement timeout and than the
+    /// interval at which the server looks whether its client is still there; what wakes up
+    /// by itself leaves a trace.
+    async fn make_reads_sleepy(&self) {
+        self.run(
+            "CREATE SEQUENCE woken_up;
+            CREATE FUNCTION sleepy() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+                PERFORM pg_sleep(4);
+                RETURN nextval('woken_up') > 0;
+            END $$;
+            ALTER TABLE orders RENAME TO stored_orders;
+            CREATE VIEW orders AS SELECT * FROM stored_orders WHERE sleepy()",
+        )
+        .await;
+    }
+
+    async fn has_woken_up(&self) -> bool {
+        self.number("SELECT is_called::int::bigint FROM woken_up")
+            .await
+            == 1
+    }
+}
+
+#[tokio::test]
+async fn write_is_repeated_when_its_connection_breaks() {
+    let fixture = available!(fixture());
+    fixture.make_first_insert_sleepy().await;
+    let store = Arc::clone(&fixture.store);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { store.create(&[order(1, 100)]).await });
+    fixture.wait_for(N_ASLEEP, 1).await;
+
+    assert_eq!(fixture.number(TERMINATE).await, 1);
+
+    let created = tasks.join_next().await.unwrap().unwrap();
+    assert!(is_new(&created[0]), "{created:?}");
+    assert_eq!(fixture.number("SELECT last_value FROM inserts").await, 2);
+    assert_eq!(fixture.number("SELECT count(*) FROM orders").await, 1);
+}
+
+#[tokio::test]
+async fn dropped_write_happens_not_at_all() {
+    let fixture = available!(fixture());
+    fixture.make_first_insert_sleepy().await;
+    {
+        let slice = orders(1);
+        let create = fixture.store.create(&slice);
+        tokio::select! {
+            created = create => panic!("{created:?}"),
+            () = fixture.wait_for(N_ASLEEP, 1) => {}
+        }
+    }
+    fixture.wait_for(N_ASLEEP, 0).await;
+
+    assert_eq!(fixture.number("SELECT count(*) FROM orders").await, 0);
+    assert!(is_new(&fixture.store.create(&orders(1)).await[0]));
+}
+
+#[tokio::test]
+async fn dropped_read_is_cancelled() {
+    let fixture = available!(fixture());
+    fixture.store.create(&orders(1)).await;
+    fixture.make_reads_sleepy().await;
+    {
+        let ctx = ctx();
+        let find = fixture.store.find(&ctx, order(1, 100).id);
+        tokio::select! {
+            found = find => panic!("{found:?}"),
+            () = fixture.wait_for(N_ASLEEP, 1) => {}
+        }
+    }
+
+    fixture.wait_for(N_ASLEEP, 0).await;
+
+    assert!(!fixture.has_woken_up().await);
+    assert!(fixture.store.check(&ctx()).await.is_ok());
+}
+
+#[tokio::test]
+async fn read_ends_with_its_deadline() {
+    let fixture = available!(fixture());
+    fixture.store.create(&orders(1)).await;
+    fixture.make_reads_sleepy().await;
+    let ctx = CallContext {
+        deadline: Deadline::at((Instant::now() + Duration::from_millis(100)).into_std()),
+        ..ctx()
+    };
+
+    let found = fixture.store.find(&ctx, order(1, 100).id).await;
+
+    assert!(matches!(found, Err(Error::DeadlineExceeded)), "{found:?}");
+    fixture.wait_for(N_ASLEEP, 0).await;
+    assert!(!fixture.has_woken_up().await);
+}
+
+#[tokio::test]
+async fn server_that_was_killed_loses_nothing_and_is_used_again() {
+    let Ok(mut server) = PostgresServer::start(&[]).await else {
+        skip!("a PostgreSQL of its own");
+    };
+    let store = PostgresStore::connect(PostgresConfig::new(server.url()))
+        .await
+        .unwrap();
+    assert!(store.create(&orders(1)).await.iter().all(is_new));
+    store.claim(1, LEASE).await.unwrap();
+
+    server.kill().await.unwrap();
+    let refused = store.create(&[order(2, 100)]).await;
+    assert!(
+        matches!(refused[..], [Err(Error::StoreUnavailable { .. })]),
+        "{refused:?}"
+    );
+
+    server.restart().await.unwrap();
+    assert!(is_new(&store.create(&[order(2, 100)]).await[0]));
+    let again = store.create(&orders(1)).await;
+    assert!(matches!(again[..], [Ok(Created { is_new: false, .. })]));
+    assert!(store.start(&tokens(&orders(1))).await[0].is_ok());
+}

@@ -1,0 +1,184 @@
+//! The PostgreSQL store against the contracts of its ports, and what only it promises:
+//! round trips, isolation of bad rows, repeats after broken connections, cancelled reads.
+//!
+//! Each test has a database of its own on a real server.
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "helpers of tests panic like the tests themselves"
+)]
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use order_adapters::postgres::{ConnectError, PostgresConfig, PostgresStore};
+use order_core::{
+    CallContext, Cause, Change, Committed, Completed, Completion, Created, Deadline, Error,
+    ErrorKind, JobEffect, JobQueue, JobToken, Money, NewOrder, OrderId, OrderStatus, OrderStore,
+    RequestId, Started, UserId, Verdict,
+};
+use order_testkit::{
+    conformance::Subject,
+    server::{
+        Backend,
+        postgres::{self, PostgresServer, TestDatabase},
+        report_skip,
+    },
+    skip,
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+
+/// The value, or the end of the test as skipped.
+macro_rules! available {
+    ($value:expr) => {
+        match $value.await {
+            Ok(value) => value,
+            Err(reason) => skip!("PostgreSQL: {reason}"),
+        }
+    };
+}
+
+mod faults;
+mod plans;
+mod start;
+
+/// How long a condition may take to become true. Only a failing test waits this long.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The connections that the store of a fresh fixture holds: the one of its check.
+const N_FIXTURE_CONNECTIONS: i64 = 1;
+
+/// A lease nobody outlives.
+const LEASE: Duration = Duration::from_hours(1);
+
+/// A store on a database of its own, and a connection beside it.
+struct Fixture {
+    store: Arc<PostgresStore>,
+    sql: Client,
+    _connection: JoinSet<()>,
+    // Dropped last: it drops the database.
+    database: TestDatabase,
+}
+
+#[async_trait]
+impl Subject for Fixture {
+    fn store(&self) -> Arc<dyn OrderStore> {
+        Arc::clone(&self.store) as _
+    }
+
+    fn queue(&self) -> Arc<dyn JobQueue> {
+        Arc::clone(&self.store) as _
+    }
+
+    async fn expire_leases(&self) {
+        self.run("UPDATE jobs SET due_at = now() WHERE due_at < 'infinity'")
+            .await;
+    }
+}
+
+impl Fixture {
+    async fn run(&self, sql: &str) {
+        self.sql
+            .batch_execute(sql)
+            .await
+            .expect("the test's own SQL is right");
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        let row = self.sql.query_one(sql, &[]).await;
+        row.expect("the test's own SQL is right").get(0)
+    }
+
+    /// Waits until a query counts `expected`.
+    async fn wait_for(&self, sql: &str, expected: i64) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let number = self.number(sql).await;
+            if number == expected {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{sql}: {number}, not {expected}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+async fn empty_database() -> Result<TestDatabase, String> {
+    match postgres::shared().await {
+        Backend::Available(server) => Ok(postgres::database(&server)
+            .await
+            .expect("a server that answers makes a database")),
+        Backend::Unavailable(reason) => Err(reason),
+    }
+}
+
+async fn fixture() -> Result<Fixture, String> {
+    let database = empty_database().await?;
+    let store = PostgresStore::connect(PostgresConfig::new(&database.url)).await;
+    let (sql, connection) = tokio_postgres::connect(&database.url, NoTls)
+        .await
+        .expect("the server answers");
+    let mut connections = JoinSet::new();
+    connections.spawn(async { connection.await.unwrap_or_default() });
+    Ok(Fixture {
+        store: Arc::new(store.expect("an empty database can be used")),
+        sql,
+        _connection: connections,
+        database,
+    })
+}
+
+async fn conforming() -> Option<Fixture> {
+    match fixture().await {
+        Ok(fixture) => Some(fixture),
+        Err(reason) => {
+            report_skip(module_path!(), format_args!("PostgreSQL: {reason}"));
+            None
+        }
+    }
+}
+
+order_testkit::store_conformance!(conforming);
+
+#[test]
+fn lease_protocol_holds_under_random_histories() {
+    order_testkit::conformance::lease::check_lease_protocol(16, conforming);
+}
+
+fn ctx() -> CallContext {
+    CallContext {
+        request_id: RequestId::from_uuid(Uuid::nil()),
+        deadline: Deadline::NONE,
+    }
+}
+
+fn order(id: u128, minor_units: i64) -> NewOrder {
+    NewOrder {
+        id: OrderId::from_uuid(Uuid::from_u128(id)),
+        user_id: UserId::parse("ada").unwrap(),
+        money: Money::from_minor_units(minor_units, "EUR").unwrap(),
+        lease: Some(LEASE),
+    }
+}
+
+fn orders(n_orders: u128) -> Vec<NewOrder> {
+    (1..=n_orders).map(|id| order(id, 100)).collect()
+}
+
+fn tokens(orders: &[NewOrder]) -> Vec<JobToken> {
+    let token = |order: &NewOrder| JobToken {
+        order_id: order.id,
+        attempt: 1,
+    };
+    orders.iter().map(token).collect()
+}
+
+fn is_new(created: &Result<Created, Error>) -> bool {
+    matches!(created, Ok(Created { is_new: true, .. }))
+}

@@ -1,0 +1,114 @@
+//! What every `main` does: parse, start, serve until told to stop, stop.
+
+use std::{io::Write as _, net::SocketAddr, process::ExitCode};
+
+use clap::Parser;
+
+use crate::{
+    config::{
+        DatabaseUrl, GatewayCommand, GatewayConfig, ProcessConfig, ServiceConfig, StoreCommand,
+        SystemConfig,
+    },
+    healthcheck,
+    lifecycle::{Exit, stop_on_signal},
+    process::Process,
+    telemetry, wire,
+};
+
+/// The `main` of `order-system`.
+pub async fn order_system() -> ExitCode {
+    let config = SystemConfig::parse();
+    begin(&config.process);
+    let done = match config.command {
+        Some(command) => run_command(command, &config.database_url, config.admin_addr).await,
+        None => {
+            serve(async {
+                let process = Process::start_system(config).await?;
+                // Without a terminal to read it, the text is not worth failing for.
+                let _ = std::io::stdout().write_all(welcome(&process).as_bytes());
+                Ok(process)
+            })
+            .await
+        }
+    };
+    end(done)
+}
+
+/// The `main` of `order-service`.
+pub async fn order_service() -> ExitCode {
+    let config = ServiceConfig::parse();
+    begin(&config.process);
+    let done = match config.command {
+        Some(command) => run_command(command, &config.database_url, config.admin_addr).await,
+        None => serve(Process::start_service(config)).await,
+    };
+    end(done)
+}
+
+/// The `main` of `api-gateway`.
+pub async fn api_gateway() -> ExitCode {
+    let config = GatewayConfig::parse();
+    begin(&config.process);
+    let done = match config.command {
+        Some(GatewayCommand::Healthcheck) => healthcheck::check(config.admin_addr)
+            .await
+            .map(|()| Exit::Clean),
+        None => serve(Process::start_gateway(config)).await,
+    };
+    end(done)
+}
+
+fn begin(config: &ProcessConfig) {
+    telemetry::init(config.log_format);
+}
+
+fn end(done: anyhow::Result<Exit>) -> ExitCode {
+    match done {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            // The log may be filtered or in JSON; a person who starts the program reads this.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run_command(
+    command: StoreCommand,
+    database_url: &DatabaseUrl,
+    admin_addr: SocketAddr,
+) -> anyhow::Result<Exit> {
+    match command {
+        StoreCommand::Migrate => wire::migrate(database_url).await?,
+        StoreCommand::Healthcheck => healthcheck::check(admin_addr).await?,
+    }
+    Ok(Exit::Clean)
+}
+
+async fn serve(start: impl Future<Output = anyhow::Result<Process>>) -> anyhow::Result<Exit> {
+    let stop = stop_on_signal()?;
+    let process = tokio::select! {
+        process = start => process?,
+        () = stop.cancelled() => return Ok(Exit::Clean),
+    };
+    Ok(process.run_until(stop).await)
+}
+
+fn welcome(process: &Process) -> String {
+    let addrs = process.addrs();
+    let mut lines = vec!["order-system is ready".to_owned()];
+    let mut line = |name: &str, addr: Option<SocketAddr>, scheme: &str, path: &str| {
+        lines.extend(addr.map(|addr| format!("  {name:<10} {scheme}://{addr}{path}")));
+    };
+    line("HTTP API", addrs.http, "http", "");
+    line("WebSocket", addrs.ws, "ws", "/ws");
+    line("gRPC", addrs.grpc, "http", "");
+    line("health", addrs.admin, "http", "/readyz");
+    lines.extend(addrs.http.map(|addr| {
+        format!(
+            "try: curl -i http://{addr}/orders -H 'content-type: application/json' \
+             -d '{{\"user_id\":\"user-1\",\"amount\":100}}'"
+        )
+    }));
+    lines.join("\n") + "\n"
+}

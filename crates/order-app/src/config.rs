@@ -1,0 +1,325 @@
+//! The configuration: every flag with its environment twin, parsed once into types that
+//! cannot be wrong.
+//!
+//! The names of the environment variables are a contract; see docs/operations.md.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// What a binary can do besides serving.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Bring the database's schema up to date and exit.
+    Migrate,
+    /// Ask the running process on ADMIN_ADDR whether it is ready; exit 0 if it is.
+    Healthcheck,
+}
+
+/// What the gateway can do besides serving; it has no database.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum GatewayCommand {
+    /// Ask the running process on ADMIN_ADDR whether it is ready; exit 0 if it is.
+    Healthcheck,
+}
+
+/// The order system in one process: HTTP API, gRPC, WebSocket, workers and an embedded database.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "order-system", version, args_override_self = true)]
+pub struct SystemConfig {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<StoreCommand>,
+    /// Address of the HTTP API.
+    #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080", value_parser = parse_addr)]
+    pub http_addr: SocketAddr,
+    /// Address of the gRPC API.
+    #[arg(long, env = "GRPC_ADDR", default_value = "127.0.0.1:50051", value_parser = parse_addr)]
+    pub grpc_addr: SocketAddr,
+    /// Address of the WebSocket endpoint /ws.
+    #[arg(long, env = "WS_ADDR", default_value = "127.0.0.1:8081", value_parser = parse_addr)]
+    pub ws_addr: SocketAddr,
+    /// Address of /livez and /readyz for operators.
+    #[arg(long, env = "ADMIN_ADDR", default_value = "127.0.0.1:9090", value_parser = parse_addr)]
+    pub admin_addr: SocketAddr,
+    /// Database: postgres://USER:PASSWORD@HOST:PORT/NAME or sqlite:PATH.
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        default_value = "sqlite:./order-system.db",
+        hide_env_values = true
+    )]
+    pub database_url: DatabaseUrl,
+    /// Settings of the parts that process and watch orders.
+    #[command(flatten)]
+    pub core: CoreConfig,
+    /// Settings every binary has.
+    #[command(flatten)]
+    pub process: ProcessConfig,
+}
+
+/// The order service: gRPC API, WebSocket endpoint and workers on a database.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "order-service", version, args_override_self = true)]
+pub struct ServiceConfig {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<StoreCommand>,
+    /// Address of the gRPC API.
+    #[arg(long, env = "GRPC_ADDR", default_value = "0.0.0.0:50051", value_parser = parse_addr)]
+    pub grpc_addr: SocketAddr,
+    /// Address of the WebSocket endpoint /ws.
+    #[arg(long, env = "WS_ADDR", default_value = "0.0.0.0:8081", value_parser = parse_addr)]
+    pub ws_addr: SocketAddr,
+    /// Address of /livez and /readyz for operators.
+    #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9091", value_parser = parse_addr)]
+    pub admin_addr: SocketAddr,
+    /// Database: postgres://USER:PASSWORD@HOST:PORT/NAME or sqlite:PATH.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: DatabaseUrl,
+    /// Settings of the parts that process and watch orders.
+    #[command(flatten)]
+    pub core: CoreConfig,
+    /// Settings every binary has.
+    #[command(flatten)]
+    pub process: ProcessConfig,
+}
+
+/// The HTTP gateway: the REST API in front of the order service.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "api-gateway", version, args_override_self = true)]
+pub struct GatewayConfig {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<GatewayCommand>,
+    /// Address of the HTTP API.
+    #[arg(long, env = "HTTP_ADDR", default_value = "0.0.0.0:8080", value_parser = parse_addr)]
+    pub http_addr: SocketAddr,
+    /// Address of /livez and /readyz for operators.
+    #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9090", value_parser = parse_addr)]
+    pub admin_addr: SocketAddr,
+    /// The order service: one URL, or several separated by commas.
+    #[arg(
+        long,
+        env = "ORDER_SERVICE_URL",
+        default_value = "http://127.0.0.1:50051",
+        value_delimiter = ','
+    )]
+    pub order_service_url: Vec<String>,
+    /// Settings every binary has.
+    #[command(flatten)]
+    pub process: ProcessConfig,
+}
+
+/// Settings of the parts that process and watch orders.
+#[derive(Clone, Debug, Args)]
+pub struct CoreConfig {
+    /// How long to wait for the database at start, like 60s.
+    #[arg(long, env = "STARTUP_TIMEOUT", default_value = "60s", value_parser = parse_startup_timeout)]
+    pub startup_timeout: Duration,
+    /// Workers that process orders at the same time; 0 means this process only serves.
+    #[arg(long, env = "WORKERS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    pub workers: u16,
+    /// Orders that wait in memory for a worker; more wait in the database.
+    #[arg(long, env = "QUEUE_CAPACITY", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub queue_capacity: u32,
+    /// How long a worker may be silent before its order is given to another, like 30s.
+    #[arg(long, env = "LEASE", default_value = "30s", value_parser = parse_lease)]
+    pub lease: Duration,
+    /// Attempts before an order is FAILED.
+    #[arg(long, env = "MAX_ATTEMPTS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub max_attempts: u32,
+    /// What processes an order.
+    #[arg(long, env = "PROCESSOR", default_value = "auto")]
+    pub processor: ProcessorKind,
+    /// How long the auto processor takes for an order, like 300ms.
+    #[arg(long, env = "PROCESSOR_DELAY", default_value = "0s", value_parser = parse_duration)]
+    pub processor_delay: Duration,
+    /// WebSocket connections of this process.
+    #[arg(long, env = "WS_MAX_CONNECTIONS", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub ws_max_connections: u32,
+    /// WebSocket connections from one client address.
+    #[arg(long, env = "WS_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub ws_max_connections_per_address: u32,
+    /// Origins of web pages that may open a WebSocket besides pages of the same host, like
+    /// `https://shop.example`, separated by commas.
+    #[arg(long, env = "WS_ALLOWED_ORIGINS", value_delimiter = ',')]
+    pub ws_allowed_origins: Vec<String>,
+}
+
+/// What processes an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProcessorKind {
+    /// Marks the order as processed after PROCESSOR_DELAY.
+    Auto,
+}
+
+/// Settings every binary has.
+#[derive(Clone, Debug, Args)]
+pub struct ProcessConfig {
+    /// How long a request may take, like 5s.
+    #[arg(long, env = "REQUEST_TIMEOUT", default_value = "5s", value_parser = parse_request_timeout)]
+    pub request_timeout: Duration,
+    /// How long stopping may take before what still runs is cut, like 10s.
+    #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "10s", value_parser = parse_shutdown_timeout)]
+    pub shutdown_timeout: Duration,
+    /// How logs are written to standard error. RUST_LOG sets what is logged.
+    #[arg(long, env = "LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object per line, for machines.
+    Json,
+    /// One line of text, for people.
+    Text,
+}
+
+/// Which database, by the scheme of its URL.
+#[derive(Clone, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// A PostgreSQL server; the whole URL.
+    Postgres(String),
+    /// An SQLite file.
+    Sqlite(PathBuf),
+}
+
+/// Hides the URL of PostgreSQL, which holds a password.
+impl std::fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Postgres(_) => f.write_str("Postgres(..)"),
+            Self::Sqlite(path) => f.debug_tuple("Sqlite").field(path).finish(),
+        }
+    }
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            return Ok(Self::Postgres(text.to_owned()));
+        }
+        match text.strip_prefix("sqlite:") {
+            Some("") => Err("sqlite: needs the path of a file, like sqlite:./orders.db".to_owned()),
+            Some(path) => Ok(Self::Sqlite(PathBuf::from(
+                path.strip_prefix("//").unwrap_or(path),
+            ))),
+            // The text may hold a password, so it is not repeated.
+            None => Err("must begin with postgres:// or sqlite:".to_owned()),
+        }
+    }
+}
+
+/// Reads `IP:PORT`, `localhost:PORT` or `:PORT` (all interfaces).
+fn parse_addr(text: &str) -> Result<SocketAddr, String> {
+    let (host, port) = text
+        .rsplit_once(':')
+        .ok_or("must be IP:PORT, like 127.0.0.1:8080")?;
+    let port = port
+        .parse::<u16>()
+        .map_err(|_| "the port must be a number from 0 to 65535")?;
+    let ip: IpAddr = match host {
+        "" => Ipv4Addr::UNSPECIFIED.into(),
+        "localhost" => Ipv4Addr::LOCALHOST.into(),
+        _ => match host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+        {
+            Some(inner) => inner.parse::<Ipv6Addr>().map(IpAddr::from),
+            None => host.parse::<Ipv4Addr>().map(IpAddr::from),
+        }
+        .map_err(|_| "the host must be an IP address or localhost")?,
+    };
+    Ok(SocketAddr::new(ip, port))
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let rule = || "must be a duration with a unit, like 300ms, 30s or 5m".to_owned();
+    let duration: jiff::SignedDuration = text.parse().map_err(|_| rule())?;
+    Duration::try_from(duration).map_err(|_| rule())
+}
+
+fn parse_duration_between(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if (min..=max).contains(&duration) {
+        return Ok(duration);
+    }
+    Err(format!("must be between {min:?} and {max:?}"))
+}
+
+fn parse_lease(text: &str) -> Result<Duration, String> {
+    // Below a second, one slow heartbeat would hand every order to another worker.
+    parse_duration_between(text, Duration::from_secs(1), Duration::from_hours(24))
+}
+
+fn parse_request_timeout(text: &str) -> Result<Duration, String> {
+    parse_duration_between(text, Duration::from_millis(10), Duration::from_mins(5))
+}
+
+fn parse_startup_timeout(text: &str) -> Result<Duration, String> {
+    parse_duration_between(text, Duration::ZERO, Duration::from_hours(1))
+}
+
+fn parse_shutdown_timeout(text: &str) -> Result<Duration, String> {
+    parse_duration_between(text, Duration::from_secs(1), Duration::from_hours(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_in_three_forms() {
+        for (text, expected) in [
+            ("127.0.0.1:8080", "127.0.0.1:8080"),
+            ("localhost:1", "127.0.0.1:1"),
+            (":8080", "0.0.0.0:8080"),
+            ("[::1]:8080", "[::1]:8080"),
+        ] {
+            assert_eq!(
+                parse_addr(text).map(|addr| addr.to_string()).as_deref(),
+                Ok(expected)
+            );
+        }
+        for bad in ["8080", "host:8080", "127.0.0.1:", "127.0.0.1:65536", "::1"] {
+            assert!(parse_addr(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn database_is_named_by_its_scheme() {
+        let url = "postgres://admin:secret@localhost:5432/orderdb";
+        let parsed: DatabaseUrl = url.parse().expect("valid");
+        assert_eq!(format!("{parsed:?}"), "Postgres(..)");
+        assert_eq!(
+            "sqlite:./a.db".parse(),
+            Ok(DatabaseUrl::Sqlite("./a.db".into()))
+        );
+        assert_eq!(
+            "sqlite:///var/a.db".parse(),
+            Ok(DatabaseUrl::Sqlite("/var/a.db".into()))
+        );
+        for bad in ["", "mysql://user:secret@host/db", "sqlite:"] {
+            let error = bad.parse::<DatabaseUrl>().expect_err(bad);
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn durations_need_a_unit_and_stay_in_range() {
+        assert_eq!(parse_duration("300ms"), Ok(Duration::from_millis(300)));
+        for bad in ["300", "-1s", "fast"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+        assert!(parse_lease("10ms").is_err());
+    }
+}

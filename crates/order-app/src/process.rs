@@ -1,0 +1,355 @@
+//! One object for start and stop: the listeners of a process and the core behind them.
+//!
+//! Stopping goes from the outside in, so that whatever was accepted still finds what it
+//! needs: not ready → no new jobs → no new connections → requests, streams and sockets end
+//! → jobs end or are released → commits end → the database closes. Each step has its share
+//! of SHUTDOWN_TIMEOUT; what is not done by then is cut, and the exit code says so.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use order_core::{Clock, IdGen, OrderApi};
+use order_gateway::{
+    admin::{self, Readiness},
+    http::{self, HttpConfig, HttpDeps},
+    serve::{ServeConfig, serve},
+    ws::{self, WsConfig, WsDeps},
+};
+use order_rpc::{RemoteOrderApi, RpcClientConfig, RpcServerConfig, RpcServerDeps};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::{CoreConfig, GatewayConfig, ProcessConfig, ServiceConfig, SystemConfig},
+    lifecycle::Exit,
+    wire::{Core, system_ports},
+};
+
+/// Where a process listens; port 0 in the configuration has become a real one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Addrs {
+    /// The HTTP API.
+    pub http: Option<SocketAddr>,
+    /// The gRPC API.
+    pub grpc: Option<SocketAddr>,
+    /// The WebSocket endpoint.
+    pub ws: Option<SocketAddr>,
+    /// Liveness and readiness.
+    pub admin: Option<SocketAddr>,
+}
+
+/// A running process.
+pub struct Process {
+    addrs: Addrs,
+    shutdown_timeout: Duration,
+    request_timeout: Duration,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdGen>,
+    api: Arc<dyn OrderApi>,
+    readiness: Readiness,
+    core: Option<Core>,
+    servers: JoinSet<(&'static str, anyhow::Result<()>)>,
+    stop_servers: CancellationToken,
+    /// WebSocket connections, which outlive the HTTP request they began as.
+    sockets: TaskTracker,
+    /// The admin listener answers until the end, so that it can say "draining".
+    stop_admin: CancellationToken,
+    admin_server: JoinSet<anyhow::Result<()>>,
+}
+
+impl Process {
+    /// Starts `order-system`: everything in one process.
+    pub async fn start_system(config: SystemConfig) -> anyhow::Result<Self> {
+        let http = bind("HTTP_ADDR", config.http_addr).await?;
+        let grpc = bind("GRPC_ADDR", config.grpc_addr).await?;
+        let ws = bind("WS_ADDR", config.ws_addr).await?;
+        let admin = bind("ADMIN_ADDR", config.admin_addr).await?;
+        let (clock, ids) = system_ports();
+        let core = Core::start(&config.database_url, &config.core, &clock, &ids).await?;
+        let api = Arc::clone(&core.service) as Arc<dyn OrderApi>;
+        let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), Some(core));
+        process.serve_admin(admin)?;
+        process.serve_grpc(grpc, Arc::clone(&api))?;
+        process.serve_ws(ws, &config.core)?;
+        process.serve_http(http, api)?;
+        process.log_start("order-system");
+        Ok(process)
+    }
+
+    /// Starts `order-service`: everything but the HTTP API.
+    pub async fn start_service(config: ServiceConfig) -> anyhow::Result<Self> {
+        let grpc = bind("GRPC_ADDR", config.grpc_addr).await?;
+        let ws = bind("WS_ADDR", config.ws_addr).await?;
+        let admin = bind("ADMIN_ADDR", config.admin_addr).await?;
+        let (clock, ids) = system_ports();
+        let core = Core::start(&config.database_url, &config.core, &clock, &ids).await?;
+        let api = Arc::clone(&core.service) as Arc<dyn OrderApi>;
+        let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), Some(core));
+        process.serve_admin(admin)?;
+        process.serve_grpc(grpc, api)?;
+        process.serve_ws(ws, &config.core)?;
+        process.log_start("order-service");
+        Ok(process)
+    }
+
+    /// Starts `api-gateway`: the HTTP API in front of an order service.
+    pub async fn start_gateway(config: GatewayConfig) -> anyhow::Result<Self> {
+        let http = bind("HTTP_ADDR", config.http_addr).await?;
+        let admin = bind("ADMIN_ADDR", config.admin_addr).await?;
+        let (clock, ids) = system_ports();
+        let client = RpcClientConfig::new(config.order_service_url);
+        let remote = RemoteOrderApi::new(&client, Arc::clone(&clock))
+            .map_err(|error| anyhow!("ORDER_SERVICE_URL: {error}"))?;
+        let api: Arc<dyn OrderApi> = Arc::new(remote);
+        let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), None);
+        process.serve_admin(admin)?;
+        process.serve_http(http, api)?;
+        process.log_start("api-gateway");
+        Ok(process)
+    }
+
+    /// What the listeners speak to: the service in this process, or the one behind gRPC.
+    pub fn api(&self) -> Arc<dyn OrderApi> {
+        Arc::clone(&self.api)
+    }
+
+    /// Where the process listens.
+    pub fn addrs(&self) -> Addrs {
+        self.addrs
+    }
+
+    /// Serves until `stop` is cancelled or a listener fails, then stops.
+    pub async fn run_until(mut self, stop: CancellationToken) -> Exit {
+        let exit = tokio::select! {
+            () = stop.cancelled() => Exit::Clean,
+            Some(ended) = self.servers.join_next() => {
+                report(ended);
+                Exit::Unclean
+            }
+        };
+        exit.and(self.stop().await)
+    }
+
+    fn new(
+        config: &ProcessConfig,
+        (clock, ids): (Arc<dyn Clock>, Arc<dyn IdGen>),
+        api: Arc<dyn OrderApi>,
+        core: Option<Core>,
+    ) -> Self {
+        Self {
+            addrs: Addrs::default(),
+            shutdown_timeout: config.shutdown_timeout,
+            request_timeout: config.request_timeout,
+            readiness: Readiness::new(HttpDeps {
+                api: Arc::clone(&api),
+                ids: Arc::clone(&ids),
+                clock: Arc::clone(&clock),
+            }),
+            api,
+            clock,
+            ids,
+            core,
+            servers: JoinSet::new(),
+            stop_servers: CancellationToken::new(),
+            sockets: TaskTracker::new(),
+            stop_admin: CancellationToken::new(),
+            admin_server: JoinSet::new(),
+        }
+    }
+
+    fn log_start(&self, name: &'static str) {
+        let Addrs {
+            http,
+            grpc,
+            ws,
+            admin,
+        } = self.addrs;
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(?http, ?grpc, ?ws, ?admin, version, "{name} is ready");
+    }
+
+    fn serve_http(&mut self, listener: TcpListener, api: Arc<dyn OrderApi>) -> anyhow::Result<()> {
+        self.addrs.http = Some(listener.local_addr()?);
+        let deps = HttpDeps {
+            api,
+            ids: Arc::clone(&self.ids),
+            clock: Arc::clone(&self.clock),
+        };
+        let config = HttpConfig {
+            request_timeout: self.request_timeout,
+            ..HttpConfig::default()
+        };
+        let router = http::router(deps, self.readiness.clone(), config);
+        self.spawn_server("http", listener, router, ServeConfig::new("http"));
+        Ok(())
+    }
+
+    fn serve_ws(&mut self, listener: TcpListener, config: &CoreConfig) -> anyhow::Result<()> {
+        let core = self
+            .core
+            .as_ref()
+            .context("the WebSocket endpoint needs the core")?;
+        self.addrs.ws = Some(listener.local_addr()?);
+        let connections_max = usize::try_from(config.ws_max_connections)?;
+        let connections_per_address_max = usize::try_from(config.ws_max_connections_per_address)?;
+        let router = ws::router(WsDeps {
+            hub: Arc::clone(&core.hub),
+            clock: Arc::clone(&self.clock),
+            ids: Arc::clone(&self.ids),
+            config: WsConfig {
+                allowed_origins: config.ws_allowed_origins.clone(),
+                connections_max,
+                connections_per_address_max,
+                drain_window: self.drain_timeout(),
+                ..WsConfig::default()
+            },
+            tracker: self.sockets.clone(),
+            stop: self.stop_servers.clone(),
+        });
+        // The endpoint refuses a connection too many with an answer; the listener, which can
+        // only hang up, comes in after that.
+        let serve = ServeConfig {
+            connections_max: connections_max.saturating_add(LISTENER_SLACK),
+            connections_per_address_max: connections_per_address_max.saturating_add(LISTENER_SLACK),
+            ..ServeConfig::new("ws")
+        };
+        self.spawn_server("ws", listener, router, serve);
+        Ok(())
+    }
+
+    fn serve_grpc(&mut self, listener: TcpListener, api: Arc<dyn OrderApi>) -> anyhow::Result<()> {
+        self.addrs.grpc = Some(listener.local_addr()?);
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let deps = RpcServerDeps {
+            clock: Arc::clone(&self.clock),
+            ids: Arc::clone(&self.ids),
+        };
+        let config = RpcServerConfig {
+            drain_timeout: self.drain_timeout(),
+            ..RpcServerConfig::default()
+        };
+        let stop = self.stop_servers.clone();
+        self.servers.spawn(async move {
+            (
+                "grpc",
+                order_rpc::serve(listener, api, config, deps, stop)
+                    .await
+                    .map_err(Into::into),
+            )
+        });
+        Ok(())
+    }
+
+    fn serve_admin(&mut self, listener: TcpListener) -> anyhow::Result<()> {
+        self.addrs.admin = Some(listener.local_addr()?);
+        let router = admin::router(self.readiness.clone());
+        let config = ServeConfig {
+            drain_timeout: Duration::ZERO,
+            ..ServeConfig::new("admin")
+        };
+        let stop = self.stop_admin.clone();
+        self.admin_server.spawn(async move {
+            serve(listener, router, config, stop)
+                .await
+                .map_err(Into::into)
+        });
+        Ok(())
+    }
+
+    fn spawn_server(
+        &mut self,
+        name: &'static str,
+        listener: TcpListener,
+        router: axum::Router,
+        mut config: ServeConfig,
+    ) {
+        config.drain_timeout = self.drain_timeout();
+        let stop = self.stop_servers.clone();
+        self.servers.spawn(async move {
+            let served = serve(listener, router, config, stop).await;
+            (name, served.map_err(Into::into))
+        });
+    }
+
+    /// The share of the shutdown time in which requests, streams and sockets end.
+    fn drain_timeout(&self) -> Duration {
+        self.shutdown_timeout / 2
+    }
+
+    async fn stop(mut self) -> Exit {
+        let drain_timeout = self.drain_timeout();
+        let drain_end = Instant::now() + drain_timeout + CUT_TIMEOUT;
+        self.readiness.drain();
+        if let Some(core) = &self.core {
+            core.stop_claiming();
+        }
+        self.stop_servers.cancel();
+        let mut exit = self.end_servers(drain_end).await;
+        self.sockets.close();
+        if timeout_at(drain_end, self.sockets.wait()).await.is_err() {
+            tracing::error!(n_sockets = self.sockets.len(), "sockets had to be cut");
+            exit = Exit::Unclean;
+        }
+        if let Some(core) = self.core.take() {
+            // A quarter for the jobs; the last quarter is shared by commits and the database.
+            exit = exit.and(core.stop(drain_timeout / 2, drain_timeout / 4).await);
+        }
+        self.stop_admin.cancel();
+        let admin = timeout(CUT_TIMEOUT, self.admin_server.join_next()).await;
+        if !matches!(admin, Ok(Some(Ok(Ok(()))))) {
+            tracing::error!("the admin listener did not end by itself");
+            exit = Exit::Unclean;
+        }
+        tracing::info!(?exit, "stopped");
+        exit
+    }
+
+    async fn end_servers(&mut self, drain_end: Instant) -> Exit {
+        let mut exit = Exit::Clean;
+        let ended = timeout_at(drain_end, async {
+            while let Some(ended) = self.servers.join_next().await {
+                exit = exit.and(report(ended));
+            }
+        });
+        if ended.await.is_err() {
+            tracing::error!(n_servers = self.servers.len(), "listeners had to be cut");
+            exit = Exit::Unclean;
+        }
+        exit
+    }
+}
+
+/// Connections above the limit that are let in to be told so.
+const LISTENER_SLACK: usize = 64;
+
+/// How long a part may take to end after its own deadline has passed.
+const CUT_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn report(ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>) -> Exit {
+    match ended {
+        Ok((_, Ok(()))) => Exit::Clean,
+        Ok((listener, Err(error))) => {
+            tracing::error!(listener, error = format!("{error:#}"), "listener failed");
+            Exit::Unclean
+        }
+        Err(error) => {
+            tracing::error!(%error, "listener task failed");
+            Exit::Unclean
+        }
+    }
+}
+
+/// Binds a listener; the error names the setting to change.
+async fn bind(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = tokio::net::TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("cannot listen on {addr} ({setting})"))?;
+    Ok(listener.into_std()?)
+}

@@ -1,0 +1,222 @@
+//! Builds the core of the system: store, workers, hub and the service over them.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use order_adapters::{
+    postgres::{PostgresConfig, PostgresStore},
+    sqlite::SqliteStore,
+    system::{SystemClock, UuidV7Ids},
+};
+use order_core::{
+    Clock, IdGen, JobQueue, OrderService, OrderServiceConfig, OrderServiceDeps, OrderStore,
+    RetryPolicy, group_commit::GroupCommitConfig,
+};
+use order_hub::{Hub, HubConfig};
+use order_worker::{AutoProcessor, WorkerConfig, WorkerDeps, WorkerPool};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::{CoreConfig, DatabaseUrl, ProcessorKind},
+    lifecycle::Exit,
+};
+
+/// Brings the schema up to date.
+pub(crate) async fn migrate(url: &DatabaseUrl) -> anyhow::Result<()> {
+    match url {
+        DatabaseUrl::Postgres(url) => {
+            PostgresStore::migrate(PostgresConfig::new(url)).await?;
+        }
+        DatabaseUrl::Sqlite(path) => {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || SqliteStore::migrate(&path)).await??;
+        }
+    }
+    Ok(())
+}
+
+/// An opened database.
+enum Database {
+    Postgres(Arc<PostgresStore>),
+    Sqlite(Arc<SqliteStore>),
+}
+
+impl Database {
+    async fn open(
+        url: &DatabaseUrl,
+        config: &CoreConfig,
+        clock: &Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
+        match url {
+            DatabaseUrl::Postgres(url) => {
+                let startup_timeout = config.startup_timeout;
+                let config = PostgresConfig {
+                    startup_timeout,
+                    ..PostgresConfig::new(url)
+                };
+                let store = PostgresStore::connect(config).await?;
+                Ok(Self::Postgres(Arc::new(store)))
+            }
+            DatabaseUrl::Sqlite(path) => {
+                let (path, clock) = (path.clone(), Arc::clone(clock));
+                let open = move || SqliteStore::open(&path, clock);
+                Ok(Self::Sqlite(Arc::new(
+                    tokio::task::spawn_blocking(open).await??,
+                )))
+            }
+        }
+    }
+
+    fn store(&self) -> Arc<dyn OrderStore> {
+        match self {
+            Self::Postgres(store) => Arc::clone(store) as _,
+            Self::Sqlite(store) => Arc::clone(store) as _,
+        }
+    }
+
+    fn queue(&self) -> Arc<dyn JobQueue> {
+        match self {
+            Self::Postgres(store) => Arc::clone(store) as _,
+            Self::Sqlite(store) => Arc::clone(store) as _,
+        }
+    }
+
+    /// How many create statements run at the same time. SQLite has one writer, and more
+    /// lanes than one would only cut its batches in pieces.
+    const fn create_lanes(&self) -> usize {
+        match self {
+            Self::Postgres(_) => 2,
+            Self::Sqlite(_) => 1,
+        }
+    }
+
+    async fn close(self) {
+        match self {
+            Self::Postgres(store) => store.close(),
+            Self::Sqlite(store) => store.close().await,
+        }
+    }
+}
+
+/// Everything that touches orders in this process.
+pub(crate) struct Core {
+    pub(crate) service: Arc<OrderService>,
+    pub(crate) hub: Arc<Hub>,
+    pool: WorkerPool,
+    database: Database,
+    /// The lanes, the workers and the reconcile pass.
+    tasks: TaskTracker,
+    stop_reconcile: CancellationToken,
+}
+
+impl Core {
+    /// Opens the database and starts the workers.
+    pub(crate) async fn start(
+        url: &DatabaseUrl,
+        config: &CoreConfig,
+        clock: &Arc<dyn Clock>,
+        ids: &Arc<dyn IdGen>,
+    ) -> anyhow::Result<Self> {
+        let database = Database::open(url, config, clock)
+            .await
+            .context("cannot open the database")?;
+        let hub = Hub::new(hub_config(config), database.store());
+        let pool = WorkerPool::new(
+            worker_config(config, database.create_lanes()),
+            WorkerDeps {
+                queue: database.queue(),
+                bus: Arc::clone(&hub) as _,
+                processor: match config.processor {
+                    ProcessorKind::Auto => Arc::new(AutoProcessor::new(config.processor_delay)),
+                },
+                clock: Arc::clone(clock),
+            },
+        );
+        let defaults = OrderServiceConfig::default();
+        let creates = GroupCommitConfig {
+            lanes: database.create_lanes(),
+            ..defaults.creates
+        };
+        let (service, lanes) = OrderService::new(
+            OrderServiceConfig {
+                creates,
+                ..defaults
+            },
+            OrderServiceDeps {
+                store: database.store(),
+                dispatch: pool.dispatch(),
+                bus: Arc::clone(&hub) as _,
+                watch: Arc::clone(&hub) as _,
+                clock: Arc::clone(clock),
+                ids: Arc::clone(ids),
+            },
+        );
+        let tasks = TaskTracker::new();
+        for lane in lanes {
+            tasks.spawn(lane);
+        }
+        pool.start(&tasks);
+        let stop_reconcile = CancellationToken::new();
+        tasks.spawn(Arc::clone(&hub).run_reconcile(stop_reconcile.clone()));
+        Ok(Self {
+            service: Arc::new(service),
+            hub,
+            pool,
+            database,
+            tasks,
+            stop_reconcile,
+        })
+    }
+
+    /// Takes no new jobs; those at hand go on.
+    pub(crate) fn stop_claiming(&self) {
+        self.pool.stop_claiming();
+    }
+
+    /// Finishes or releases jobs, commits what waits and closes the database.
+    pub(crate) async fn stop(self, jobs_timeout: Duration, commits_timeout: Duration) -> Exit {
+        let report = self.pool.drain(jobs_timeout).await;
+        self.service.close();
+        self.stop_reconcile.cancel();
+        self.tasks.close();
+        let tasks = tokio::time::timeout(commits_timeout, self.tasks.wait()).await;
+        if tasks.is_err() {
+            tracing::error!(n_tasks = self.tasks.len(), "background tasks had to be cut");
+        }
+        let closed = tokio::time::timeout(commits_timeout, self.database.close()).await;
+        if closed.is_err() {
+            tracing::error!("the database did not close in time");
+        }
+        if report.lost == 0 && tasks.is_ok() && closed.is_ok() {
+            Exit::Clean
+        } else {
+            Exit::Unclean
+        }
+    }
+}
+
+/// The clock and the ids of a real process.
+pub(crate) fn system_ports() -> (Arc<dyn Clock>, Arc<dyn IdGen>) {
+    (Arc::new(SystemClock), Arc::new(UuidV7Ids))
+}
+
+fn hub_config(config: &CoreConfig) -> HubConfig {
+    HubConfig {
+        sessions_max: usize::try_from(config.ws_max_connections).unwrap_or(usize::MAX),
+        ..HubConfig::default()
+    }
+}
+
+fn worker_config(config: &CoreConfig, completion_lanes: usize) -> WorkerConfig {
+    WorkerConfig {
+        workers: usize::from(config.workers),
+        queue_len_max: usize::try_from(config.queue_capacity).unwrap_or(usize::MAX),
+        lease: config.lease,
+        retry: RetryPolicy {
+            attempts_max: config.max_attempts,
+            ..RetryPolicy::default()
+        },
+        completion_lanes,
+        ..WorkerConfig::default()
+    }
+}

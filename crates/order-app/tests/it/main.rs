@@ -1,0 +1,15 @@
+//! The system as its users meet it: real sockets, real databases, real processes.
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod contract;
+mod http;
+mod readme;
+mod shutdown;
+mod simulation;
+mod startup;
+mod support;
+mod websocket;

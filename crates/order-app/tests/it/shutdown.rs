@@ -1,0 +1,216 @@
+//! Stopping under load: nothing accepted fails, no job is lost, every lease is given back.
+
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+use hyper::Method;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use order_testkit::server::{
+    free_port,
+    process::{ChildServer, Signal},
+};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{connect_async, tungstenite::Message};
+
+use crate::support::{Database, Engine, Http, PATIENCE, database, run, wait_for};
+
+/// A lease so long that a job comes back only if it was released.
+const LEASE_LONG: &str = "1h";
+
+struct Ports {
+    http: u16,
+    grpc: u16,
+    ws: u16,
+}
+
+fn start(database: &Database, ports: &Ports, settings: &[(&str, &str)]) -> ChildServer {
+    let addr = |port: u16| format!("127.0.0.1:{port}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_order-system"));
+    command
+        .env("DATABASE_URL", &database.url)
+        .env("HTTP_ADDR", addr(ports.http))
+        .env("GRPC_ADDR", addr(ports.grpc))
+        .env("WS_ADDR", addr(ports.ws))
+        .env("ADMIN_ADDR", addr(0))
+        .env("LEASE", LEASE_LONG)
+        .env("SHUTDOWN_TIMEOUT", "10s")
+        .env("RUST_LOG", "info,http_access=warn")
+        .envs(settings.iter().copied());
+    ChildServer::spawn(&mut command).expect("the binary runs")
+}
+
+/// What clients of a system that is being stopped see.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    created: AtomicUsize,
+    refused: AtomicUsize,
+    failed: AtomicUsize,
+}
+
+async fn post_until_stopped(http: Arc<Http>, load: Arc<Load>) {
+    while !load.stop.load(Ordering::Relaxed) {
+        let body = r#"{"user_id":"user-1","amount":100}"#;
+        match http.try_send(Method::POST, "/orders", Some(body)).await {
+            Ok(answer) if answer.status == 201 => load.created.fetch_add(1, Ordering::Relaxed),
+            Ok(answer) => panic!("answered {answer:?}"),
+            Err(error) if error.is_connect() => {
+                load.refused.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            // A connection that ends between two requests shows up at the next one; only
+            // an answer that was cut would be a failure.
+            Err(error) if error.to_string().contains("SendRequest") => {
+                load.failed.fetch_add(1, Ordering::Relaxed)
+            }
+            Err(error) => panic!("{error:?}"),
+        };
+    }
+}
+
+#[test]
+fn sigterm_under_load_loses_nothing_and_gives_leases_back() {
+    run(async {
+        for engine in [Engine::Sqlite, Engine::Postgres] {
+            let database = database!(engine);
+            stop_under_load(&database).await;
+        }
+    });
+}
+
+async fn stop_under_load(database: &Database) {
+    let port = || free_port().expect("a port");
+    let ports = Ports {
+        http: port(),
+        grpc: port(),
+        ws: port(),
+    };
+    // A job takes longer than the drain, so that leases are held when the signal comes.
+    let process = start(database, &ports, &[("PROCESSOR_DELAY", "1h")]);
+    process
+        .wait_for_line("is ready", PATIENCE)
+        .await
+        .expect("ready");
+
+    // An HTTP/2 connection that says nothing, and a WebSocket that says nothing.
+    let stream = TcpStream::connect(("127.0.0.1", ports.http))
+        .await
+        .expect("connected");
+    let (idle, connection) = hyper::client::conn::http2::handshake::<
+        _,
+        _,
+        http_body_util::Empty<hyper::body::Bytes>,
+    >(TokioExecutor::new(), TokioIo::new(stream))
+    .await
+    .expect("HTTP/2");
+    let idle_connection = tokio::task::spawn_local(connection);
+    let (mut silent, _) = connect_async(format!("ws://127.0.0.1:{}/ws", ports.ws))
+        .await
+        .expect("a WebSocket");
+
+    let http = Arc::new(Http::new(([127, 0, 0, 1], ports.http).into()));
+    let load = Arc::new(Load::default());
+    let clients: Vec<_> = (0..16)
+        .map(|_| tokio::task::spawn_local(post_until_stopped(Arc::clone(&http), Arc::clone(&load))))
+        .collect();
+    wait_for("the load is on", async || {
+        (load.created.load(Ordering::Relaxed) > 200).then_some(())
+    })
+    .await;
+    process.signal(Signal::Terminate).expect("running");
+    let status = process
+        .wait_for_exit(Duration::from_secs(15))
+        .await
+        .expect("it stops");
+    load.stop.store(true, Ordering::Relaxed);
+    assert!(status.success(), "{status}:\n{}", process.output());
+    for client in clients {
+        client.await.expect("no client saw a failed request");
+    }
+    assert_eq!(load.failed.load(Ordering::Relaxed), 0, "requests were cut");
+    let closed = tokio::time::timeout(PATIENCE, silent.next())
+        .await
+        .expect("in time");
+    assert!(
+        matches!(closed, Some(Ok(Message::Close(Some(_))))),
+        "{closed:?}"
+    );
+    drop(idle);
+    idle_connection.abort();
+
+    // The leases last an hour: only released jobs are processed now.
+    let created = load.created.load(Ordering::Relaxed);
+    let process = start(database, &ports, &[]);
+    process
+        .wait_for_line("is ready", PATIENCE)
+        .await
+        .expect("ready");
+    let http = Http::new(([127, 0, 0, 1], ports.http).into());
+    wait_for("every order is PROCESSED", async || {
+        let pending = http.get("/orders?status=PENDING&page_size=1").await.json();
+        (pending["orders"].as_array().map(Vec::len) == Some(0)).then_some(())
+    })
+    .await;
+    let mut path = "/orders?status=PROCESSED&page_size=1000".to_owned();
+    let mut processed = 0;
+    loop {
+        let page = http.get(&path).await.json();
+        processed += page["orders"].as_array().expect("orders").len();
+        let Some(token) = page["next_page_token"].as_str() else {
+            break;
+        };
+        path = format!("/orders?status=PROCESSED&page_size=1000&page_token={token}");
+    }
+    assert!(
+        processed >= created,
+        "{created} orders were acknowledged, {processed} processed"
+    );
+    process.signal(Signal::Terminate).expect("running");
+    let status = process
+        .wait_for_exit(Duration::from_secs(15))
+        .await
+        .expect("it stops");
+    assert!(status.success(), "{status}:\n{}", process.output());
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    run(async {
+        let database = database!(Engine::Sqlite);
+        let port = || free_port().expect("a port");
+        let ports = Ports {
+            http: port(),
+            grpc: port(),
+            ws: port(),
+        };
+        let process = start(
+            &database,
+            &ports,
+            &[("PROCESSOR_DELAY", "1h"), ("SHUTDOWN_TIMEOUT", "1h")],
+        );
+        process
+            .wait_for_line("is ready", PATIENCE)
+            .await
+            .expect("ready");
+        // A job that runs for an hour holds the first signal up.
+        let id = Http::new(([127, 0, 0, 1], ports.http).into())
+            .create_order()
+            .await;
+        assert_eq!(id.len(), 36);
+        process.signal(Signal::Terminate).expect("running");
+        process
+            .wait_for_line("stopping", PATIENCE)
+            .await
+            .expect("noticed");
+        process.signal(Signal::Terminate).expect("still running");
+        let status = process.wait_for_exit(PATIENCE).await.expect("it ends");
+        assert_eq!(status.code(), Some(130), "{}", process.output());
+    });
+}

@@ -1,0 +1,107 @@
+//! Starting with settings that cannot work: a clear message and an exit code other than 0.
+
+use std::{net::TcpListener, process::Command};
+
+/// Runs a binary that is expected to fail and returns what it says.
+fn failure(program: &str, args: &[&str], env: &[(&str, &str)]) -> String {
+    let output = Command::new(program)
+        .env_clear()
+        .envs(env.iter().copied())
+        .args(args)
+        .output()
+        .expect("the binary runs");
+    assert!(!output.status.success(), "{args:?} succeeded");
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
+const SYSTEM: &str = env!("CARGO_BIN_EXE_order-system");
+const SERVICE: &str = env!("CARGO_BIN_EXE_order-service");
+const GATEWAY: &str = env!("CARGO_BIN_EXE_api-gateway");
+
+#[track_caller]
+fn assert_says(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "{word:?} is not in {text:?}");
+    }
+}
+
+#[test]
+fn a_bad_flag_is_named() {
+    assert_says(&failure(SYSTEM, &["--colour", "red"], &[]), &["--colour"]);
+    assert_says(
+        &failure(SYSTEM, &["--workers", "many"], &[]),
+        &["--workers", "many"],
+    );
+    assert_says(
+        &failure(SYSTEM, &["--lease", "10ms"], &[]),
+        &["--lease", "between"],
+    );
+    assert_says(
+        &failure(SYSTEM, &[], &[("HTTP_ADDR", "nowhere")]),
+        &["HTTP_ADDR", "nowhere"],
+    );
+}
+
+#[test]
+fn a_bad_database_url_is_named_without_its_password() {
+    let text = failure(SERVICE, &["--database-url", "mysql://a:hunter2@b/c"], &[]);
+    assert_says(&text, &["--database-url", "postgres://", "sqlite:"]);
+    let text = failure(
+        SERVICE,
+        &["--database-url", "postgres://a:hunter2@b:notaport/c"],
+        &[],
+    );
+    assert!(!text.contains("hunter2"), "{text}");
+    assert_says(&text, &["database"]);
+    assert_says(
+        &failure(SERVICE, &[], &[]),
+        &["DATABASE_URL", "--database-url"],
+    );
+}
+
+#[test]
+fn a_missing_folder_is_named() {
+    let text = failure(
+        SYSTEM,
+        &[],
+        &[
+            ("DATABASE_URL", "sqlite:/nowhere/at/all/orders.db"),
+            ("HTTP_ADDR", "127.0.0.1:0"),
+            ("GRPC_ADDR", "127.0.0.1:0"),
+            ("WS_ADDR", "127.0.0.1:0"),
+            ("ADMIN_ADDR", "127.0.0.1:0"),
+        ],
+    );
+    assert_says(&text, &["/nowhere/at/all"]);
+}
+
+#[test]
+fn a_bad_service_url_is_named() {
+    let text = failure(
+        GATEWAY,
+        &["--order-service-url", "not a url"],
+        &[("HTTP_ADDR", "127.0.0.1:0"), ("ADMIN_ADDR", "127.0.0.1:0")],
+    );
+    assert_says(&text, &["ORDER_SERVICE_URL"]);
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = taken.local_addr().expect("bound").to_string();
+    let text = failure(GATEWAY, &["--http-addr", &addr], &[]);
+    assert_says(&text, &[&addr, "HTTP_ADDR", "in use"]);
+}
+
+#[test]
+fn a_healthcheck_of_nothing_fails() {
+    let port = order_testkit::server::free_port().expect("a port");
+    let addr = format!("127.0.0.1:{port}");
+    for program in [SYSTEM, SERVICE, GATEWAY] {
+        let env = [
+            ("DATABASE_URL", "sqlite:unused.db"),
+            ("ADMIN_ADDR", addr.as_str()),
+        ];
+        assert_says(&failure(program, &["healthcheck"], &env), &[&addr]);
+    }
+}

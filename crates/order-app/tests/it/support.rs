@@ -1,0 +1,345 @@
+//! Starts the system in every shape it comes in, and speaks to it.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use clap::Parser as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, body::Bytes, header};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use order_adapters::system::SystemClock;
+use order_app::{
+    config::{GatewayConfig, ServiceConfig, SystemConfig},
+    lifecycle::Exit,
+    process::Process,
+};
+use order_core::{CallContext, Deadline, OrderApi, RequestId};
+use order_rpc::{RemoteOrderApi, RpcClientConfig};
+use order_testkit::server::{Backend, postgres};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long anything in a test may take. Generous, since a test machine may be busy; only a
+/// failing test waits for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Which database a test runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+/// A database of its own for a test.
+pub(crate) struct Database {
+    pub(crate) url: String,
+    _dir: Option<TempDir>,
+    _postgres: Option<postgres::TestDatabase>,
+}
+
+impl Database {
+    /// A database that somebody else keeps.
+    pub(crate) fn from_url(url: String) -> Self {
+        Self {
+            url,
+            _dir: None,
+            _postgres: None,
+        }
+    }
+
+    /// `Err` holds the reason why the engine can't be had here.
+    pub(crate) async fn new(engine: Engine) -> Result<Self, String> {
+        match engine {
+            Engine::Sqlite => {
+                let dir = TempDir::new().expect("a temporary directory");
+                let url = format!("sqlite:{}", dir.path().join("orders.db").display());
+                Ok(Self {
+                    url,
+                    _dir: Some(dir),
+                    _postgres: None,
+                })
+            }
+            Engine::Postgres => match postgres::shared().await {
+                Backend::Available(server) => {
+                    let database = postgres::database(&server).await.expect("a new database");
+                    let url = database.url.clone();
+                    Ok(Self {
+                        url,
+                        _dir: None,
+                        _postgres: Some(database),
+                    })
+                }
+                Backend::Unavailable(reason) => Err(reason),
+            },
+        }
+    }
+}
+
+/// Makes a database, or ends the test as skipped.
+macro_rules! database {
+    ($engine:expr) => {
+        match $crate::support::Database::new($engine).await {
+            Ok(database) => database,
+            Err(reason) => order_testkit::skip!("{:?}: {reason}", $engine),
+        }
+    };
+}
+pub(crate) use database;
+
+/// How the system is cut into processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    AllInOne,
+    Split,
+}
+
+/// A running system. Stop it with [`System::stop`], which checks that it ended cleanly.
+pub(crate) struct System {
+    pub(crate) service: Running,
+    pub(crate) gateway: Option<Running>,
+}
+
+/// One process of the system, inside the test's own process.
+pub(crate) struct Running {
+    pub(crate) addrs: order_app::process::Addrs,
+    pub(crate) api: Arc<dyn OrderApi>,
+    stop: CancellationToken,
+    ended: tokio::task::JoinHandle<Exit>,
+}
+
+impl Running {
+    fn new(process: Process) -> Self {
+        let (addrs, api, stop) = (process.addrs(), process.api(), CancellationToken::new());
+        let ended = tokio::task::spawn_local(process.run_until(stop.clone()));
+        Self {
+            addrs,
+            api,
+            stop,
+            ended,
+        }
+    }
+
+    pub(crate) fn begin_stop(&self) {
+        self.stop.cancel();
+    }
+
+    pub(crate) async fn ended(self) -> Exit {
+        tokio::time::timeout(PATIENCE, self.ended)
+            .await
+            .expect("it ends")
+            .expect("no panic")
+    }
+}
+
+const LOOPBACK: &str = "127.0.0.1:0";
+
+impl System {
+    /// Starts a system on free ports with extra flags for the process that holds the core.
+    pub(crate) async fn start(shape: Shape, database: &Database, flags: &[&str]) -> Self {
+        let core = [
+            "--ws-addr",
+            LOOPBACK,
+            "--grpc-addr",
+            LOOPBACK,
+            "--admin-addr",
+            LOOPBACK,
+        ]
+        .into_iter()
+        .chain(["--database-url", &database.url])
+        .chain(flags.iter().copied());
+        match shape {
+            Shape::AllInOne => {
+                let args = ["order-system", "--http-addr", LOOPBACK]
+                    .into_iter()
+                    .chain(core);
+                let config = SystemConfig::parse_from(args);
+                let process = Process::start_system(config).await.expect("it starts");
+                Self {
+                    service: Running::new(process),
+                    gateway: None,
+                }
+            }
+            Shape::Split => {
+                let config = ServiceConfig::parse_from(["order-service"].into_iter().chain(core));
+                let service = Process::start_service(config).await.expect("it starts");
+                let url = format!("http://{}", service.addrs().grpc.expect("gRPC"));
+                let gateway = start_gateway(&url).await;
+                Self {
+                    service: Running::new(service),
+                    gateway: Some(gateway),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn http_addr(&self) -> SocketAddr {
+        let process = self.gateway.as_ref().unwrap_or(&self.service);
+        process.addrs.http.expect("an HTTP API")
+    }
+
+    pub(crate) fn ws_url(&self) -> String {
+        format!(
+            "ws://{}/ws",
+            self.service.addrs.ws.expect("a WebSocket endpoint")
+        )
+    }
+
+    /// The service over gRPC.
+    pub(crate) fn remote(&self) -> Arc<dyn OrderApi> {
+        let url = format!("http://{}", self.service.addrs.grpc.expect("gRPC"));
+        let config = RpcClientConfig::new(vec![url]);
+        Arc::new(RemoteOrderApi::new(&config, Arc::new(SystemClock)).expect("a valid URL"))
+    }
+
+    /// Stops everything as SIGTERM would, gateway first.
+    pub(crate) async fn stop(self) {
+        for process in self.gateway.into_iter().chain([self.service]) {
+            process.begin_stop();
+            assert_eq!(process.ended().await, Exit::Clean);
+        }
+    }
+}
+
+/// Starts a gateway in front of the service at `url`.
+pub(crate) async fn start_gateway(url: &str) -> Running {
+    let config = GatewayConfig::parse_from([
+        "api-gateway",
+        "--http-addr",
+        LOOPBACK,
+        "--admin-addr",
+        LOOPBACK,
+        "--order-service-url",
+        url,
+    ]);
+    Running::new(Process::start_gateway(config).await.expect("it starts"))
+}
+
+/// Runs a test on one thread with tasks that need not be `Send`.
+pub(crate) fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, test);
+}
+
+/// A context with time enough.
+pub(crate) fn context() -> CallContext {
+    let deadline = Instant::now() + PATIENCE;
+    CallContext {
+        request_id: RequestId::parse("test").expect("valid"),
+        deadline: Deadline::at(deadline.into_std()),
+    }
+}
+
+/// An answer of the HTTP API.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: header::HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error} in {:?}", String::from_utf8_lossy(&self.body)))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .get(name)
+            .map(|value| value.to_str().expect("ASCII"))
+    }
+}
+
+/// A client of the HTTP API.
+pub(crate) struct Http {
+    client: Client<HttpConnector, Full<Bytes>>,
+    addr: SocketAddr,
+}
+
+impl Http {
+    pub(crate) fn new(addr: SocketAddr) -> Self {
+        Self {
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            addr,
+        }
+    }
+
+    pub(crate) async fn send(&self, method: Method, path: &str, body: Option<&str>) -> Answer {
+        self.try_send(method, path, body).await.expect("an answer")
+    }
+
+    pub(crate) async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&str>,
+    ) -> Result<Answer, hyper_util::client::legacy::Error> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.addr));
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = Full::from(body.unwrap_or_default().to_owned());
+        let response = self
+            .client
+            .request(request.body(body).expect("a request"))
+            .await?;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.expect("a whole body").to_bytes();
+        Ok(Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body,
+        })
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Answer {
+        self.send(Method::POST, path, Some(body)).await
+    }
+
+    /// Posts the order of the README and returns its id.
+    pub(crate) async fn create_order(&self) -> String {
+        let answer = self
+            .post("/orders", r#"{"user_id":"user-1","amount":100}"#)
+            .await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.json()["order_id"]
+            .as_str()
+            .expect("an id")
+            .to_owned()
+    }
+
+    /// Reads an order until it has the status.
+    pub(crate) async fn wait_for_status(&self, order_id: &str, status: &str) -> Value {
+        wait_for(&format!("{order_id} is {status}"), async || {
+            let order = self.get(&format!("/orders/{order_id}")).await.json();
+            (order["status"] == status).then_some(order)
+        })
+        .await
+    }
+}
+
+/// Asks again and again until there is an answer.
+pub(crate) async fn wait_for<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

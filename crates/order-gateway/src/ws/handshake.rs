@@ -1,0 +1,107 @@
+//! From a request to a socket: who may have one, and the handshake of RFC 6455 §4.2.
+//!
+//! The upgrade is done here and not by axum's extractor because the task of a socket must
+//! run on the tracker that shutdown waits for, and because the socket itself is needed to
+//! tell errors apart and to close without a reset.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, Request, State},
+    response::Response,
+};
+use http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use order_core::{Error, RequestId};
+use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
+
+use super::{Shared, connection::Connection, origin};
+use crate::http::{
+    problem::{Problem, ProtocolError},
+    request_id,
+};
+
+/// The subprotocol a client may name; one that names none speaks the same.
+const SUBPROTOCOL: &str = "orders.v1";
+
+/// Answers `/ws`: with a socket if everything is right.
+pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, mut request: Request) -> Response {
+    let request_id = request_id::accept(request.headers(), &*shared.ids);
+    match accept(&shared, &request_id, &mut request) {
+        Ok(response) => response,
+        Err(problem) => problem.into_response(&request_id, request.method()),
+    }
+}
+
+pub(super) async fn route_not_found(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Response {
+    let request_id = request_id::accept(request.headers(), &*shared.ids);
+    Problem::from(ProtocolError::RouteNotFound).into_response(&request_id, request.method())
+}
+
+pub(super) async fn method_not_allowed(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Response {
+    let request_id = request_id::accept(request.headers(), &*shared.ids);
+    Problem::from(ProtocolError::MethodNotAllowed).into_response(&request_id, request.method())
+}
+
+fn accept(
+    shared: &Arc<Shared>,
+    request_id: &RequestId,
+    request: &mut Request,
+) -> Result<Response, Problem> {
+    if shared.stop.is_cancelled() {
+        return Err(Error::shutting_down().into());
+    }
+    if !origin::is_allowed(request.headers(), &shared.config.allowed_origins) {
+        return Err(ProtocolError::OriginNotAllowed.into());
+    }
+    let mut response = create_response_with_body(request, Body::empty)
+        .map_err(|_| ProtocolError::UpgradeRequired)?;
+    let on_upgrade = request
+        .extensions_mut()
+        .remove::<OnUpgrade>()
+        .ok_or(ProtocolError::UpgradeRequired)?;
+    let address = request
+        .extensions()
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|ConnectInfo(address)| address.ip());
+    let admitted = shared.admission.admit(address)?;
+    // The sessions of the hub are a limit of the process, not of this client.
+    let session = shared.hub.session().map_err(|error| match error {
+        Error::LimitExceeded { .. } => Error::overloaded(),
+        other => other,
+    })?;
+    if names_subprotocol(request.headers()) {
+        response.headers_mut().insert(
+            SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(SUBPROTOCOL),
+        );
+    }
+    let (task_shared, request_id) = (Arc::clone(shared), request_id.clone());
+    shared.tracker.spawn(async move {
+        let _admitted = admitted;
+        // An error means that the client left before it read the answer.
+        if let Ok(upgraded) = on_upgrade.await {
+            let stream = TokioIo::new(upgraded);
+            let connection = Connection::new(task_shared, request_id, stream, session).await;
+            connection.run().await;
+        }
+    });
+    Ok(response)
+}
+
+fn names_subprotocol(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|name| name.trim() == SUBPROTOCOL)
+}

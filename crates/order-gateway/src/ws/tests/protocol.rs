@@ -1,0 +1,166 @@
+//! What is said over a socket, to the byte, over real connections.
+
+use std::sync::atomic::Ordering;
+
+use order_core::OrderStatus;
+use order_hub::HubConfig;
+
+use super::{Server, no_drain, order_id};
+
+#[tokio::test]
+async fn bare_id_of_a_pending_order_gets_only_its_changes() {
+    let server = Server::with_defaults().await;
+    server.world.commit(1, OrderStatus::Pending);
+    let mut client = server.connect().await;
+    client.send_order(1).await;
+    client.check_silent().await;
+    server.world.publish(1, OrderStatus::Processing);
+    let id = order_id(1);
+    let expected = format!(r#"{{"order_id":"{id}","status":"PROCESSING"}}"#);
+    assert_eq!(client.text().await, expected);
+    server.world.publish(1, OrderStatus::Processed);
+    let expected = format!(r#"{{"order_id":"{id}","status":"PROCESSED"}}"#);
+    assert_eq!(client.text().await, expected);
+    client.check_silent().await;
+    server.shut_down().await;
+}
+
+#[tokio::test]
+async fn bare_id_of_an_order_that_moved_gets_its_status_at_once() {
+    let server = Server::with_defaults().await;
+    server.world.commit(1, OrderStatus::Pending);
+    server.world.commit(1, OrderStatus::Processed);
+    let mut client = server.connect().await;
+    let id = order_id(1);
+    let expected = format!(r#"{{"order_id":"{id}","status":"PROCESSED"}}"#);
+    assert_eq!(client.ask(id.to_string()).await, expected);
+    assert_eq!(client.ask(format!("\"{id}\"")).await, expected);
+    server.shut_down().await;
+}
+
+#[tokio::test]
+async fn order_is_pushed_once_in_the_form_asked_for_last() {
+    let server = Server::with_defaults().await;
+    server.world.commit(1, OrderStatus::Pending);
+    let mut client = server.connect().await;
+    let id = order_id(1);
+    client.send_order(1).await;
+    let subscribe = format!(r#"{{"id":1,"subscribe":{{"order":"{id}"}}}}"#);
+    client.ask(subscribe).await;
+    server.world.publish(1, OrderStatus::Processing);
+    let full = client.text().await;
+    assert!(full.contains(r#""version":2"#), "{full}");
+    client.check_silent().await;
+    let bare = format!(r#"{{"order_id":"{id}","status":"PROCESSING"}}"#);
+    assert_eq!(client.ask(id.to_string()).await, bare);
+    server.world.publish(1, OrderStatus::Processed);
+    assert_eq!(client.text().await, bare.replace("PROCESSING", "PROCESSED"));
+    client.check_silent().await;
+    server.shut_down().await;
+}
+
+#[tokio::test]
+async fn unsubscribed_order_is_not_pushed() {
+    let server = Server::with_defaults().await;
+    server.world.commit(1, OrderStatus::Pending);
+    let mut client = server.connect().await;
+    client.send_order(1).await;
+    let unsubscribe = format!(r#"{{"id":1,"unsubscribe":{{"order":"{}"}}}}"#, order_id(1));
+    let answer = client.ask(unsubscribe.clone()).await;
+    assert_eq!(client.ask(unsubscribe).await, answer, "again");
+    server.world.publish(1, OrderStatus::Processed);
+    client.check_silent().await;
+    assert_eq!(server.world.hub.stats().orders, 0);
+    server.shut_down().await;
+}
+
+#[tokio::test]
+async fn every_frame_has_its_shape() {
+    let hub_config = HubConfig {
+        subscriptions_per_session_max: 2,
+        ..HubConfig::default()
+    };
+    let server = Server::start(no_drain(), hub_config).await;
+    for n in 1..=3 {
+        server.world.commit(n, OrderStatus::Pending);
+    }
+    server.world.commit(2, OrderStatus::Processing);
+    server.world.commit(2, OrderStatus::Failed);
+    let mut client = server.connect().await;
+    let mut lines = Vec::new();
+    for question in [
+        "hello",
+        "ID9",
+        "{\"id\":",
+        r#"{"id":1,"ping":true}"#,
+        r#"{"id":2,"subscribe":{"order":"ID1"}}"#,
+        r#"{"id":3,"subscribe":{"order":"ID2","since":1}}"#,
+        r#"{"id":4,"subscribe":{"order":"ID2","since":3}}"#,
+        r#"{"id":5,"subscribe":{"order":"ID2","since":4}}"#,
+        r#"{"id":6,"subscribe":{"order":"ID9"}}"#,
+        r#"{"id":7,"subscribe":{"order":7}}"#,
+        r#"{"id":8,"subscribe":{"user":"user-1"}}"#,
+        r#"{"id":9,"jump":1,"ping":true}"#,
+        r#"{"id":10,"subscribe":{"order":"ID3"}}"#,
+        r#"{"id":11,"unsubscribe":{"order":"ID2"}}"#,
+    ] {
+        let question = (1..=9).fold(question.to_owned(), |question, n| {
+            question.replace(&format!("ID{n}"), &order_id(n).to_string())
+        });
+        let answer = client.ask(question.clone()).await;
+        lines.push(format!("> {question}\n< {answer}"));
+    }
+    server.world.publish(1, OrderStatus::Processed);
+    lines.push(format!("< {}", client.text().await));
+    insta::assert_snapshot!(lines.join("\n"));
+    server.shut_down().await;
+}
+
+#[tokio::test]
+async fn store_that_is_down_leaves_the_socket_open() {
+    let server = Server::with_defaults().await;
+    server.world.commit(1, OrderStatus::Processed);
+    server.world.store.is_down.store(true, Ordering::Relaxed);
+    let mut client = server.connect().await;
+    let answer = client.ask(order_id(1).to_string()).await;
+    assert!(answer.contains(r#""code":"STORE_UNAVAILABLE""#), "{answer}");
+    server.world.store.is_down.store(false, Ordering::Relaxed);
+    let answer = client.ask(order_id(1).to_string()).await;
+    assert!(answer.contains("PROCESSED"), "{answer}");
+    server.shut_down().await;
+}
+
+#[tokio::test]
+async fn longest_replay_is_answered() {
+    let server = Server::with_defaults().await;
+    for _ in 0..=300 {
+        server.world.commit(1, OrderStatus::Processing);
+    }
+    let mut client = server.connect().await;
+    let subscribe = format!(r#"{{"subscribe":{{"order":"{}","since":1}}}}"#, order_id(1));
+    let answer = client.ask(subscribe).await;
+    assert_eq!(answer.matches(r#""version":"#).count(), 1 + 300);
+    assert!(answer.contains(r#""recovered":true"#));
+    server.shut_down().await;
+}
+
+#[tokio::test]
+async fn one_event_reaches_all_who_watch_and_nobody_else() {
+    let server = Server::with_defaults().await;
+    for n in 1..=2 {
+        server.world.commit(n, OrderStatus::Pending);
+    }
+    let mut watching = Vec::new();
+    for n in [1, 1, 2] {
+        let mut client = server.connect().await;
+        client.send_order(n).await;
+        client.check_silent().await;
+        watching.push(client);
+    }
+    server.world.publish(1, OrderStatus::Processed);
+    for client in &mut watching[..2] {
+        assert!(client.text().await.contains("PROCESSED"));
+    }
+    watching[2].check_silent().await;
+    server.shut_down().await;
+}

@@ -1,0 +1,283 @@
+//! The hub itself: what it is given, what it counts, and the two ports it serves.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
+use order_core::{
+    CallContext, Error, EventBus, OrderEvent, OrderEventStream, OrderStore, OrderWatch, WatchOrder,
+};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Delivery, Form, Inbox, Session, Subscribed, session,
+    topics::{Delivered, Topics},
+};
+
+/// How large a hub may grow and how often it heals.
+#[derive(Clone, Copy, Debug)]
+pub struct HubConfig {
+    /// Time between two reconcile passes, varied by 25 % either way so that processes do
+    /// not meet at the database.
+    pub reconcile_interval: Duration,
+    /// How many orders one session follows at most.
+    pub subscriptions_per_session_max: usize,
+    /// How many sessions there are at most, over all transports.
+    pub sessions_max: usize,
+    /// How many subscriptions read the store at the same time: when everybody comes back
+    /// at once, they queue here and not at the database.
+    pub reads_max: usize,
+}
+
+impl Default for HubConfig {
+    fn default() -> Self {
+        Self {
+            reconcile_interval: Duration::from_secs(2),
+            subscriptions_per_session_max: 100,
+            sessions_max: 50_000,
+            reads_max: 32,
+        }
+    }
+}
+
+/// What a hub holds now and has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HubStats {
+    /// Sessions open now.
+    pub sessions: usize,
+    /// Orders watched now.
+    pub orders: usize,
+    /// Events published to this hub.
+    pub published: u64,
+    /// Events handed to sessions, one for each session.
+    pub delivered: u64,
+    /// Events among them that took the place of an older one a slow reader skips.
+    pub conflated: u64,
+    /// Events among the delivered that the bus had not brought: the reconcile pass did.
+    pub healed: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    sessions: AtomicUsize,
+    published: AtomicU64,
+    delivered: AtomicU64,
+    conflated: AtomicU64,
+    healed: AtomicU64,
+}
+
+/// Subscriptions and fan-out of one process.
+#[derive(Debug)]
+pub struct Hub {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What the hub and its sessions share.
+pub(crate) struct Shared {
+    pub(crate) config: HubConfig,
+    pub(crate) store: Arc<dyn OrderStore>,
+    pub(crate) topics: Topics,
+    pub(crate) closed: CancellationToken,
+    reads: Semaphore,
+    counters: Counters,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("config", &self.config)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Takes a place for a session.
+    pub(crate) fn enter(&self) -> Result<(), Error> {
+        if self.closed.is_cancelled() {
+            return Err(Error::shutting_down());
+        }
+        let sessions_max = self.config.sessions_max;
+        self.counters
+            .sessions
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                (n < sessions_max).then_some(n + 1)
+            })
+            .map(|_| ())
+            .map_err(|_| Error::LimitExceeded {
+                what: "sessions".to_owned(),
+                limit: sessions_max as u64,
+            })
+    }
+
+    /// Gives the place of a session back.
+    pub(crate) fn leave(&self) {
+        self.counters.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Reads the answer to a subscription, as one of a limited number at a time.
+    pub(crate) async fn read(
+        &self,
+        ctx: &CallContext,
+        order: WatchOrder,
+    ) -> Result<Subscribed, Error> {
+        let _turn = self.reads.acquire().await.map_err(Error::internal)?;
+        session::read(&*self.store, ctx, order).await
+    }
+
+    fn deliver(&self, event: &OrderEvent) -> Delivered {
+        let delivered = self.topics.deliver(event);
+        let counters = &self.counters;
+        counters
+            .delivered
+            .fetch_add(delivered.queued, Ordering::Relaxed);
+        counters
+            .conflated
+            .fetch_add(delivered.conflated, Ordering::Relaxed);
+        delivered
+    }
+
+    /// Delivers what the bus should have brought.
+    pub(crate) fn heal(&self, event: &OrderEvent) {
+        let healed = self.deliver(event).queued;
+        self.counters.healed.fetch_add(healed, Ordering::Relaxed);
+    }
+}
+
+impl Hub {
+    /// Builds a hub that reads from `store`. Its owner also runs [`Hub::run_reconcile`].
+    pub fn new(config: HubConfig, store: Arc<dyn OrderStore>) -> Arc<Self> {
+        Arc::new(Self {
+            shared: Arc::new(Shared {
+                config,
+                store,
+                topics: Topics::new(),
+                closed: CancellationToken::new(),
+                reads: Semaphore::new(config.reads_max.clamp(1, Semaphore::MAX_PERMITS)),
+                counters: Counters::default(),
+            }),
+        })
+    }
+
+    /// Opens a session without subscriptions.
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`] when there are too many, [`Error::ShuttingDown`] after
+    /// [`Hub::close`].
+    pub fn session(&self) -> Result<(Session, Inbox), Error> {
+        Session::open(Arc::clone(&self.shared))
+    }
+
+    /// Reads the store again and again for what the bus has lost, until `stop`.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub async fn run_reconcile(self: Arc<Self>, stop: CancellationToken) {
+        stop.run_until_cancelled(self.shared.reconcile_forever())
+            .await;
+    }
+
+    /// Ends every session, once it has what waits for it, and refuses new ones.
+    pub fn close(&self) {
+        self.shared.closed.cancel();
+    }
+
+    /// What the hub holds and has done. Counts the watched orders under their locks, so it
+    /// is meant for a scrape, not for a loop.
+    pub fn stats(&self) -> HubStats {
+        let counters = &self.shared.counters;
+        HubStats {
+            sessions: counters.sessions.load(Ordering::Relaxed),
+            orders: self.shared.topics.len(),
+            published: counters.published.load(Ordering::Relaxed),
+            delivered: counters.delivered.load(Ordering::Relaxed),
+            conflated: counters.conflated.load(Ordering::Relaxed),
+            healed: counters.healed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl EventBus for Hub {
+    fn publish(&self, events: &[OrderEvent]) {
+        let published = &self.shared.counters.published;
+        published.fetch_add(events.len() as u64, Ordering::Relaxed);
+        for event in events {
+            self.shared.deliver(event);
+        }
+    }
+}
+
+#[async_trait]
+impl OrderWatch for Hub {
+    async fn watch(
+        &self,
+        ctx: &CallContext,
+        orders: Vec<WatchOrder>,
+    ) -> Result<OrderEventStream, Error> {
+        check_orders(&orders)?;
+        let (mut session, inbox) = self.session()?;
+        let mut waiting = VecDeque::new();
+        for order in orders {
+            let subscribed = session.subscribe(ctx, order, Form::Full).await?;
+            waiting.extend(subscribed.into_events());
+        }
+        let watch = Watch {
+            _session: session,
+            inbox,
+            waiting,
+            deliveries: Vec::new(),
+        };
+        Ok(stream::unfold(Some(watch), Watch::step).boxed())
+    }
+}
+
+fn check_orders(orders: &[WatchOrder]) -> Result<(), Error> {
+    if orders.is_empty() {
+        return Err(Error::invalid("orders", "must not be empty"));
+    }
+    let mut seen = HashSet::with_capacity(orders.len());
+    match orders.iter().position(|order| !seen.insert(order.order_id)) {
+        Some(idx) => Err(Error::invalid(
+            format!("orders/{idx}/order_id"),
+            "must not name an order twice",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A session that is read as a stream of events.
+struct Watch {
+    /// Held for its subscriptions, which end with the stream.
+    _session: Session,
+    inbox: Inbox,
+    waiting: VecDeque<OrderEvent>,
+    deliveries: Vec<Delivery>,
+}
+
+impl Watch {
+    /// The next item, and the watch if it goes on after it.
+    async fn step(watch: Option<Self>) -> Option<(Result<OrderEvent, Error>, Option<Self>)> {
+        let mut watch = watch?;
+        loop {
+            if let Some(event) = watch.waiting.pop_front() {
+                return Some((Ok(event), Some(watch)));
+            }
+            if let Err(error) = watch.inbox.next(&mut watch.deliveries).await {
+                return Some((Err(error), None));
+            }
+            let events = watch.deliveries.drain(..);
+            watch
+                .waiting
+                .extend(events.map(|delivery| delivery.event.event().clone()));
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! An order store of histories, with a hook where the world may change in between.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use order_core::{
+    CallContext, Change, Committed, Created, Deadline, Error, Money, NewOrder, Order, OrderEvent,
+    OrderId, OrderQuery, OrderState, OrderStatus, OrderStore, RequestId, UserId, Version,
+    WatchOrder,
+};
+use uuid::Uuid;
+
+use crate::lock;
+
+/// When a hook of [`FakeStore`] runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Moment {
+    BeforeRead,
+    AfterRead,
+}
+
+type Hook = Box<dyn FnMut(Moment) + Send>;
+
+#[derive(Default)]
+pub(super) struct FakeStore {
+    histories: Mutex<HashMap<OrderId, Vec<OrderEvent>>>,
+    hook: Mutex<Option<Hook>>,
+    pub(super) is_down: AtomicBool,
+    /// Sizes of the batches asked for by `states`.
+    pub(super) batches: Mutex<Vec<usize>>,
+    /// How many calls of `find` are to hang for ever.
+    pub(super) n_hanging: AtomicUsize,
+}
+
+impl FakeStore {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub(super) fn set_hook(&self, hook: impl FnMut(Moment) + Send + 'static) {
+        *lock(&self.hook) = Some(Box::new(hook));
+    }
+
+    /// Appends a version to the order's history and returns its event.
+    pub(super) fn commit(&self, order_id: OrderId, status: OrderStatus) -> OrderEvent {
+        let mut histories = lock(&self.histories);
+        let history = histories.entry(order_id).or_default();
+        let version = history.last().map_or(1, |last| last.version + 1);
+        let event = event(order_id, version, status);
+        history.push(event.clone());
+        event
+    }
+
+    /// Forgets the oldest versions, as retention would.
+    pub(super) fn prune(&self, order_id: OrderId, before: Version) {
+        if let Some(history) = lock(&self.histories).get_mut(&order_id) {
+            history.retain(|event| event.version >= before);
+        }
+    }
+
+    fn run_hook(&self, moment: Moment) {
+        if let Some(hook) = &mut *lock(&self.hook) {
+            hook(moment);
+        }
+    }
+
+    fn check_up(&self) -> Result<(), Error> {
+        if self.is_down.load(Ordering::Relaxed) {
+            return Err(Error::store_unavailable("down"));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl OrderStore for FakeStore {
+    async fn create(&self, _orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
+        unreachable!("the hub only reads")
+    }
+
+    async fn commit(&self, _changes: &[Change]) -> Vec<Result<Committed, Error>> {
+        unreachable!("the hub only reads")
+    }
+
+    async fn find(&self, _ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
+        let countdown = self
+            .n_hanging
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        if countdown.is_ok() {
+            std::future::pending::<()>().await;
+        }
+        self.check_up()?;
+        self.run_hook(Moment::BeforeRead);
+        let last = lock(&self.histories)
+            .get(&order_id)
+            .and_then(|history| history.last().cloned());
+        self.run_hook(Moment::AfterRead);
+        Ok(last.map(order_at))
+    }
+
+    async fn list(&self, _ctx: &CallContext, _query: &OrderQuery) -> Result<Vec<Order>, Error> {
+        unreachable!("the hub never lists")
+    }
+
+    async fn events(
+        &self,
+        _ctx: &CallContext,
+        order_id: OrderId,
+        after: Version,
+        limit: usize,
+    ) -> Result<Vec<OrderEvent>, Error> {
+        self.check_up()?;
+        let histories = lock(&self.histories);
+        let history = histories.get(&order_id).into_iter().flatten();
+        Ok(history
+            .filter(|event| event.version > after)
+            .take(limit)
+            .cloned()
+            .collect())
+    }
+
+    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
+        lock(&self.batches).push(order_ids.len());
+        self.check_up()?;
+        let histories = lock(&self.histories);
+        let last = |order_id| histories.get(order_id).and_then(|history| history.last());
+        Ok(order_ids
+            .iter()
+            .filter_map(last)
+            .map(|event| OrderState {
+                order_id: event.order_id,
+                version: event.version,
+                status: event.status,
+                updated_at: event.at,
+            })
+            .collect())
+    }
+
+    async fn check(&self, _ctx: &CallContext) -> Result<(), Error> {
+        unreachable!("the hub is not asked for readiness")
+    }
+}
+
+fn order_at(event: OrderEvent) -> Order {
+    Order {
+        id: event.order_id,
+        user_id: UserId::parse("user-1").expect("valid"),
+        money: Money::parse("100", "USD").expect("valid"),
+        status: event.status,
+        version: event.version,
+        failure: event.cause,
+        created_at: Timestamp::UNIX_EPOCH,
+        updated_at: event.at,
+    }
+}
+
+pub(super) fn event(order_id: OrderId, version: Version, status: OrderStatus) -> OrderEvent {
+    OrderEvent {
+        order_id,
+        version,
+        status,
+        at: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(i64::from(version)),
+        cause: None,
+    }
+}
+
+pub(super) fn order_id(n: u128) -> OrderId {
+    OrderId::from_uuid(Uuid::from_u128(n))
+}
+
+pub(super) fn watch(order_id: OrderId, since: Option<Version>) -> WatchOrder {
+    WatchOrder { order_id, since }
+}
+
+pub(super) fn ctx() -> CallContext {
+    CallContext {
+        request_id: RequestId::from_uuid(Uuid::nil()),
+        deadline: Deadline::NONE,
+    }
+}
+
+/// Longer than any test may take; the clock of the tests is paused.
+pub(super) const SOON: Duration = Duration::from_mins(10);

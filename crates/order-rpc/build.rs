@@ -1,0 +1,21 @@
+//! Compiles the wire contract without `protoc` and keeps its descriptor set, which
+//! reflection serves.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message as _;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    println!("cargo::rerun-if-changed={}", root.display());
+    let descriptors = protox::compile(["order/v1/order.proto"], [root])?;
+    let out_dir = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR for build scripts")?;
+    fs::write(
+        PathBuf::from(out_dir).join("order_descriptor.bin"),
+        descriptors.encode_to_vec(),
+    )?;
+    tonic_prost_build::configure()
+        .bytes(".order.v1")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

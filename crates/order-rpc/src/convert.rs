@@ -1,0 +1,18 @@
+//! Domain types to messages and back.
+//!
+//! Messages of requests come from anybody: every rule they break is reported with the path
+//! of its field in the message. Messages of answers come from the service: one that breaks
+//! a rule is a defect, so the error says only that. Total in the other direction.
+
+mod order;
+mod request;
+
+pub(crate) use order::{event_from_proto, event_to_proto, order_from_proto, order_to_proto};
+pub(crate) use request::{
+    cancel_from_proto, cancel_to_proto, create_from_proto, create_to_proto, creates_from_proto,
+    list_from_proto, list_to_proto, order_id_from_proto, update_from_proto, update_to_proto,
+    watches_from_proto, watches_to_proto,
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! The limits of a server.
+
+use std::time::Duration;
+
+/// The limits of a server. The defaults suit a service behind a gateway that sends all its
+/// traffic over a few connections.
+#[derive(Clone, Copy, Debug)]
+pub struct RpcServerConfig {
+    /// Calls and streams open at the same time on one connection. A gateway multiplexes
+    /// thousands of clients over a handful of connections, so this is far above the 100
+    /// that suit a connection of one browser.
+    pub streams_per_connection_max: u32,
+    /// Calls that wait for their answer, over all connections; one more is shed with
+    /// `OVERLOADED`.
+    pub in_flight_max: usize,
+    /// Connections; one more waits to be accepted.
+    pub connections_max: usize,
+    /// Watch streams; one more is refused with `OVERLOADED`.
+    pub watches_max: usize,
+    /// Size of the header list of one request, in bytes as HTTP/2 counts them.
+    pub header_bytes_max: u32,
+    /// Unread request bytes of one connection. The 64 KiB of the protocol hold about 300
+    /// small requests and throttle a multiplexing gateway.
+    pub connection_window_bytes: u32,
+    /// Unread request bytes of one call.
+    pub stream_window_bytes: u32,
+    /// A connection is asked for a sign of life this often.
+    pub keepalive_interval: Duration,
+    /// A connection that gives none for this long is closed.
+    pub keepalive_timeout: Duration,
+    /// A connection is told to leave at this age, ±10 % so that they do not leave together:
+    /// its client resolves names anew and finds new replicas.
+    pub connection_age_max: Duration,
+    /// How long calls on an aged connection get to finish.
+    pub connection_grace: Duration,
+    /// The time of a call that names none.
+    pub deadline_default: Duration,
+    /// The longest time a call gets, whatever it names. Streams that have begun are not
+    /// concerned.
+    pub deadline_max: Duration,
+    /// How often health asks the API whether it is ready.
+    pub readiness_interval: Duration,
+    /// How long a stop waits for calls before it aborts connections.
+    pub drain_timeout: Duration,
+}
+
+impl Default for RpcServerConfig {
+    fn default() -> Self {
+        Self {
+            streams_per_connection_max: 1024,
+            in_flight_max: 4096,
+            connections_max: 1024,
+            watches_max: 10_000,
+            header_bytes_max: 16 * 1024,
+            connection_window_bytes: 4 * 1024 * 1024,
+            stream_window_bytes: 256 * 1024,
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+            connection_age_max: Duration::from_mins(30),
+            connection_grace: Duration::from_secs(30),
+            deadline_default: Duration::from_secs(10),
+            deadline_max: Duration::from_secs(30),
+            readiness_interval: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(15),
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! gRPC health (`grpc.health.v1`): follows the readiness of the API.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use order_core::{CallContext, Clock, Deadline, OrderApi, RequestId};
+use tokio::time::{MissedTickBehavior, interval};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::{Health as HealthApi, HealthServer},
+    server::{HealthReporter, health_reporter},
+};
+
+use crate::{SERVICE_NAME, interceptor::unknown_request_id};
+
+/// How long one look at the API may take. Slower is not ready.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The name of the process as a whole.
+const OVERALL: &str = "";
+
+/// What the health service says.
+pub(super) struct Health {
+    reporter: HealthReporter,
+    clock: Arc<dyn Clock>,
+}
+
+impl Health {
+    /// Starts as whatever the first check finds; `NOT_SERVING` until then.
+    pub(super) fn new(clock: Arc<dyn Clock>) -> (Self, HealthServer<impl HealthApi>) {
+        let (reporter, service) = health_reporter();
+        (Self { reporter, clock }, service)
+    }
+
+    /// Asks `api` again and again; never returns.
+    pub(super) async fn follow(&self, api: Arc<dyn OrderApi>, every: Duration) -> Infallible {
+        self.report(ServingStatus::NotServing).await;
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut was_ready = None;
+        loop {
+            ticks.tick().await;
+            let is_ready = self.check(&*api, was_ready != Some(false)).await;
+            if was_ready != Some(is_ready) {
+                was_ready = Some(is_ready);
+                let status = if is_ready {
+                    ServingStatus::Serving
+                } else {
+                    ServingStatus::NotServing
+                };
+                self.report(status).await;
+                tracing::info!(health.is_serving = is_ready, "health changed");
+            }
+        }
+    }
+
+    /// Says `NOT_SERVING`, then ends the streams of those who watch, which would keep their
+    /// connections open for ever.
+    pub(super) async fn stop(self) {
+        self.report(ServingStatus::NotServing).await;
+        let mut reporter = self.reporter;
+        for name in [OVERALL, SERVICE_NAME] {
+            reporter.clear_service_status(name).await;
+        }
+    }
+
+    async fn check(&self, api: &dyn OrderApi, is_news: bool) -> bool {
+        let ctx = CallContext {
+            request_id: RequestId::parse("health").unwrap_or_else(unknown_request_id),
+            deadline: Deadline::at(self.clock.instant() + CHECK_TIMEOUT),
+        };
+        let problem = match tokio::time::timeout(CHECK_TIMEOUT, api.check_ready(&ctx)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => error.chain(),
+            Err(_) => "the check timed out".to_owned(),
+        };
+        if is_news {
+            tracing::warn!(error = problem, "the order api is not ready");
+        }
+        false
+    }
+
+    async fn report(&self, status: ServingStatus) {
+        for name in [OVERALL, SERVICE_NAME] {
+            self.reporter.set_service_status(name, status).await;
+        }
+    }
+}

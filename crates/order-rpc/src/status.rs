@@ -1,0 +1,224 @@
+//! [`Error`] to [`tonic::Status`] and back.
+//!
+//! Every status carries `google.rpc.ErrorInfo` with the [`DOMAIN`] and the reason, and its
+//! metadata holds each part of the message that varies (AIP-193), so that the other side
+//! rebuilds the very same error without reading prose. Texts are those of `Error`'s
+//! `Display`, which never shows a source.
+
+mod decode;
+
+use std::{collections::HashMap, error::Error as _, sync::Arc};
+
+use bytes::Bytes;
+use order_core::{BoxError, Error, ErrorKind, OrderStatus, RequestId, Retry, Violation};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+pub use decode::from_status;
+
+use crate::proto::batch_create_orders_response::Status as BatchStatus;
+
+/// The `ErrorInfo.domain` under which reasons are unique.
+pub const DOMAIN: &str = "order-system";
+
+/// The most broken rules one status reports. They travel twice in one header block, as text
+/// and as details, and 20 of them stay below the 16 KiB a client accepts.
+pub const VIOLATIONS_MAX: usize = 20;
+
+/// Keys of `ErrorInfo.metadata`.
+mod key {
+    pub(super) const ORDER_ID: &str = "order_id";
+    pub(super) const CURRENT_STATUS: &str = "current_status";
+    pub(super) const REQUESTED_STATUS: &str = "requested_status";
+    pub(super) const ALLOWED_STATUSES: &str = "allowed_statuses";
+    pub(super) const FIELDS: &str = "fields";
+    pub(super) const WHAT: &str = "what";
+    pub(super) const LIMIT: &str = "limit";
+}
+
+/// The gRPC code of a kind of failure.
+pub const fn code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::InvalidArgument => Code::InvalidArgument,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::AlreadyExists => Code::AlreadyExists,
+        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
+        ErrorKind::Conflict => Code::Aborted,
+        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
+        ErrorKind::Internal => Code::Internal,
+    }
+}
+
+/// Writes an error for a client. The error itself becomes the source of the status, for the
+/// log; it does not travel.
+pub fn to_status(mut error: Error, request_id: &RequestId) -> Status {
+    if let Error::InvalidArgument { violations } = &mut error {
+        violations.truncate(VIOLATIONS_MAX);
+    }
+    let mut details = ErrorDetails::new();
+    details.set_error_info(error.reason().as_str(), DOMAIN, metadata(&error));
+    details.set_request_info(request_id.as_str(), "");
+    if let Retry::After(delay) = error.retry() {
+        details.set_retry_info(Some(delay));
+    }
+    match &error {
+        Error::InvalidArgument { violations } => {
+            for Violation { field, rule } in violations {
+                details.add_bad_request_violation(field, rule);
+            }
+        }
+        Error::OrderNotCancellable { order_id, .. } | Error::TransitionRefused { order_id, .. } => {
+            details.add_precondition_failure_violation(
+                "ORDER_STATUS",
+                format!("orders/{order_id}"),
+                error.to_string(),
+            );
+        }
+        Error::OrderNotFound { .. }
+        | Error::OrderAlreadyExists { .. }
+        | Error::VersionConflict { .. }
+        | Error::LimitExceeded { .. }
+        | Error::Overloaded { .. }
+        | Error::StoreUnavailable { .. }
+        | Error::ServiceUnavailable { .. }
+        | Error::ShuttingDown { .. }
+        | Error::DeadlineExceeded
+        | Error::Internal { .. } => {}
+    }
+    let mut status = Status::with_error_details(code(error.kind()), error.to_string(), details);
+    status.set_source(Arc::new(error));
+    status
+}
+
+/// Writes the error of one order of a batch.
+pub(crate) fn to_batch_status(error: Error, request_id: &RequestId) -> BatchStatus {
+    let status = to_status(error, request_id);
+    BatchStatus {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: Bytes::copy_from_slice(status.details()),
+    }
+}
+
+/// Reads the error of one order of a batch.
+pub(crate) fn from_batch_status(status: BatchStatus) -> Error {
+    let code = Code::from_i32(status.code);
+    from_status(Status::with_details(code, status.message, status.details))
+}
+
+/// Gives a refusal that tonic made before it reached the service the details that every
+/// status has. `None` if there is nothing to add.
+///
+/// Everything the service itself answers has details, so a status without them is about the
+/// request as such: an unknown method, a message that cannot be read or is too long.
+pub(crate) fn complete_refusal(
+    status: &Status,
+    request_bytes_max: usize,
+    request_id: &RequestId,
+) -> Option<Status> {
+    if !status.details().is_empty() {
+        return None;
+    }
+    let completed = match status.code() {
+        Code::Unimplemented | Code::NotFound => {
+            let reason = if status.code() == Code::NotFound {
+                "UNKNOWN_SERVICE"
+            } else {
+                "UNIMPLEMENTED"
+            };
+            let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+            details.set_request_info(request_id.as_str(), "");
+            Status::with_error_details(status.code(), status.message(), details)
+        }
+        Code::OutOfRange => to_status(
+            Error::LimitExceeded {
+                what: "bytes per message".to_owned(),
+                limit: u64::try_from(request_bytes_max).unwrap_or(u64::MAX),
+            },
+            request_id,
+        ),
+        Code::Internal => to_status(
+            Error::invalid("request", "is not a message of this method"),
+            request_id,
+        ),
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::DeadlineExceeded
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => {
+            to_status(Error::internal(BoxError::from(status.clone())), request_id)
+        }
+    };
+    Some(completed)
+}
+
+/// The error behind a status with all its sources, else the text of the status.
+pub(crate) fn source_chain(status: &Status) -> String {
+    match status.source().and_then(|source| source.downcast_ref()) {
+        Some(error) => Error::chain(error),
+        None => status.message().to_owned(),
+    }
+}
+
+fn metadata(error: &Error) -> HashMap<String, String> {
+    let pairs = match error {
+        Error::InvalidArgument { violations } => {
+            let fields: Vec<&str> = violations.iter().map(|v| v.field.as_str()).collect();
+            vec![(key::FIELDS, fields.join(","))]
+        }
+        Error::OrderNotFound { order_id }
+        | Error::OrderAlreadyExists { order_id }
+        | Error::VersionConflict { order_id } => vec![(key::ORDER_ID, order_id.to_string())],
+        Error::OrderNotCancellable {
+            order_id,
+            current,
+            allowed,
+        } => vec![
+            (key::ORDER_ID, order_id.to_string()),
+            (key::CURRENT_STATUS, current.to_string()),
+            (key::ALLOWED_STATUSES, join(allowed)),
+        ],
+        Error::TransitionRefused {
+            order_id,
+            current,
+            requested,
+            allowed,
+        } => vec![
+            (key::ORDER_ID, order_id.to_string()),
+            (key::CURRENT_STATUS, current.to_string()),
+            (key::REQUESTED_STATUS, requested.to_string()),
+            (key::ALLOWED_STATUSES, join(allowed)),
+        ],
+        Error::LimitExceeded { what, limit } => {
+            vec![(key::WHAT, what.clone()), (key::LIMIT, limit.to_string())]
+        }
+        Error::Overloaded { .. }
+        | Error::StoreUnavailable { .. }
+        | Error::ServiceUnavailable { .. }
+        | Error::ShuttingDown { .. }
+        | Error::DeadlineExceeded
+        | Error::Internal { .. } => vec![],
+    };
+    pairs
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
+}
+
+fn join(statuses: &[OrderStatus]) -> String {
+    let names: Vec<&str> = statuses.iter().map(|status| status.as_str()).collect();
+    names.join(",")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! Every limit refuses with a status that says which.
+
+use futures_util::StreamExt as _;
+use order_core::{CreateOrder, Error, OrderApi, UserId, WatchOrder};
+use order_rpc::{REQUEST_BYTES_MAX, RpcServerConfig, proto};
+use tokio::sync::oneshot;
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+use crate::{
+    raw::RawClient,
+    support::{Act, TestServer, create, ctx, id, server_config, soon},
+};
+
+#[tokio::test]
+async fn too_large_message_is_refused_with_the_limit() {
+    let server = TestServer::start([]).await;
+    let mut raw = RawClient::connect(server.address).await;
+    let path = "/order.v1.OrderService/CreateOrder";
+    let answer = raw.send(path, &[], &vec![0; REQUEST_BYTES_MAX + 1]).await;
+    assert_eq!(answer.status.code(), Code::ResourceExhausted);
+    let error = answer.error();
+    let Error::LimitExceeded { what, limit } = error else {
+        panic!("unexpected {error:?}");
+    };
+    assert_eq!((what.as_str(), limit), ("bytes per message", 1_048_576));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn largest_batch_and_its_answer_pass() {
+    let server = TestServer::start([]).await;
+    let user_id = UserId::parse(&"\u{10ffff}".repeat(UserId::CHARS_MAX)).expect("valid");
+    let requests = (0..1_000).map(|n| CreateOrder {
+        user_id: user_id.clone(),
+        ..create(Some(id(n)))
+    });
+    let answers = server
+        .client()
+        .create_orders(&ctx(), requests.collect())
+        .await;
+    assert_eq!(answers.expect("a batch").len(), 1_000);
+    let requests = (0..1_001).map(|n| create(Some(id(n)))).collect();
+    let refused = server.client().create_orders(&ctx(), requests).await;
+    assert!(matches!(refused, Err(Error::InvalidArgument { .. })));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn refusals_of_the_framework_have_details() {
+    let server = TestServer::start([]).await;
+    let mut raw = RawClient::connect(server.address).await;
+    let bad = raw
+        .send("/order.v1.OrderService/GetOrder", &[], &[0xff; 9])
+        .await;
+    assert_eq!(bad.status.code(), Code::InvalidArgument);
+    assert!(matches!(bad.error(), Error::InvalidArgument { .. }));
+    for path in ["/order.v1.OrderService/Nope", "/other.v1.Service/Get", "/"] {
+        let unknown = raw.send(path, &[], &[]).await;
+        assert_eq!(unknown.status.code(), Code::Unimplemented, "{path}");
+        let details = unknown.status.get_error_details();
+        let info = details.error_info().expect("always there");
+        assert_eq!(
+            (info.domain.as_str(), info.reason.as_str()),
+            ("order-system", "UNIMPLEMENTED")
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn calls_beyond_the_limit_are_shed_until_a_place_is_free() {
+    let config = RpcServerConfig {
+        in_flight_max: 1,
+        ..server_config()
+    };
+    let (release, released) = oneshot::channel();
+    let server = TestServer::start_with([Act::AnswerAfter(released)], config).await;
+    let (first, second) = (server.client(), server.client());
+    let context = ctx();
+    let waiting = first.get_order(&context, id(1));
+    let shedding = async {
+        server.api.wait_for_calls(1).await;
+        let shed = second.get_order(&ctx(), id(2)).await;
+        assert!(matches!(shed, Err(Error::Overloaded { .. })), "{shed:?}");
+        // Health is not work: a busy service is a healthy one.
+        let mut raw = RawClient::connect(server.address).await;
+        let health = raw.send("/grpc.health.v1.Health/Check", &[], &[]).await;
+        assert_eq!(health.status.code(), Code::Ok);
+        release.send(()).expect("the api waits");
+    };
+    let (waited, ()) = soon(async { tokio::join!(waiting, shedding) }).await;
+    assert!(waited.is_ok());
+    assert!(second.get_order(&ctx(), id(2)).await.is_ok());
+    assert_eq!(server.api.calls().len(), 2);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn watches_beyond_the_limit_are_refused_until_one_ends() {
+    let config = RpcServerConfig {
+        watches_max: 1,
+        ..server_config()
+    };
+    let server = TestServer::start_with([], config).await;
+    let remote = server.client();
+    let watch = WatchOrder {
+        order_id: id(1),
+        since: None,
+    };
+    let mut first = remote
+        .watch_orders(&ctx(), vec![watch])
+        .await
+        .expect("a stream");
+    assert!(soon(first.next()).await.expect("an event").is_ok());
+    let refused = remote.watch_orders(&ctx(), vec![watch]).await;
+    assert!(matches!(refused.err(), Some(Error::Overloaded { .. })));
+    drop(first);
+    let freed = async {
+        while remote.watch_orders(&ctx(), vec![watch]).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(freed).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn too_many_watched_orders_are_refused() {
+    let server = TestServer::start([]).await;
+    let mut raw = RawClient::connect(server.address).await;
+    let watch = proto::watch_orders_request::Watch {
+        order_id: id(1).to_string(),
+        since_version: None,
+    };
+    for n in [0, 101] {
+        let orders = vec![watch.clone(); n];
+        let request = proto::WatchOrdersRequest { orders };
+        let error = raw.call("WatchOrders", &[], &request).await.error();
+        assert!(matches!(error, Error::InvalidArgument { .. }), "{error:?}");
+    }
+    server.stop().await;
+}

@@ -1,0 +1,104 @@
+//! A client without any of the comforts: sends the bytes and headers a test wants.
+
+use std::net::SocketAddr;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{SendRequest, handshake},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use order_core::Error;
+use order_rpc::status::from_status;
+use prost::Message;
+use tokio::net::TcpStream;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+use crate::support::soon;
+
+/// One HTTP/2 connection.
+pub(crate) struct RawClient {
+    address: SocketAddr,
+    sender: SendRequest<Full<Bytes>>,
+}
+
+/// An answer, read to its end.
+pub(crate) struct RawAnswer {
+    pub(crate) headers: HeaderMap,
+    pub(crate) status: Status,
+    body: Bytes,
+}
+
+impl RawAnswer {
+    /// The error in the status.
+    pub(crate) fn error(self) -> Error {
+        from_status(self.status)
+    }
+
+    /// The message in the body.
+    pub(crate) fn message<M: Message + Default>(&self) -> M {
+        M::decode(self.body.slice(5..)).expect("a message")
+    }
+}
+
+impl RawClient {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("it listens");
+        let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("it speaks HTTP/2");
+        TaskTracker::new().spawn(connection);
+        Self { address, sender }
+    }
+
+    /// Sends a call of a method of the order service.
+    pub(crate) async fn call<M: Message>(
+        &mut self,
+        method: &str,
+        headers: &[(&str, &str)],
+        message: &M,
+    ) -> RawAnswer {
+        let path = format!("/order.v1.OrderService/{method}");
+        self.send(&path, headers, &message.encode_to_vec()).await
+    }
+
+    pub(crate) async fn send(
+        &mut self,
+        path: &str,
+        headers: &[(&str, &str)],
+        message: &[u8],
+    ) -> RawAnswer {
+        let mut request = Request::post(format!("http://{}{path}", self.address))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut frame = BytesMut::new();
+        frame.put_u8(0);
+        frame.put_u32(u32::try_from(message.len()).expect("not that large"));
+        frame.put_slice(message);
+        let request = request.body(Full::new(frame.freeze())).expect("valid");
+        let response = self.sender.send_request(request);
+        let response = soon(response).await.expect("an answer");
+        read(response).await
+    }
+}
+
+async fn read(response: http::Response<Incoming>) -> RawAnswer {
+    let (parts, body) = response.into_parts();
+    let body = soon(body.collect()).await.expect("a whole answer");
+    let status = body
+        .trailers()
+        .and_then(Status::from_header_map)
+        .or_else(|| Status::from_header_map(&parts.headers))
+        .expect("a status");
+    RawAnswer {
+        headers: parts.headers,
+        status,
+        body: body.to_bytes(),
+    }
+}

@@ -1,0 +1,142 @@
+//! What the client makes again, what it does not, and how it finds the service.
+
+use std::{sync::Arc, time::Duration};
+
+use order_core::{Error, OrderApi, RequestId};
+use order_rpc::{RemoteOrderApi, RpcClientConfig};
+use tokio::net::TcpListener;
+
+use crate::support::{
+    Act, FakeApi, TestClock, TestServer, client_of, create, ctx, id, server_config, soon,
+};
+
+fn unavailable() -> Act {
+    Act::Fail(Error::store_unavailable("down"))
+}
+
+#[tokio::test]
+async fn unavailable_call_is_made_again_as_the_same_request() {
+    let server = TestServer::start([unavailable(), Act::Fail(Error::shutting_down())]).await;
+    let order = server
+        .client()
+        .create_order(&ctx(), create(Some(id(5))))
+        .await;
+    assert_eq!(order.expect("the third attempt succeeds").id, id(5));
+    let ids: Vec<RequestId> = server
+        .api
+        .calls()
+        .into_iter()
+        .map(|c| c.request_id)
+        .collect();
+    assert_eq!(ids, vec![ctx().request_id; 3]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn third_failure_is_final() {
+    let server = TestServer::start([unavailable(), unavailable(), unavailable()]).await;
+    let answer = server.client().get_order(&ctx(), id(1)).await;
+    assert!(matches!(answer, Err(Error::StoreUnavailable { .. })));
+    assert_eq!(server.api.calls().len(), 3);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn overload_and_unsafe_writes_are_not_repeated() {
+    let server = TestServer::start([Act::Fail(Error::overloaded()), unavailable()]).await;
+    let remote = server.client();
+    let shed = remote.create_order(&ctx(), create(Some(id(5)))).await;
+    assert!(matches!(shed, Err(Error::Overloaded { .. })));
+    assert_eq!(server.api.calls().len(), 1);
+    let unsafe_write = remote
+        .create_orders(&ctx(), vec![create(Some(id(1))), create(None)])
+        .await;
+    assert!(matches!(unsafe_write, Err(Error::StoreUnavailable { .. })));
+    assert_eq!(server.api.calls().len(), 2);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn retries_stay_within_their_budget() {
+    let server = TestServer::start((0..1_000).map(|_| unavailable())).await;
+    let remote = server.client();
+    for _ in 0..30 {
+        assert!(remote.get_order(&ctx(), id(1)).await.is_err());
+    }
+    // The bucket begins with 10 and 30 calls fill in 3; the calls that find it full, none
+    // after the first retry, add nothing.
+    let n_retries = server.api.calls().len() - 30;
+    assert!((10..=13).contains(&n_retries), "{n_retries}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn client_starts_before_the_service_and_finds_it_later() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    drop(listener);
+    let remote = client_of(address);
+    let answer = remote.get_order(&ctx(), id(1)).await;
+    let Err(error @ Error::ServiceUnavailable { .. }) = answer else {
+        panic!("unexpected {answer:?}");
+    };
+    let place = format!("cannot connect to {address}");
+    assert!(error.chain().contains(&place), "{}", error.chain());
+
+    let listener = TcpListener::bind(address)
+        .await
+        .expect("the port is still free");
+    let server = TestServer::start_on(listener, FakeApi::new([]), server_config());
+    wait_for_answer(&remote).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn client_comes_back_after_a_restart_of_the_service() {
+    let server = TestServer::start([]).await;
+    let address = server.address;
+    let remote = server.client();
+    remote.get_order(&ctx(), id(1)).await.expect("an order");
+    server.stop().await;
+    let down = remote.get_order(&ctx(), id(1)).await;
+    assert!(
+        matches!(down, Err(Error::ServiceUnavailable { .. })),
+        "{down:?}"
+    );
+    let listener = TcpListener::bind(address)
+        .await
+        .expect("the port is free again");
+    let server = TestServer::start_on(listener, FakeApi::new([]), server_config());
+    wait_for_answer(&remote).await;
+    server.stop().await;
+}
+
+async fn wait_for_answer(remote: &RemoteOrderApi) {
+    let answered = async {
+        while remote.get_order(&ctx(), id(1)).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(answered).await;
+}
+
+#[tokio::test]
+async fn dead_address_is_passed_over() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let dead = listener.local_addr().expect("bound");
+    drop(listener);
+    let server = TestServer::start([]).await;
+    let config = RpcClientConfig {
+        connections: 2,
+        connect_timeout: Duration::from_secs(1),
+        ..RpcClientConfig::new(vec![
+            format!("http://{dead}"),
+            format!("http://{}", server.address),
+        ])
+    };
+    let remote = RemoteOrderApi::new(&config, Arc::new(TestClock)).expect("valid URLs");
+    for _ in 0..50 {
+        remote.get_order(&ctx(), id(1)).await.expect("an order");
+    }
+    server.stop().await;
+}

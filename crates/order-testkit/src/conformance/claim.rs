@@ -1,0 +1,223 @@
+//! Claiming jobs, keeping them and giving them back.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use order_core::{JobToken, OrderStatus, Verdict};
+
+use super::{LEASE, Subject, scene::Scene};
+
+/// A job that is not born leased is due at once, as attempt 1 of its first round.
+pub async fn unleased_order_is_claimable_at_once(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let order = scene.create_due().await;
+
+    let job = scene.claim_only().await;
+
+    assert_eq!((job.attempt, job.attempts_before), (1, 0));
+    assert_eq!(job.order, order);
+}
+
+/// A job that is born leased is attempt 1 already, and due when that lease runs out.
+pub async fn order_born_leased_is_claimable_after_its_lease(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let (order, token) = scene.create_leased().await;
+    scene.assert_nothing_due().await;
+    assert!(scene.is_current(token).await);
+
+    subject.expire_leases().await;
+
+    let job = scene.claim_only().await;
+    assert_eq!((job.attempt, job.attempts_before), (2, 0));
+    assert_eq!(job.order, order);
+}
+
+/// A lease of no length is over at once.
+pub async fn zero_lease_is_due_again_at_once(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    scene.create(&scene.new_order(Some(Duration::ZERO))).await;
+    for attempt in 2..5 {
+        let jobs = scene.queue.claim(10, Duration::ZERO).await;
+        let attempts: Vec<_> = jobs
+            .expect("claim answers")
+            .iter()
+            .map(|job| job.attempt)
+            .collect();
+        assert_eq!(attempts, [attempt]);
+    }
+}
+
+/// A claimed job is nobody else's until its lease runs out; the next claim is the next
+/// attempt.
+pub async fn claimed_job_is_claimable_after_its_lease(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    scene.create_due().await;
+    for attempt in 1..4 {
+        let job = scene.claim_only().await;
+        assert_eq!((job.attempt, job.attempt_in_round()), (attempt, attempt));
+        scene.assert_nothing_due().await;
+        subject.expire_leases().await;
+    }
+}
+
+/// The job that has been due for longest goes first, whatever its id; no more are claimed
+/// than asked for.
+pub async fn claim_takes_the_longest_due_first_up_to_its_limit(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let mut slice = scene.new_orders(5, None);
+    slice.reverse();
+    for new in &slice {
+        scene.create(new).await;
+        subject.tick().await;
+    }
+
+    let mut claimed = Vec::new();
+    for n_expected in [2, 2, 1, 0] {
+        let jobs = scene.claim(2).await;
+        assert_eq!(jobs.len(), n_expected);
+        claimed.extend(jobs.iter().map(|job| job.order.id));
+    }
+
+    let expected: Vec<_> = slice.iter().map(|new| new.id).collect();
+    assert_eq!(claimed, expected);
+}
+
+/// A claim comes with the order as it is then, not as it was created.
+pub async fn claim_shows_the_order_as_it_is(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let order = scene.create_due().await;
+    let moved = scene.move_to(&order, OrderStatus::Processing).await;
+    assert_eq!(scene.claim_only().await.order, moved);
+}
+
+/// Claims at the same time share no job and together get them all.
+pub async fn concurrent_claims_share_no_job(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    scene.store.create(&scene.new_orders(64, None)).await;
+
+    let (a, b, c, d) = tokio::join!(
+        scene.claim(20),
+        scene.claim(20),
+        scene.claim(20),
+        scene.claim(20),
+    );
+    // A claim may pass over jobs another one is just taking; one more finds the rest.
+    let rest = scene.claim(64).await;
+
+    let tokens: Vec<_> = [a, b, c, d, rest]
+        .iter()
+        .flatten()
+        .map(|job| (job.order.id, job.attempt))
+        .collect();
+    let distinct: BTreeSet<_> = tokens.iter().collect();
+    assert_eq!((tokens.len(), distinct.len()), (64, 64));
+    assert!(tokens.iter().all(|(_, attempt)| *attempt == 1));
+}
+
+/// A heartbeat keeps current leases and names every token that is not current any more.
+pub async fn extend_keeps_a_lease_and_reports_lost_tokens(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    scene.create_due().await;
+    let overtaken = scene.claim_only().await.token();
+    subject.expire_leases().await;
+    let current = scene.claim_only().await.token();
+    let (_, done) = scene.create_leased().await;
+    scene.complete(done, Verdict::Processed).await;
+    let unknown = JobToken {
+        order_id: scene.id(),
+        attempt: 1,
+    };
+    subject.expire_leases().await;
+
+    let tokens = [overtaken, current, done, unknown];
+    let mut lost = scene
+        .queue
+        .extend(&tokens, LEASE)
+        .await
+        .expect("extend answers");
+
+    lost.sort_unstable_by_key(|token| token.order_id);
+    let mut expected = [overtaken, done, unknown];
+    expected.sort_unstable_by_key(|token| token.order_id);
+    assert_eq!(lost, expected);
+    scene.assert_nothing_due().await;
+}
+
+/// A heartbeat that comes after the lease ran out, but before anybody else, is in time.
+pub async fn late_worker_may_still_extend(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let (_, token) = scene.create_leased().await;
+    subject.expire_leases().await;
+    assert!(scene.is_current(token).await);
+    scene.assert_nothing_due().await;
+}
+
+/// A released job is due at once, and its next claim is as early in the round as the one
+/// that was given back.
+pub async fn release_makes_due_at_once_and_burns_no_attempt(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let (_, token) = scene.create_leased().await;
+
+    let n_released = scene.queue.release(&[token]).await.expect("answers");
+
+    assert_eq!(n_released, 1);
+    let second = scene.claim_only().await;
+    assert_eq!((second.attempt, second.attempts_before), (2, 1));
+    assert_eq!(second.attempt_in_round(), 1);
+    subject.expire_leases().await;
+    let third = scene.claim_only().await;
+    assert_eq!((third.attempt, third.attempt_in_round()), (3, 2));
+    let n_released = scene
+        .queue
+        .release(&[third.token()])
+        .await
+        .expect("answers");
+    assert_eq!(n_released, 1);
+    let fourth = scene.claim_only().await;
+    assert_eq!((fourth.attempt, fourth.attempt_in_round()), (4, 2));
+}
+
+/// Old, finished and unknown tokens release nothing.
+pub async fn release_ignores_stale_tokens(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    scene.create_due().await;
+    let overtaken = scene.claim_only().await.token();
+    subject.expire_leases().await;
+    let current = scene.claim_only().await.token();
+    let (_, done) = scene.create_leased().await;
+    scene.complete(done, Verdict::Processed).await;
+    let unknown = JobToken {
+        order_id: scene.id(),
+        attempt: 1,
+    };
+
+    let stale = [overtaken, done, unknown];
+    let n_released = scene.queue.release(&stale).await.expect("answers");
+
+    assert_eq!(n_released, 0);
+    scene.assert_nothing_due().await;
+    assert!(scene.is_current(current).await);
+    let mixed = [overtaken, current, unknown];
+    assert_eq!(scene.queue.release(&mixed).await.ok(), Some(1));
+    assert_eq!(scene.claim_only().await.attempt_in_round(), 2);
+}
+
+/// Heartbeats, starts and releases take a full batch.
+pub async fn large_slices_of_tokens_are_answered(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let tokens = scene.create_many_leased(512).await;
+
+    assert_eq!(
+        scene.queue.extend(&tokens, LEASE).await.ok(),
+        Some(Vec::new())
+    );
+    let started = scene.queue.start(&tokens).await;
+    assert_eq!(started.len(), 512);
+    for (started, token) in started.iter().zip(&tokens) {
+        let Ok(order_core::Started::Applied(Some(event))) = started else {
+            panic!("{started:?}");
+        };
+        assert_eq!(event.order_id, token.order_id);
+    }
+    assert_eq!(scene.queue.release(&tokens).await.ok(), Some(512));
+    assert_eq!(scene.claim(600).await.len(), 512);
+}

@@ -1,0 +1,173 @@
+//! A store that fails: before the work, after it, or by being slow.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use order_core::{
+    CallContext, Change, Committed, Completed, Completion, Created, Error, Job, JobQueue, JobToken,
+    NewOrder, Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStore, Started, Version,
+};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+/// How a [`FaultStore`] fails.
+#[derive(Clone, Copy, Debug)]
+pub struct FaultPlan {
+    /// Share of calls that fail without having done anything, 0.0 to 1.0.
+    pub before: f64,
+    /// Share of calls that are done and then fail, so that the caller cannot know, 0.0 to 1.0.
+    pub after: f64,
+    /// The longest time a call takes; each takes a random share of it.
+    pub delay_max: Duration,
+}
+
+/// One process's view of a store that others may use too.
+///
+/// While it is partitioned, every call fails, as on a machine that lost its network; the
+/// work that was under way goes on and finds out later.
+pub struct FaultStore<S> {
+    inner: Arc<S>,
+    plan: FaultPlan,
+    rng: Mutex<StdRng>,
+    is_healed: AtomicBool,
+    is_partitioned: AtomicBool,
+    n_faults: AtomicU64,
+}
+
+impl<S> FaultStore<S> {
+    /// A view that fails as planned; the same seed fails the same way.
+    pub fn new(inner: Arc<S>, plan: FaultPlan, seed: u64) -> Self {
+        Self {
+            inner,
+            plan,
+            rng: Mutex::new(StdRng::seed_from_u64(seed)),
+            is_healed: AtomicBool::new(false),
+            is_partitioned: AtomicBool::new(false),
+            n_faults: AtomicU64::new(0),
+        }
+    }
+
+    /// Cuts the view off, or connects it again.
+    pub fn set_partitioned(&self, is_partitioned: bool) {
+        self.is_partitioned.store(is_partitioned, Ordering::SeqCst);
+    }
+
+    /// Ends all faults.
+    pub fn heal(&self) {
+        self.set_partitioned(false);
+        self.is_healed.store(true, Ordering::SeqCst);
+    }
+
+    /// How many calls have failed on purpose.
+    pub fn n_faults(&self) -> u64 {
+        self.n_faults.load(Ordering::SeqCst)
+    }
+
+    fn random(&self) -> f64 {
+        self.rng
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .random()
+    }
+
+    fn fails(&self, share: f64) -> bool {
+        let is_healed = self.is_healed.load(Ordering::SeqCst);
+        let fails =
+            self.is_partitioned.load(Ordering::SeqCst) || (!is_healed && self.random() < share);
+        self.n_faults.fetch_add(u64::from(fails), Ordering::SeqCst);
+        fails
+    }
+
+    async fn call<T>(&self, work: impl Future<Output = T>) -> Result<T, Error> {
+        if !self.is_healed.load(Ordering::SeqCst) {
+            tokio::time::sleep(self.plan.delay_max.mul_f64(self.random())).await;
+        }
+        if self.fails(self.plan.before) {
+            return Err(Error::store_unavailable("injected before the work"));
+        }
+        let done = work.await;
+        if self.fails(self.plan.after) {
+            return Err(Error::store_unavailable("injected after the work"));
+        }
+        Ok(done)
+    }
+
+    async fn call_each<T>(
+        &self,
+        n: usize,
+        work: impl Future<Output = Vec<Result<T, Error>>>,
+    ) -> Vec<Result<T, Error>> {
+        self.call(work)
+            .await
+            .unwrap_or_else(|error| (0..n).map(|_| Err(error.without_source())).collect())
+    }
+}
+
+#[async_trait]
+impl<S: OrderStore> OrderStore for FaultStore<S> {
+    async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
+        self.call_each(orders.len(), self.inner.create(orders))
+            .await
+    }
+
+    async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>> {
+        self.call_each(changes.len(), self.inner.commit(changes))
+            .await
+    }
+
+    async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
+        self.call(self.inner.find(ctx, order_id)).await?
+    }
+
+    async fn list(&self, ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error> {
+        self.call(self.inner.list(ctx, query)).await?
+    }
+
+    async fn events(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+        after: Version,
+        limit: usize,
+    ) -> Result<Vec<OrderEvent>, Error> {
+        self.call(self.inner.events(ctx, order_id, after, limit))
+            .await?
+    }
+
+    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
+        self.call(self.inner.states(order_ids)).await?
+    }
+
+    async fn check(&self, ctx: &CallContext) -> Result<(), Error> {
+        self.call(self.inner.check(ctx)).await?
+    }
+}
+
+#[async_trait]
+impl<S: JobQueue> JobQueue for FaultStore<S> {
+    async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<Job>, Error> {
+        self.call(self.inner.claim(limit, lease)).await?
+    }
+
+    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error> {
+        self.call(self.inner.extend(tokens, lease)).await?
+    }
+
+    async fn start(&self, tokens: &[JobToken]) -> Vec<Result<Started, Error>> {
+        self.call_each(tokens.len(), self.inner.start(tokens)).await
+    }
+
+    async fn complete(&self, completions: &[Completion]) -> Vec<Result<Completed, Error>> {
+        self.call_each(completions.len(), self.inner.complete(completions))
+            .await
+    }
+
+    async fn release(&self, tokens: &[JobToken]) -> Result<usize, Error> {
+        self.call(self.inner.release(tokens)).await?
+    }
+}

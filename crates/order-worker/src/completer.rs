@@ -1,0 +1,203 @@
+//! Commits the results of attempts, in batches, and tells the watchers.
+//!
+//! Workers hand a result over and take the next job; they never wait for a commit. What is
+//! not committed yet is bounded, so a store that is away stops the workers in the end.
+//!
+//! # Invariants
+//! An event is published only after its commit. A result leaves the table of leases when
+//! its fate is known or its lease has run out, unless the pool is stopping: then it stays,
+//! and the drain gives the job back.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use order_core::{
+    Clock, Completed, Completion, Deadline, Error, JobToken, Verdict,
+    group_commit::{GroupCommit, GroupCommitConfig, Lanes},
+};
+use tokio::{sync::Semaphore, time::sleep};
+
+use crate::{backoff::Backoff, shared::Shared};
+
+/// Takes results from workers.
+pub(crate) struct Completer {
+    commits: GroupCommit<Completion, ()>,
+    ledger: Arc<Ledger>,
+}
+
+impl Completer {
+    /// Builds a completer and its lanes; `config.queue_len_max` bounds the results that
+    /// are not committed yet.
+    pub(crate) fn new(
+        config: GroupCommitConfig,
+        clock: &Arc<dyn Clock>,
+        shared: &Arc<Shared>,
+    ) -> (Self, Lanes) {
+        let ledger = Arc::new(Ledger {
+            shared: Arc::clone(shared),
+            free: Semaphore::new(config.queue_len_max),
+        });
+        let flushing = Arc::clone(&ledger);
+        let (commits, lanes) = GroupCommit::new(config, clock, move |completions| {
+            let ledger = Arc::clone(&flushing);
+            async move { ledger.commit(completions).await }.boxed()
+        });
+        (Self { commits, ledger }, lanes)
+    }
+
+    /// Hands a result over. Waits only while too many are not committed yet, and gives up
+    /// when the pool stops.
+    pub(crate) async fn submit(&self, completion: Completion) {
+        let Ledger { shared, free } = &*self.ledger;
+        let place = tokio::select! {
+            biased;
+            place = free.acquire() => place,
+            () = shared.stops.running.cancelled() => return,
+        };
+        if !shared.leases.begin_completing(completion.token) {
+            shared.stats.fenced.increment();
+            return;
+        }
+        if let Ok(place) = place {
+            // The lane that commits the result gives the place back.
+            place.forget();
+        }
+        let order_id = completion.token.order_id;
+        // Submitting queues the result when it is first polled; the rest of the future
+        // only waits for an answer nobody needs.
+        let refused = self.commits.submit(completion, Deadline::NONE);
+        if let Some(Err(error)) = refused.now_or_never() {
+            tracing::warn!(order.id = %order_id, error = error.chain(), "result was not queued");
+            free.add_permits(1);
+        }
+    }
+
+    /// Takes no more results; the lanes end when all are committed or given up.
+    pub(crate) fn close(&self) {
+        self.commits.close();
+    }
+}
+
+/// What the lanes of a completer write with.
+struct Ledger {
+    shared: Arc<Shared>,
+    /// Places for results that are not committed yet.
+    free: Semaphore,
+}
+
+impl Ledger {
+    /// Commits a batch. While the store is away it is tried again, each result for as long
+    /// as its lease lasts.
+    async fn commit(&self, completions: Vec<Completion>) -> Vec<Result<(), Error>> {
+        let n_completions = completions.len();
+        let mut open = completions;
+        let mut backoff = Backoff::default();
+        loop {
+            open = self.commit_once(open).await;
+            if open.is_empty() || self.shared.stops.running.is_cancelled() {
+                break;
+            }
+            tokio::select! {
+                () = sleep(backoff.next_delay()) => {}
+                () = self.shared.stops.running.cancelled() => break,
+            }
+            self.drop_expired(&mut open);
+            if open.is_empty() {
+                break;
+            }
+        }
+        self.free.add_permits(n_completions);
+        std::iter::repeat_with(|| Ok(()))
+            .take(n_completions)
+            .collect()
+    }
+
+    /// Commits once and returns what is to be tried again.
+    async fn commit_once(&self, completions: Vec<Completion>) -> Vec<Completion> {
+        let answers = self.shared.queue.complete(&completions).await;
+        debug_assert_eq!(answers.len(), completions.len(), "a queue answers each");
+        let missing = || Err(Error::internal("the queue did not answer for this result"));
+        let answers = answers.into_iter().chain(std::iter::repeat_with(missing));
+        let mut events = Vec::new();
+        let mut settled = Vec::new();
+        let mut again = Vec::new();
+        for (completion, answer) in completions.into_iter().zip(answers) {
+            match answer {
+                Ok(Completed::Applied(event)) => {
+                    self.count(&completion);
+                    events.extend(event);
+                }
+                Ok(Completed::Stale) => self.fence(completion.token),
+                Err(error @ Error::StoreUnavailable { .. }) => {
+                    if again.is_empty() {
+                        tracing::warn!(error = error.chain(), "committing results failed");
+                    }
+                    again.push(completion);
+                    continue;
+                }
+                Err(error) => self.drop_failed(completion.token, &error),
+            }
+            settled.push(completion.token);
+        }
+        self.shared.leases.forget(&settled);
+        if !events.is_empty() {
+            self.shared.bus.publish(&events);
+        }
+        again
+    }
+
+    fn count(&self, completion: &Completion) {
+        match &completion.verdict {
+            Verdict::Processed => self.shared.stats.processed.increment(),
+            Verdict::Retry { .. } => self.shared.stats.retried.increment(),
+            Verdict::Failed(cause) => {
+                let JobToken { order_id, attempt } = completion.token;
+                tracing::warn!(
+                    order.id = %order_id,
+                    job.attempt = attempt,
+                    failure.code = cause.code,
+                    "order failed"
+                );
+                self.shared.stats.failed.increment();
+            }
+        }
+    }
+
+    fn fence(&self, token: JobToken) {
+        tracing::info!(
+            order.id = %token.order_id,
+            job.attempt = token.attempt,
+            "stale result was dropped"
+        );
+        self.shared.stats.fenced.increment();
+    }
+
+    fn drop_failed(&self, token: JobToken, error: &Error) {
+        tracing::error!(
+            order.id = %token.order_id,
+            job.attempt = token.attempt,
+            error = error.chain(),
+            "result was refused; the job is due when its lease runs out"
+        );
+        self.shared.stats.dropped.increment();
+    }
+
+    fn drop_expired(&self, open: &mut Vec<Completion>) {
+        let mut expired = Vec::new();
+        open.retain(|completion| {
+            let is_held = self.shared.leases.is_held(completion.token);
+            if !is_held {
+                expired.push(completion.token);
+            }
+            is_held
+        });
+        if !expired.is_empty() {
+            tracing::warn!(
+                jobs = expired.len(),
+                "leases ran out before their results could be committed"
+            );
+            self.shared.stats.dropped.add(expired.len());
+            self.shared.leases.forget(&expired);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What all parts of one pool share.
+
+use std::sync::Arc;
+
+use order_core::{EventBus, JobQueue};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{WorkerStats, lease::Leases};
+
+/// Ports, leases, counters and the way down.
+pub(crate) struct Shared {
+    pub(crate) queue: Arc<dyn JobQueue>,
+    pub(crate) bus: Arc<dyn EventBus>,
+    pub(crate) leases: Leases,
+    pub(crate) stats: WorkerStats,
+    /// Somebody knows of due jobs.
+    pub(crate) due: Notify,
+    pub(crate) stops: Stops,
+}
+
+/// The steps in which a pool is taken down. Each is set once and stays set.
+#[derive(Default)]
+pub(crate) struct Stops {
+    /// No job is claimed and no place reserved any more.
+    pub(crate) claiming: CancellationToken,
+    /// Workers take no more jobs from the local queue.
+    pub(crate) taking: CancellationToken,
+    /// Running jobs are dropped, and what failed is not tried again.
+    pub(crate) running: CancellationToken,
+    /// The leases are no longer extended.
+    pub(crate) beating: CancellationToken,
+}

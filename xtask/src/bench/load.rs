@@ -1,0 +1,216 @@
+//! `wrk` with 64 connections on `POST /orders`; the clock stops when every order is PROCESSED.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use order_testkit::server::postgres::PostgresServer;
+use tokio::{task::JoinSet, time::Instant};
+use tokio_postgres::{Client, NoTls};
+
+use super::{QUIET, output, script};
+use crate::system::System;
+
+/// Connections of the load generator.
+const CONNECTIONS: &str = "64";
+
+/// Orders that may be in flight on them when the load stops.
+const IN_FLIGHT_MAX: u32 = 64;
+
+/// How long the rest may take to be processed after the last request.
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// The time between two looks at what is left. It bounds the error of the clock.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+const POST: &str = r#"
+wrk.method = "POST"
+wrk.body = '{"user_id":"user-1","amount":100}'
+wrk.headers["Content-Type"] = "application/json"
+local threads = {}
+function setup(thread) table.insert(threads, thread) end
+function init(args) created = 0; other = 0 end
+function response(status) if status == 201 then created = created + 1 else other = other + 1 end end
+function done(summary, latency, requests)
+  local created, other = 0, 0
+  for _, thread in ipairs(threads) do
+    created = created + thread:get("created"); other = other + thread:get("other")
+  end
+  io.write(string.format("CREATED %d OTHER %d P50 %.2f P99 %.2f\n", created, other,
+    latency:percentile(50) / 1000, latency:percentile(99) / 1000))
+end
+"#;
+
+/// What one round found.
+pub(super) struct Round {
+    /// Orders per second from POST to PROCESSED.
+    pub(super) rate: f64,
+    /// What the database counted, as text.
+    pub(super) counters: String,
+}
+
+/// Gateway and service as processes on PostgreSQL.
+pub(super) async fn split_on_postgres(
+    programs: &Path,
+    postgres: &PostgresServer,
+    seconds: u32,
+) -> anyhow::Result<Round> {
+    let (client, connection) = tokio_postgres::connect(&postgres.url(), NoTls).await?;
+    let mut background = JoinSet::new();
+    background.spawn(connection);
+    // The schema is made by the first start; later rounds begin on empty tables.
+    let system = System::start_split(programs, &postgres.url(), &QUIET).await?;
+    client
+        .batch_execute(
+            "TRUNCATE orders, jobs, order_events; CHECKPOINT;
+             CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
+             SELECT pg_stat_statements_reset(), pg_stat_reset();",
+        )
+        .await?;
+    let begin = Instant::now();
+    let report = wrk(system.http_port, seconds).await?;
+    let deadline = Instant::now() + DRAIN_TIMEOUT;
+    while client
+        .query_one("SELECT EXISTS (SELECT FROM jobs)", &[])
+        .await?
+        .get(0)
+    {
+        ensure!(
+            Instant::now() < deadline,
+            "jobs are left after {DRAIN_TIMEOUT:?}"
+        );
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+    let elapsed = begin.elapsed();
+    let n_processed: i64 = client
+        .query_one("SELECT count(*) FROM orders WHERE status = 3", &[])
+        .await?
+        .get(0);
+    report.check(u32::try_from(n_processed)?)?;
+    let counters = format!("{}{}", counters(&client).await?, report.latency);
+    system.stop().await?;
+    Ok(Round {
+        rate: f64::from(report.created) / elapsed.as_secs_f64(),
+        counters,
+    })
+}
+
+/// Everything in one process on SQLite.
+pub(super) async fn all_in_one_on_sqlite(programs: &Path, seconds: u32) -> anyhow::Result<f64> {
+    let dir = tempfile::tempdir_in(crate::workspace_root().join("target"))?;
+    let url = format!("sqlite:{}", dir.path().join("orders.db").display());
+    let system = System::start_all_in_one(programs, &url, &QUIET).await?;
+    let begin = Instant::now();
+    let report = wrk(system.http_port, seconds).await?;
+    let probe = format!(
+        "http://127.0.0.1:{}/orders?status=PENDING&page_size=1",
+        system.http_port
+    );
+    let deadline = Instant::now() + DRAIN_TIMEOUT;
+    while output("curl", &["-sf", &probe])?.contains("order_id") {
+        ensure!(
+            Instant::now() < deadline,
+            "orders are left after {DRAIN_TIMEOUT:?}"
+        );
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+    let elapsed = begin.elapsed();
+    system.stop().await?;
+    Ok(f64::from(report.created) / elapsed.as_secs_f64())
+}
+
+struct Report {
+    created: u32,
+    latency: String,
+}
+
+impl Report {
+    /// Orders in flight when the load stops are stored but no longer counted by wrk.
+    fn check(&self, n_processed: u32) -> anyhow::Result<()> {
+        ensure!(
+            (self.created..=self.created + IN_FLIGHT_MAX).contains(&n_processed),
+            "{} orders were acknowledged and {n_processed} processed",
+            self.created
+        );
+        Ok(())
+    }
+}
+
+async fn wrk(port: u16, seconds: u32) -> anyhow::Result<Report> {
+    let dir = tempfile::tempdir()?;
+    let lua = script(dir.path(), "post.lua", POST)?;
+    let (duration, url) = (
+        format!("{seconds}s"),
+        format!("http://127.0.0.1:{port}/orders"),
+    );
+    let text = tokio::task::spawn_blocking(move || {
+        output(
+            "wrk",
+            &[
+                "-t1",
+                "-c",
+                CONNECTIONS,
+                "-d",
+                &duration,
+                "--latency",
+                "-s",
+                &lua,
+                &url,
+            ],
+        )
+    })
+    .await??;
+    drop(dir);
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("CREATED"))
+        .with_context(|| format!("no result in the output of wrk:\n{text}"))?;
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [_, created, _, other, _, p50, _, p99] = words.as_slice() else {
+        anyhow::bail!("cannot read {line:?}");
+    };
+    ensure!(*other == "0", "{other} answers were not 201:\n{text}");
+    Ok(Report {
+        created: created.parse()?,
+        latency: format!("- acknowledged after: p50 {p50} ms, p99 {p99} ms\n"),
+    })
+}
+
+async fn counters(client: &Client) -> anyhow::Result<String> {
+    let row = client
+        .query_one(
+            "SELECT
+               coalesce((SELECT sum(calls) FROM pg_stat_statements WHERE query ILIKE '%INSERT INTO orders%'), 0)::float8,
+               coalesce((SELECT sum(calls) FROM pg_stat_statements WHERE query ILIKE '%DELETE FROM jobs%'), 0)::float8,
+               coalesce((SELECT sum(rows) FROM pg_stat_statements WHERE query ILIKE '%SKIP LOCKED%'), 0)::float8,
+               coalesce((SELECT sum(calls) FROM pg_stat_statements WHERE query ILIKE '%SKIP LOCKED%'), 0)::float8,
+               (SELECT count(*) FROM orders)::float8",
+            &[],
+        )
+        .await?;
+    let [inserts, completes, claimed, claims, orders] =
+        [0, 1, 2, 3, 4].map(|i| row.get::<_, f64>(i));
+    // The statistics of tables arrive about a second after the sessions fall idle.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let (updates, hot) = loop {
+        let row = client
+            .query_one(
+                "SELECT n_tup_upd::float8, n_tup_hot_upd::float8 FROM pg_stat_user_tables WHERE relname = 'orders'",
+                &[],
+            )
+            .await?;
+        let (updates, hot): (f64, f64) = (row.get(0), row.get(1));
+        if updates >= orders || Instant::now() > deadline {
+            break (updates, hot);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    Ok(format!(
+        "- {orders:.0} orders in {inserts:.0} insert statements: {:.1} per statement\n\
+         - {completes:.0} complete statements: {:.1} orders per statement\n\
+         - {claims:.0} claim statements, which claimed {claimed:.0} jobs\n\
+         - {:.1} % of {updates:.0} status updates HOT\n",
+        orders / inserts,
+        orders / completes,
+        100.0 * hot / updates,
+    ))
+}

@@ -1,0 +1,117 @@
+//! `cargo xtask bench`: orders per second from POST to PROCESSED, beside the naive design on
+//! the same PostgreSQL in the same run, and the memory of an idle WebSocket.
+//!
+//! Only ratios within one run mean anything on a shared machine, so the two sides take
+//! turns, and the median of the rounds is reported.
+
+mod idle_sockets;
+mod load;
+mod naive;
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use order_testkit::server::postgres::PostgresServer;
+
+use crate::system;
+
+/// What to measure.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// Length of each round, in seconds.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub(crate) seconds: u32,
+    /// Rounds of each side.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) rounds: u32,
+    /// Idle WebSocket connections; 0 leaves that part out.
+    #[arg(long, default_value_t = 5_000)]
+    pub(crate) sockets: u32,
+}
+
+/// Settings of the database, the same for both sides. Durability is untouched.
+const POSTGRES_SETTINGS: [(&str, &str); 6] = [
+    ("shared_buffers", "1GB"),
+    ("max_wal_size", "8GB"),
+    ("checkpoint_timeout", "30min"),
+    ("jit", "off"),
+    ("fsync", "on"),
+    ("synchronous_commit", "on"),
+];
+
+/// One line per request would measure the log.
+const QUIET: [(&str, &str); 2] = [("RUST_LOG", "warn"), ("QUEUE_CAPACITY", "4096")];
+
+/// Runs everything and prints a report in Markdown.
+pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
+    let programs = system::build(true)?;
+    let postgres = PostgresServer::start(&POSTGRES_SETTINGS).await?;
+    print_machine()?;
+    println!(
+        "| round | naive, orders/s | split on PostgreSQL, orders/s | ratio | all in one on SQLite, orders/s |"
+    );
+    println!("|---|---|---|---|---|");
+    let (mut ratios, mut counters) = (Vec::new(), None);
+    for round in 1..=args.rounds {
+        let naive = naive::rate(&postgres, args.seconds).await?;
+        let split = load::split_on_postgres(&programs, &postgres, args.seconds).await?;
+        let sqlite = load::all_in_one_on_sqlite(&programs, args.seconds).await?;
+        let ratio = split.rate / naive;
+        println!(
+            "| {round} | {naive:.0} | {:.0} | {ratio:.2} | {sqlite:.0} |",
+            split.rate
+        );
+        ratios.push(ratio);
+        counters = Some(split.counters);
+    }
+    ratios.sort_by(f64::total_cmp);
+    let median = ratios.get(ratios.len() / 2).context("no rounds")?;
+    println!("\nmedian ratio {median:.2}");
+    if let Some(counters) = counters {
+        println!("\ncounters of the last round on PostgreSQL:\n{counters}");
+    }
+    if args.sockets > 0 {
+        idle_sockets::measure(&programs, args.sockets).await?;
+    }
+    Ok(())
+}
+
+fn print_machine() -> anyhow::Result<()> {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or("unknown");
+    let n_cpus = std::thread::available_parallelism()?;
+    let commit = output("git", &["rev-parse", "--short", "HEAD"])?;
+    println!(
+        "machine: {n_cpus} × {}",
+        model.trim_start_matches(['\t', ':', ' '])
+    );
+    println!("commit: {}", commit.trim());
+    println!("{}\n", output("rustc", &["--version"])?.trim());
+    Ok(())
+}
+
+/// What a program prints; an error if it cannot be run or fails.
+fn output(program: &str, args: &[&str]) -> anyhow::Result<String> {
+    let output = std::process::Command::new(program)
+        .args(args)
+        .output()
+        .with_context(|| format!("cannot run {program}"))?;
+    anyhow::ensure!(
+        output.status.success(),
+        "{program} failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Writes a script for a load generator.
+fn script(dir: &Path, name: &str, text: &str) -> anyhow::Result<String> {
+    let path = dir.join(name);
+    std::fs::write(&path, text)?;
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| anyhow::anyhow!("{} is not UTF-8", path.display()))
+}

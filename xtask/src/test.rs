@@ -1,0 +1,111 @@
+//! `cargo xtask test`: every test of the workspace, on servers that this command starts,
+//! and the list of the tests that could not run.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+use order_testkit::server::SKIP_REPORT;
+use order_testkit::server::postgres::{PostgresServer, TEST_POSTGRES_URL};
+
+use crate::cargo;
+use crate::steps::Steps;
+
+/// What to test.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TestArgs {
+    /// Arguments for the test runner, `cargo nextest run` where it is installed, else
+    /// `cargo test`: `cargo xtask test -- --package order-core`.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// Runs the tests and shows what was skipped.
+pub(crate) async fn run(args: &TestArgs) -> anyhow::Result<()> {
+    let report = tempfile::NamedTempFile::new().context("cannot make the skip report")?;
+    let mut steps = Steps::default();
+    let result = run_tests(&mut steps, &args.arguments, &|command| {
+        command.env(SKIP_REPORT, report.path());
+    })
+    .await;
+    eprint!("{}", steps.summary());
+    let skipped = fs::read_to_string(report.path()).context("cannot read the skip report")?;
+    eprintln!("{} tests skipped", skipped.lines().count());
+    eprint!("{skipped}");
+    result
+}
+
+async fn run_tests(
+    steps: &mut Steps,
+    arguments: &[String],
+    prepare: &dyn Fn(&mut Command),
+) -> anyhow::Result<()> {
+    if arguments.is_empty() {
+        // Apart from the run, so that a failure to build does not start servers.
+        steps.run("build", &mut cargo(&["test", "--workspace", "--no-run"]))?;
+    }
+    let server = start_postgres(steps).await;
+    let run = |name: &str, runner: &[&str], arguments: &[String], steps: &mut Steps| {
+        let mut command = cargo(runner);
+        prepare(&mut command);
+        if let Some(server) = &server {
+            command.env(TEST_POSTGRES_URL, server.url());
+        }
+        if !names_a_package(arguments) {
+            command.arg("--workspace");
+        }
+        steps.run(name, command.args(arguments))
+    };
+    if !has_nextest() {
+        return run("tests", &["test"], arguments, steps);
+    }
+    run("tests", &["nextest", "run"], arguments, steps)?;
+    if arguments.is_empty() {
+        run("documentation tests", &["test", "--doc"], arguments, steps)?;
+    }
+    Ok(())
+}
+
+/// One server for all test processes of the run. Without one, the tests that need it say
+/// so themselves.
+async fn start_postgres(steps: &mut Steps) -> Option<PostgresServer> {
+    if std::env::var_os(TEST_POSTGRES_URL).is_some() {
+        return None;
+    }
+    // What a test stores need not survive a power failure.
+    match PostgresServer::start(&[("fsync", "off")]).await {
+        Ok(server) => Some(server),
+        Err(error) => {
+            steps.skip("PostgreSQL for the tests", &format!("{error:#}"));
+            None
+        }
+    }
+}
+
+fn names_a_package(arguments: &[String]) -> bool {
+    arguments
+        .iter()
+        .take_while(|argument| *argument != "--")
+        .any(|argument| argument.starts_with("-p") || argument.starts_with("--package"))
+}
+
+fn has_nextest() -> bool {
+    cargo(&["nextest", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_arguments_of_the_runner_name_a_package() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert!(names_a_package(&words("-p order-core")));
+        assert!(names_a_package(&words("--package=order-core some_test")));
+        assert!(!names_a_package(&words("some_test -- -p")));
+    }
+}
