@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context;
 use order_testkit::server::SKIP_REPORT;
-use order_testkit::server::postgres::{PostgresServer, TEST_POSTGRES_URL};
+use order_testkit::server::postgres::{Installation, PostgresServer, TEST_POSTGRES_URL};
 
 use crate::cargo;
 use crate::steps::Steps;
@@ -56,15 +56,28 @@ async fn run_tests(
         }
         steps.run(name, command.args(arguments))
     };
-    if !has_nextest() {
-        return run("tests", &["test"], arguments, steps);
+    if has_nextest() {
+        run("tests", &["nextest", "run"], arguments, steps)?;
+        if arguments.is_empty() {
+            run("documentation tests", &["test", "--doc"], arguments, steps)?;
+        }
+    } else {
+        run("tests", &["test"], arguments, steps)?;
     }
-    run("tests", &["nextest", "run"], arguments, steps)?;
-    if arguments.is_empty() {
-        run("documentation tests", &["test", "--doc"], arguments, steps)?;
+    if !arguments.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    match Installation::find() {
+        Ok(_) => steps.run("storm", &mut cargo(&SHORT_STORM)),
+        Err(error) => {
+            steps.skip("storm", &format!("PostgreSQL: {error:#}"));
+            Ok(())
+        }
+    }
 }
+
+/// Long enough to kill the service under load a few times.
+const SHORT_STORM: [&str; 6] = ["xtask", "storm", "--orders", "2000", "--kills", "3"];
 
 /// One server for all test processes of the run. Without one, the tests that need it say
 /// so themselves.

@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, anyhow};
-use order_core::{Clock, IdGen, OrderApi};
+use anyhow::Context;
+use order_core::{Clock, IdGen, OrderApi, group_commit::Lanes};
 use order_gateway::{
     admin::{self, Readiness},
     http::{self, HttpConfig, HttpDeps},
@@ -55,6 +55,7 @@ pub struct Process {
     api: Arc<dyn OrderApi>,
     readiness: Readiness,
     core: Option<Core>,
+    remote: Option<Remote>,
     servers: JoinSet<(&'static str, anyhow::Result<()>)>,
     stop_servers: CancellationToken,
     /// WebSocket connections, which outlive the HTTP request they began as.
@@ -105,10 +106,11 @@ impl Process {
         let admin = bind("ADMIN_ADDR", config.admin_addr).await?;
         let (clock, ids) = system_ports();
         let client = RpcClientConfig::new(config.order_service_url);
-        let remote = RemoteOrderApi::new(&client, Arc::clone(&clock))
-            .map_err(|error| anyhow!("ORDER_SERVICE_URL: {error}"))?;
-        let api: Arc<dyn OrderApi> = Arc::new(remote);
+        let (remote, lanes) = RemoteOrderApi::new(&client, &clock)?;
+        let remote = Remote::start(remote, lanes);
+        let api = Arc::clone(&remote.api) as Arc<dyn OrderApi>;
         let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), None);
+        process.remote = Some(remote);
         process.serve_admin(admin)?;
         process.serve_http(http, api)?;
         process.log_start("api-gateway");
@@ -156,6 +158,7 @@ impl Process {
             clock,
             ids,
             core,
+            remote: None,
             servers: JoinSet::new(),
             stop_servers: CancellationToken::new(),
             sockets: TaskTracker::new(),
@@ -232,6 +235,7 @@ impl Process {
             ids: Arc::clone(&self.ids),
         };
         let config = RpcServerConfig {
+            deadline_default: self.request_timeout,
             drain_timeout: self.drain_timeout(),
             ..RpcServerConfig::default()
         };
@@ -301,6 +305,9 @@ impl Process {
             // A quarter for the jobs; the last quarter is shared by commits and the database.
             exit = exit.and(core.stop(drain_timeout / 2, drain_timeout / 4).await);
         }
+        if let Some(remote) = self.remote.take() {
+            exit = exit.and(remote.stop().await);
+        }
         self.stop_admin.cancel();
         let admin = timeout(CUT_TIMEOUT, self.admin_server.join_next()).await;
         if !matches!(admin, Ok(Some(Ok(Ok(()))))) {
@@ -323,6 +330,35 @@ impl Process {
             exit = Exit::Unclean;
         }
         exit
+    }
+}
+
+/// The service behind gRPC, with the lanes that call it.
+struct Remote {
+    api: Arc<RemoteOrderApi>,
+    lanes: TaskTracker,
+}
+
+impl Remote {
+    fn start(api: RemoteOrderApi, lanes: Lanes) -> Self {
+        let tracker = TaskTracker::new();
+        for lane in lanes {
+            tracker.spawn(lane);
+        }
+        Self {
+            api: Arc::new(api),
+            lanes: tracker,
+        }
+    }
+
+    async fn stop(self) -> Exit {
+        self.api.close();
+        self.lanes.close();
+        if timeout(CUT_TIMEOUT, self.lanes.wait()).await.is_err() {
+            tracing::error!("calls to the service had to be cut");
+            return Exit::Unclean;
+        }
+        Exit::Clean
     }
 }
 

@@ -2,22 +2,35 @@
 //!
 //! A few lanes share one bounded queue. A lane that is free takes everything that waits,
 //! up to a limit, and flushes it in one go; there is no timer. A lone item is flushed at
-//! once, and under load a batch is what arrived while the lanes were busy. (The same idea
+//! once, and under load a batch is what arrived while the lanes were busy.
+//!
+//! A free lane joins those that flush only if that helps: while little is being flushed,
+//! waiting would cost latency and save nothing; while much is, a second small batch would
+//! cost more than it gains, so the lane waits until a full one has gathered or the others
+//! are done. (The same idea
 //! as group commit in databases: `DeWitt` et al., "Implementation techniques for main
 //! memory database systems", SIGMOD 1984.)
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
-use futures_util::future::BoxFuture;
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use futures_util::{FutureExt as _, future::BoxFuture};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 
 use crate::{Clock, Deadline, Error};
 
 /// The most items of one flush.
 pub const BATCH_LEN_MAX: usize = 512;
+
+/// With this many items waiting, a free lane takes them at once, whatever the others do: a
+/// larger batch costs hardly less per item (measured with PostgreSQL, see
+/// `docs/benchmarks.md`).
+const WAITING_MANY: usize = 64;
 
 /// How wide and deep a group commit is.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +39,9 @@ pub struct GroupCommitConfig {
     pub lanes: usize,
     /// How many items wait at most; one more is refused with [`Error::Overloaded`].
     pub queue_len_max: usize,
+    /// While fewer items than this are being flushed, a free lane takes what waits at once.
+    /// Small where a batch saves much, large where waiting costs more than it saves.
+    pub overlap_below: usize,
 }
 
 /// What a group commit has done so far.
@@ -53,9 +69,20 @@ struct Entry<T, R> {
     answer: oneshot::Sender<Result<R, Error>>,
 }
 
+/// What the lanes know of each other.
+struct Traffic {
+    /// See [`GroupCommitConfig::overlap_below`]; at least 1.
+    overlap_below: usize,
+    /// Items being flushed.
+    flushing: AtomicUsize,
+    /// Told when a lane that holds back may look again.
+    changed: Notify,
+}
+
 /// The sending side: hands items to the lanes and waits for their answers.
 pub struct GroupCommit<T, R> {
     queue: mpsc::Sender<Entry<T, R>>,
+    traffic: Arc<Traffic>,
     stats: Arc<GroupCommitStats>,
     close: watch::Sender<bool>,
 }
@@ -78,6 +105,11 @@ where
         let (sender, receiver) = mpsc::channel(config.queue_len_max.max(1));
         let (close, closed) = watch::channel(false);
         let stats = Arc::new(GroupCommitStats::default());
+        let traffic = Arc::new(Traffic {
+            overlap_below: config.overlap_below.max(1),
+            flushing: AtomicUsize::new(0),
+            changed: Notify::new(),
+        });
         let receiver = Arc::new(Mutex::new(receiver));
         let flush = Arc::new(flush);
         let lanes = (0..config.lanes.max(1))
@@ -86,6 +118,7 @@ where
                     receiver: Arc::clone(&receiver),
                     closed: closed.clone(),
                     clock: Arc::clone(clock),
+                    traffic: Arc::clone(&traffic),
                     stats: Arc::clone(&stats),
                     flush: Arc::clone(&flush),
                 };
@@ -95,6 +128,7 @@ where
         (
             Self {
                 queue: sender,
+                traffic,
                 stats,
                 close,
             },
@@ -152,28 +186,72 @@ where
         deadline: Deadline,
     ) -> Result<oneshot::Receiver<Result<R, Error>>, Error> {
         let (answer, receiver) = oneshot::channel();
-        match self.queue.try_send(Entry {
+        let entry = Entry {
             item,
             deadline,
             answer,
-        }) {
-            Ok(()) => Ok(receiver),
+        };
+        match self.queue.try_send(entry) {
+            Ok(()) => {
+                if self.queue.max_capacity() - self.queue.capacity() >= WAITING_MANY {
+                    self.traffic.changed.notify_one();
+                }
+                Ok(receiver)
+            }
             Err(mpsc::error::TrySendError::Full(_)) => Err(Error::overloaded()),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Error::shutting_down()),
         }
     }
 }
 
-/// The lane ended without an answer: it panicked, or the runtime is going away. The outcome
+/// The flush ended without an answer: it panicked, or the runtime is going away. The outcome
 /// is unknown, which is what an unavailable store means too.
 fn lane_is_gone() -> Error {
     Error::store_unavailable("the commit lane ended before it answered")
+}
+
+impl Traffic {
+    /// Takes what waits, once that is worth a flush beside those under way.
+    ///
+    /// What was taken is in `entries` even if the future is dropped.
+    async fn take_from<E>(&self, queue: &mut mpsc::Receiver<E>, entries: &mut Vec<E>) {
+        loop {
+            let changed = self.changed.notified();
+            let is_quiet = self.flushing.load(Ordering::Relaxed) < self.overlap_below;
+            if is_quiet || queue.len() >= WAITING_MANY {
+                break;
+            }
+            changed.await;
+        }
+        if queue.recv_many(entries, BATCH_LEN_MAX).await == 0 {
+            return;
+        }
+        // Whoever woke the lane is often about to bring more. Letting the other tasks run
+        // once costs a lone item about a microsecond.
+        tokio::task::yield_now().await;
+        while entries.len() < BATCH_LEN_MAX
+            && let Ok(entry) = queue.try_recv()
+        {
+            entries.push(entry);
+        }
+    }
+}
+
+/// Items that are being flushed, until it is dropped.
+struct Flushing<'a>(&'a Traffic, usize);
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        self.0.flushing.fetch_sub(self.1, Ordering::Relaxed);
+        self.0.changed.notify_one();
+    }
 }
 
 struct Lane<T, R, F> {
     receiver: Arc<Mutex<mpsc::Receiver<Entry<T, R>>>>,
     closed: watch::Receiver<bool>,
     clock: Arc<dyn Clock>,
+    traffic: Arc<Traffic>,
     stats: Arc<GroupCommitStats>,
     flush: Arc<F>,
 }
@@ -185,6 +263,7 @@ where
     async fn run(mut self) {
         let mut entries = Vec::with_capacity(BATCH_LEN_MAX);
         while self.take(&mut entries).await {
+            let _flushing = Flushing(&self.traffic, entries.len());
             self.flush(&mut entries).await;
         }
     }
@@ -193,18 +272,20 @@ where
     async fn take(&mut self, entries: &mut Vec<Entry<T, R>>) -> bool {
         // One free lane at a time waits at the queue; the others wait here.
         let mut receiver = self.receiver.lock().await;
-        let n_taken = tokio::select! {
+        let is_closed = tokio::select! {
             biased;
-            n_taken = receiver.recv_many(entries, BATCH_LEN_MAX) => Some(n_taken),
-            _ = self.closed.wait_for(|closed| *closed) => None,
+            () = self.traffic.take_from(&mut receiver, entries) => false,
+            _ = self.closed.wait_for(|closed| *closed) => true,
         };
-        let n_taken = if let Some(n_taken) = n_taken {
-            n_taken
-        } else {
+        if is_closed {
             receiver.close();
-            receiver.recv_many(entries, BATCH_LEN_MAX).await
-        };
-        n_taken > 0
+            let limit = BATCH_LEN_MAX.saturating_sub(entries.len());
+            receiver.recv_many(entries, limit).await;
+        }
+        self.traffic
+            .flushing
+            .fetch_add(entries.len(), Ordering::Relaxed);
+        !entries.is_empty()
     }
 
     async fn flush(&self, entries: &mut Vec<Entry<T, R>>) {
@@ -227,7 +308,10 @@ where
         self.stats
             .items
             .fetch_add(items.len() as u64, Ordering::Relaxed);
-        let answers = (self.flush)(items).await;
+        let flushed = AssertUnwindSafe(async { (self.flush)(items).await }).catch_unwind();
+        // A panic must not end the lane for ever. Nobody knows what became of the items, and
+        // dropping `waiting` says just that.
+        let Ok(answers) = flushed.await else { return };
         debug_assert_eq!(answers.len(), waiting.len(), "a flush answers every item");
         for (answer, waiting) in answers.into_iter().zip(waiting) {
             // A caller that hung up gave up its answer, nothing else.

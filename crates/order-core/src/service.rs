@@ -15,6 +15,10 @@ use crate::{
 /// How often a change is decided anew when others keep changing the order.
 const DECISIONS_MAX: usize = 5;
 
+/// Few enough that a client is not kept waiting while the system is idle, and few enough
+/// that a loaded one writes large batches.
+const OVERLAP_BELOW: usize = 8;
+
 /// What an [`OrderService`] stands on.
 pub struct OrderServiceDeps {
     /// Where orders live.
@@ -46,10 +50,12 @@ impl Default for OrderServiceConfig {
             creates: GroupCommitConfig {
                 lanes: 2,
                 queue_len_max: 4096,
+                overlap_below: OVERLAP_BELOW,
             },
             changes: GroupCommitConfig {
                 lanes: 1,
                 queue_len_max: 1024,
+                overlap_below: OVERLAP_BELOW,
             },
         }
     }

@@ -26,6 +26,9 @@ impl Clock for Frozen {
     }
 }
 
+/// A flush with this item panics.
+const POISON: u32 = u32::MAX;
+
 /// A group commit whose flushes wait for permits and are written down.
 struct Rig {
     group: Arc<GroupCommit<u32, u32>>,
@@ -44,10 +47,12 @@ fn rig(lanes: usize, queue_len_max: usize) -> Rig {
     let config = GroupCommitConfig {
         lanes,
         queue_len_max,
+        overlap_below: 8,
     };
     let (group, lanes) = GroupCommit::new(config, &clock, move |items: Vec<u32>| {
         let (written, waiting) = (Arc::clone(&written), Arc::clone(&waiting));
         Box::pin(async move {
+            assert!(!items.contains(&POISON), "a defect of the flush");
             waiting.acquire().await.expect("open").forget();
             written.lock().expect("not poisoned").push(items.clone());
             items.into_iter().map(|item| Ok(item * 10)).collect()
@@ -221,6 +226,59 @@ async fn close_flushes_what_waits_and_refuses_the_rest() {
         assert!(
             matches!(refused, Err(Error::ShuttingDown { .. })),
             "{refused:?}"
+        );
+        rig.finish().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_second_lane_helps_while_little_is_flushed_and_when_much_waits() {
+    local(async {
+        let rig = rig(2, 2 * BATCH_LEN_MAX);
+        let few = rig.submit(0, Deadline::NONE);
+        settle().await;
+        // One item is being flushed, so the next twenty do not wait for it.
+        let group = Arc::clone(&rig.group);
+        let twenty = tokio::task::spawn_local(async move {
+            group.submit_all((1..=20).collect(), Deadline::NONE).await
+        });
+        settle().await;
+        rig.gate.add_permits(1);
+        few.await.expect("no panic").expect("flushed");
+        // Twenty are being flushed; three more are held back, and are joined by others.
+        let held_back = rig.submit(21, Deadline::NONE);
+        settle().await;
+        let group = Arc::clone(&rig.group);
+        let many = tokio::task::spawn_local(async move {
+            group.submit_all((22..=90).collect(), Deadline::NONE).await
+        });
+        settle().await;
+        rig.gate.add_permits(2);
+        held_back.await.expect("no panic").expect("flushed");
+        assert_eq!(
+            twenty.await.expect("no panic").len() + many.await.expect("no panic").len(),
+            89
+        );
+        assert_eq!(rig.sizes(), [1, 20, 70]);
+        rig.finish().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_panic_of_a_flush_leaves_the_lane_alive() {
+    local(async {
+        let rig = rig(1, 16);
+        let unknown = rig.group.submit(POISON, Deadline::NONE).await;
+        assert!(
+            matches!(unknown, Err(Error::StoreUnavailable { .. })),
+            "{unknown:?}"
+        );
+        rig.gate.add_permits(1);
+        assert_eq!(
+            rig.group.submit(1, Deadline::NONE).await.expect("flushed"),
+            10
         );
         rig.finish().await;
     })

@@ -22,6 +22,7 @@ use futures_util::StreamExt as _;
 use order_core::{
     CallContext, CancelOrder, Cause, Clock, CreateOrder, Deadline, Error, ListOrders, Order,
     OrderApi, OrderEventStream, OrderId, OrderPage, UpdateStatus, WatchOrder,
+    group_commit::{GroupCommit, GroupCommitConfig, Lanes},
 };
 use tokio::{sync::Semaphore, time::timeout};
 use tonic::{
@@ -72,11 +73,30 @@ enum SendDeadline {
 
 /// The gRPC client as an [`OrderApi`].
 ///
+/// Concurrent creates of orders that have an id share calls, by the same group commit that
+/// shares transactions on the other side: a call costs far more than an order in it.
+///
 /// Connects when it is first called, so it may start before the service does. Calls fail at
 /// once with [`Error::ServiceUnavailable`] while nobody answers, and work again when
 /// somebody does. Calls whose repetition is harmless are repeated after an UNAVAILABLE, at
 /// most twice, within their deadline and within a budget; [`Error::Overloaded`] is final.
 pub struct RemoteOrderApi {
+    remote: Arc<Remote>,
+    creates: GroupCommit<Wanted, Order>,
+}
+
+/// A second call leaves while fewer orders than this are on their way: an idle system waits
+/// for nothing, and a loaded one shares calls.
+const OVERLAP_BELOW: usize = 8;
+
+/// An order to create, with what came with its call.
+struct Wanted {
+    ctx: CallContext,
+    request: CreateOrder,
+}
+
+/// The calls themselves.
+struct Remote {
     connections: Vec<Connection>,
     next: AtomicUsize,
     places: Semaphore,
@@ -86,21 +106,43 @@ pub struct RemoteOrderApi {
 }
 
 impl RemoteOrderApi {
-    /// Prepares the connections; makes none yet.
+    /// Prepares the connections; makes none yet. The caller spawns the lanes, which send the
+    /// shared calls and end after [`RemoteOrderApi::close`].
     ///
     /// # Errors
     /// [`ConfigError`] if a URL cannot be one of the service.
-    pub fn new(config: &RpcClientConfig, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
-        Ok(Self {
+    pub fn new(
+        config: &RpcClientConfig,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<(Self, Lanes), ConfigError> {
+        let remote = Arc::new(Remote {
             connections: connections(config)?,
             next: AtomicUsize::new(0),
             places: Semaphore::new(config.in_flight_max),
             retry_budget: RetryBudget::default(),
             deadline_default: config.deadline_default,
-            clock,
-        })
+            clock: Arc::clone(clock),
+        });
+        let lanes = GroupCommitConfig {
+            lanes: config.connections,
+            queue_len_max: config.in_flight_max,
+            overlap_below: OVERLAP_BELOW,
+        };
+        let calls = Arc::clone(&remote);
+        let (creates, lanes) = GroupCommit::new(lanes, clock, move |wanted| {
+            let calls = Arc::clone(&calls);
+            Box::pin(async move { calls.create_wanted(wanted).await })
+        });
+        Ok((Self { remote, creates }, lanes))
     }
 
+    /// Refuses new creates; the lanes end when those that wait are answered.
+    pub fn close(&self) {
+        self.creates.close();
+    }
+}
+
+impl Remote {
     /// The next connection in turn, past those that are known to fail. There is always one.
     fn pick(&self) -> Option<&Connection> {
         let start = self.next.fetch_add(1, Ordering::Relaxed);
@@ -183,6 +225,74 @@ impl RemoteOrderApi {
     {
         self.invoke(ctx, repeat, SendDeadline::Yes, work).await
     }
+
+    async fn create_order(&self, ctx: &CallContext, request: &CreateOrder) -> Result<Order, Error> {
+        let repeat = repeat_of(std::slice::from_ref(request));
+        let answer = self.call(ctx, repeat, |attempt| {
+            let message = attempt.request(convert::create_to_proto(request));
+            async move { attempt.orders().create_order(message).await }
+        });
+        convert::order_from_proto(answer.await?.order)
+    }
+
+    async fn create_orders(
+        &self,
+        ctx: &CallContext,
+        requests: &[CreateOrder],
+    ) -> Result<Vec<Result<Order, Error>>, Error> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let answer = self.call(ctx, repeat_of(requests), |attempt| {
+            let requests = requests.iter().map(convert::create_to_proto).collect();
+            let message = attempt.request(proto::BatchCreateOrdersRequest { requests });
+            async move { attempt.orders().batch_create_orders(message).await }
+        });
+        let results = answer.await?.results;
+        if results.len() != requests.len() {
+            return Err(Error::internal(InvalidBatch));
+        }
+        let item = |result: proto::batch_create_orders_response::Result| match result.result {
+            Some(BatchItem::Order(order)) => convert::order_from_proto(Some(order)),
+            Some(BatchItem::Error(status)) => Err(from_batch_status(status)),
+            None => Err(Error::internal(InvalidBatch)),
+        };
+        Ok(results.into_iter().map(item).collect())
+    }
+
+    /// Creates what several callers want, in one call.
+    async fn create_wanted(&self, wanted: Vec<Wanted>) -> Vec<Result<Order, Error>> {
+        let deadlines = wanted.iter().map(|wanted| wanted.ctx.deadline.instant());
+        let ctx = CallContext {
+            // No deadline is later than any.
+            deadline: deadlines
+                .collect::<Option<Vec<_>>>()
+                .and_then(|instants| instants.into_iter().max())
+                .map_or(Deadline::NONE, Deadline::at),
+            // One of them stands for all: the log of the service then leads to the gateway's.
+            request_id: match wanted.first() {
+                Some(first) => first.ctx.request_id.clone(),
+                None => return Vec::new(),
+            },
+        };
+        let requests: Vec<CreateOrder> = wanted.into_iter().map(|w| w.request).collect();
+        if let [request] = requests.as_slice() {
+            return vec![self.create_order(&ctx, request).await];
+        }
+        match self.create_orders(&ctx, &requests).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                // One of them keeps the source, for the log.
+                let mut answers: Vec<_> = requests
+                    .iter()
+                    .skip(1)
+                    .map(|_| Err(error.without_source()))
+                    .collect();
+                answers.push(Err(error));
+                answers
+            }
+        }
+    }
 }
 
 /// One try of one call.
@@ -231,12 +341,19 @@ impl Attempt {
 #[async_trait]
 impl OrderApi for RemoteOrderApi {
     async fn create_order(&self, ctx: &CallContext, request: CreateOrder) -> Result<Order, Error> {
-        let repeat = repeat_of(std::slice::from_ref(&request));
-        let answer = self.call(ctx, repeat, |attempt| {
-            let message = attempt.request(convert::create_to_proto(&request));
-            async move { attempt.orders().create_order(message).await }
-        });
-        convert::order_from_proto(answer.await?.order)
+        // Without an id it must not be repeated, which a shared call might be.
+        if request.order_id.is_none() {
+            return self.remote.create_order(ctx, &request).await;
+        }
+        let left = self.remote.time_left(ctx.deadline)?;
+        let wanted = Wanted {
+            ctx: ctx.clone(),
+            request,
+        };
+        // The call is bounded by the longest deadline in it, the wait here by our own.
+        timeout(left, self.creates.submit(wanted, ctx.deadline))
+            .await
+            .unwrap_or(Err(Error::DeadlineExceeded))
     }
 
     async fn create_orders(
@@ -244,28 +361,11 @@ impl OrderApi for RemoteOrderApi {
         ctx: &CallContext,
         requests: Vec<CreateOrder>,
     ) -> Result<Vec<Result<Order, Error>>, Error> {
-        if requests.is_empty() {
-            return Ok(Vec::new());
-        }
-        let answer = self.call(ctx, repeat_of(&requests), |attempt| {
-            let requests = requests.iter().map(convert::create_to_proto).collect();
-            let message = attempt.request(proto::BatchCreateOrdersRequest { requests });
-            async move { attempt.orders().batch_create_orders(message).await }
-        });
-        let results = answer.await?.results;
-        if results.len() != requests.len() {
-            return Err(Error::internal(InvalidBatch));
-        }
-        let item = |result: proto::batch_create_orders_response::Result| match result.result {
-            Some(BatchItem::Order(order)) => convert::order_from_proto(Some(order)),
-            Some(BatchItem::Error(status)) => Err(from_batch_status(status)),
-            None => Err(Error::internal(InvalidBatch)),
-        };
-        Ok(results.into_iter().map(item).collect())
+        self.remote.create_orders(ctx, &requests).await
     }
 
     async fn get_order(&self, ctx: &CallContext, order_id: OrderId) -> Result<Order, Error> {
-        let answer = self.call(ctx, Repeat::Harmless, |attempt| {
+        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
             let order_id = order_id.to_string();
             let message = attempt.request(proto::GetOrderRequest { order_id });
             async move { attempt.orders().get_order(message).await }
@@ -278,7 +378,7 @@ impl OrderApi for RemoteOrderApi {
         ctx: &CallContext,
         request: ListOrders,
     ) -> Result<OrderPage, Error> {
-        let answer = self.call(ctx, Repeat::Harmless, |attempt| {
+        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
             let message = attempt.request(convert::list_to_proto(&request));
             async move { attempt.orders().list_orders(message).await }
         });
@@ -297,7 +397,7 @@ impl OrderApi for RemoteOrderApi {
         if let Some(reason) = &request.reason {
             Cause::check_message("reason", reason)?;
         }
-        let answer = self.call(ctx, Repeat::Harmless, |attempt| {
+        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
             let message = attempt.request(convert::cancel_to_proto(&request));
             async move { attempt.orders().cancel_order(message).await }
         });
@@ -309,7 +409,7 @@ impl OrderApi for RemoteOrderApi {
         ctx: &CallContext,
         request: UpdateStatus,
     ) -> Result<Order, Error> {
-        let answer = self.call(ctx, Repeat::Harmless, |attempt| {
+        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
             let message = attempt.request(convert::update_to_proto(&request));
             async move { attempt.orders().update_status(message).await }
         });
@@ -321,10 +421,12 @@ impl OrderApi for RemoteOrderApi {
         ctx: &CallContext,
         orders: Vec<WatchOrder>,
     ) -> Result<OrderEventStream, Error> {
-        let stream = self.invoke(ctx, Repeat::Harmless, SendDeadline::No, |attempt| {
-            let message = attempt.request(convert::watches_to_proto(&orders));
-            async move { attempt.orders().watch_orders(message).await }
-        });
+        let stream = self
+            .remote
+            .invoke(ctx, Repeat::Harmless, SendDeadline::No, |attempt| {
+                let message = attempt.request(convert::watches_to_proto(&orders));
+                async move { attempt.orders().watch_orders(message).await }
+            });
         let events = stream.await?.map(|event| match event {
             Ok(event) => convert::event_from_proto(event),
             Err(status) => Err(from_status(status)),
@@ -333,7 +435,7 @@ impl OrderApi for RemoteOrderApi {
     }
 
     async fn check_ready(&self, ctx: &CallContext) -> Result<(), Error> {
-        let answer = self.call(ctx, Repeat::Never, |attempt| {
+        let answer = self.remote.call(ctx, Repeat::Never, |attempt| {
             let service = SERVICE_NAME.to_owned();
             let message = attempt.request(HealthCheckRequest { service });
             async move { attempt.health().check(message).await }

@@ -272,6 +272,7 @@ fn start_commit(
     let config = GroupCommitConfig {
         lanes: 1,
         queue_len_max: config.workers,
+        overlap_below: 1,
     };
     let shared = Arc::clone(shared);
     GroupCommit::new(config, clock, move |tokens| {

@@ -153,6 +153,8 @@ impl WorkerPool {
         let completions = GroupCommitConfig {
             lanes: config.completion_lanes,
             queue_len_max: config.queue_len_max,
+            // Nobody waits for a completion, so it is never worth a small statement.
+            overlap_below: 1,
         };
         let (completer, mut lanes) = Completer::new(completions, &deps.clock, &shared);
         let (executor, start_lanes) = Executor::new(

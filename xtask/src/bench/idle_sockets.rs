@@ -30,7 +30,7 @@ pub(super) async fn measure(programs: &Path, n: u32) -> anyhow::Result<()> {
     let limit = (n + WARM_UP).to_string();
     let settings = [
         ("WS_MAX_CONNECTIONS_PER_ADDRESS", limit.as_str()),
-        ("RUST_LOG", "warn"),
+        ("RUST_LOG", "warn,order_app=info"),
     ];
     let system = System::start_all_in_one(programs, &url, &settings).await?;
     let pid = system.service.id()?;

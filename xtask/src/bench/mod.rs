@@ -40,7 +40,10 @@ const POSTGRES_SETTINGS: [(&str, &str); 6] = [
 ];
 
 /// One line per request would measure the log.
-const QUIET: [(&str, &str); 2] = [("RUST_LOG", "warn"), ("QUEUE_CAPACITY", "4096")];
+const QUIET: [(&str, &str); 2] = [
+    ("RUST_LOG", "warn,order_app=info"),
+    ("QUEUE_CAPACITY", "4096"),
+];
 
 /// Runs everything and prints a report in Markdown.
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {

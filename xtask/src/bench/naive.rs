@@ -20,9 +20,9 @@ const TABLE: &str = "
     CHECKPOINT;";
 
 const LIFECYCLE: &str = "\
-INSERT INTO naive_orders (id, user_id, amount, status) VALUES (gen_random_uuid(), 'user-' || :client_id, 10000, 'PENDING') RETURNING id \\gset
-UPDATE naive_orders SET status = 'PROCESSING', updated_at = now() WHERE id = :'id';
-UPDATE naive_orders SET status = 'PROCESSED', updated_at = now() WHERE id = :'id';
+INSERT INTO naive_orders (id, user_id, amount, status) VALUES (gen_random_uuid(), 'user-' || :client_id::text, 10000, 'PENDING') RETURNING id \\gset
+UPDATE naive_orders SET status = 'PROCESSING', updated_at = now() WHERE id = :id;
+UPDATE naive_orders SET status = 'PROCESSED', updated_at = now() WHERE id = :id;
 ";
 
 /// Orders per second from INSERT to PROCESSED.

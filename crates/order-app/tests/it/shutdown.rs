@@ -10,7 +10,8 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use hyper::Method;
+use http_body_util::Empty;
+use hyper::{Method, body::Bytes};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use order_testkit::server::{
     free_port,
@@ -28,6 +29,17 @@ struct Ports {
     http: u16,
     grpc: u16,
     ws: u16,
+}
+
+impl Ports {
+    fn free() -> Self {
+        let port = || free_port().expect("a port");
+        Self {
+            http: port(),
+            grpc: port(),
+            ws: port(),
+        }
+    }
 }
 
 fn start(database: &Database, ports: &Ports, settings: &[(&str, &str)]) -> ChildServer {
@@ -86,31 +98,14 @@ fn sigterm_under_load_loses_nothing_and_gives_leases_back() {
 }
 
 async fn stop_under_load(database: &Database) {
-    let port = || free_port().expect("a port");
-    let ports = Ports {
-        http: port(),
-        grpc: port(),
-        ws: port(),
-    };
+    let ports = Ports::free();
     // A job takes longer than the drain, so that leases are held when the signal comes.
     let process = start(database, &ports, &[("PROCESSOR_DELAY", "1h")]);
     process
         .wait_for_line("is ready", PATIENCE)
         .await
         .expect("ready");
-
-    // An HTTP/2 connection that says nothing, and a WebSocket that says nothing.
-    let stream = TcpStream::connect(("127.0.0.1", ports.http))
-        .await
-        .expect("connected");
-    let (idle, connection) = hyper::client::conn::http2::handshake::<
-        _,
-        _,
-        http_body_util::Empty<hyper::body::Bytes>,
-    >(TokioExecutor::new(), TokioIo::new(stream))
-    .await
-    .expect("HTTP/2");
-    let idle_connection = tokio::task::spawn_local(connection);
+    let idle = idle_http2_connection(ports.http).await;
     let (mut silent, _) = connect_async(format!("ws://127.0.0.1:{}/ws", ports.ws))
         .await
         .expect("a WebSocket");
@@ -124,13 +119,8 @@ async fn stop_under_load(database: &Database) {
         (load.created.load(Ordering::Relaxed) > 200).then_some(())
     })
     .await;
-    process.signal(Signal::Terminate).expect("running");
-    let status = process
-        .wait_for_exit(Duration::from_secs(15))
-        .await
-        .expect("it stops");
+    stop(process).await;
     load.stop.store(true, Ordering::Relaxed);
-    assert!(status.success(), "{status}:\n{}", process.output());
     for client in clients {
         client.await.expect("no client saw a failed request");
     }
@@ -143,35 +133,24 @@ async fn stop_under_load(database: &Database) {
         "{closed:?}"
     );
     drop(idle);
-    idle_connection.abort();
 
     // The leases last an hour: only released jobs are processed now.
-    let created = load.created.load(Ordering::Relaxed);
     let process = start(database, &ports, &[]);
     process
         .wait_for_line("is ready", PATIENCE)
         .await
         .expect("ready");
-    let http = Http::new(([127, 0, 0, 1], ports.http).into());
-    wait_for("every order is PROCESSED", async || {
-        let pending = http.get("/orders?status=PENDING&page_size=1").await.json();
-        (pending["orders"].as_array().map(Vec::len) == Some(0)).then_some(())
-    })
-    .await;
-    let mut path = "/orders?status=PROCESSED&page_size=1000".to_owned();
-    let mut processed = 0;
-    loop {
-        let page = http.get(&path).await.json();
-        processed += page["orders"].as_array().expect("orders").len();
-        let Some(token) = page["next_page_token"].as_str() else {
-            break;
-        };
-        path = format!("/orders?status=PROCESSED&page_size=1000&page_token={token}");
-    }
+    let n_processed = wait_for_all_processed(&ports).await;
+    let n_created = load.created.load(Ordering::Relaxed);
     assert!(
-        processed >= created,
-        "{created} orders were acknowledged, {processed} processed"
+        n_processed >= n_created,
+        "{n_created} acknowledged, {n_processed} processed"
     );
+    stop(process).await;
+}
+
+/// Sends SIGTERM and checks that the process ends cleanly and in time.
+async fn stop(process: ChildServer) {
     process.signal(Signal::Terminate).expect("running");
     let status = process
         .wait_for_exit(Duration::from_secs(15))
@@ -180,16 +159,47 @@ async fn stop_under_load(database: &Database) {
     assert!(status.success(), "{status}:\n{}", process.output());
 }
 
+/// An HTTP/2 connection that says nothing. Dropping what is returned closes it.
+async fn idle_http2_connection(port: u16) -> impl Sized {
+    let stream = TcpStream::connect(("127.0.0.1", port))
+        .await
+        .expect("connected");
+    let (sender, connection) = hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(
+        TokioExecutor::new(),
+        TokioIo::new(stream),
+    )
+    .await
+    .expect("HTTP/2");
+    tokio::task::spawn_local(connection);
+    sender
+}
+
+/// Waits until no order is PENDING and returns how many are PROCESSED.
+async fn wait_for_all_processed(ports: &Ports) -> usize {
+    let http = Http::new(([127, 0, 0, 1], ports.http).into());
+    wait_for("every order is PROCESSED", async || {
+        let pending = http.get("/orders?status=PENDING&page_size=1").await.json();
+        (pending["orders"].as_array().map(Vec::len) == Some(0)).then_some(())
+    })
+    .await;
+    let mut n_processed = 0;
+    let mut token = String::new();
+    loop {
+        let path = format!("/orders?status=PROCESSED&page_size=1000{token}");
+        let page = http.get(&path).await.json();
+        n_processed += page["orders"].as_array().expect("orders").len();
+        match page["next_page_token"].as_str() {
+            Some(next) => token = format!("&page_token={next}"),
+            None => return n_processed,
+        }
+    }
+}
+
 #[test]
 fn a_second_signal_ends_at_once() {
     run(async {
         let database = database!(Engine::Sqlite);
-        let port = || free_port().expect("a port");
-        let ports = Ports {
-            http: port(),
-            grpc: port(),
-            ws: port(),
-        };
+        let ports = Ports::free();
         let process = start(
             &database,
             &ports,

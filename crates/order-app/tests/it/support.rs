@@ -15,7 +15,7 @@ use order_app::{
     lifecycle::Exit,
     process::Process,
 };
-use order_core::{CallContext, Deadline, OrderApi, RequestId};
+use order_core::{CallContext, Clock, Deadline, OrderApi, RequestId};
 use order_rpc::{RemoteOrderApi, RpcClientConfig};
 use order_testkit::server::{Backend, postgres};
 use serde_json::Value;
@@ -192,7 +192,12 @@ impl System {
     pub(crate) fn remote(&self) -> Arc<dyn OrderApi> {
         let url = format!("http://{}", self.service.addrs.grpc.expect("gRPC"));
         let config = RpcClientConfig::new(vec![url]);
-        Arc::new(RemoteOrderApi::new(&config, Arc::new(SystemClock)).expect("a valid URL"))
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (remote, lanes) = RemoteOrderApi::new(&config, &clock).expect("a valid URL");
+        for lane in lanes {
+            tokio::task::spawn_local(lane);
+        }
+        Arc::new(remote)
     }
 
     /// Stops everything as SIGTERM would, gateway first.

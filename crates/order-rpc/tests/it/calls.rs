@@ -319,3 +319,31 @@ async fn fake_api_follows_its_script() {
     assert!(api.get_order(&ctx(), id(1)).await.is_err());
     assert!(api.get_order(&ctx(), id(1)).await.is_ok());
 }
+
+#[tokio::test]
+async fn concurrent_creates_share_calls_and_get_their_own_answers() {
+    let (open, gate) = tokio::sync::oneshot::channel();
+    let server = TestServer::start([Act::AnswerAfter(gate)]).await;
+    let remote = std::sync::Arc::new(server.client());
+    let mut creating = tokio::task::JoinSet::new();
+    // The first is on its way alone; the others gather while it is answered.
+    for n in 0..40 {
+        let remote = std::sync::Arc::clone(&remote);
+        creating.spawn(async move { (n, remote.create_order(&ctx(), create(Some(id(n)))).await) });
+    }
+    server.api.wait_for_calls(1).await;
+    open.send(()).expect("the server waits");
+    while let Some(created) = creating.join_next().await {
+        let (n, answer) = created.expect("no panic");
+        // The fake refuses some items of a batch, each by its own id.
+        let order_id = match answer {
+            Ok(order) => order.id,
+            Err(Error::OrderAlreadyExists { order_id }) => order_id,
+            Err(error) => panic!("{error:?}"),
+        };
+        assert_eq!(order_id, id(n));
+    }
+    let n_calls = server.api.calls().len();
+    assert!(n_calls < 20, "40 orders took {n_calls} calls");
+    server.stop().await;
+}

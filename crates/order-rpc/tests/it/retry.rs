@@ -1,13 +1,13 @@
 //! What the client makes again, what it does not, and how it finds the service.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use order_core::{Error, OrderApi, RequestId};
 use order_rpc::{RemoteOrderApi, RpcClientConfig};
 use tokio::net::TcpListener;
 
 use crate::support::{
-    Act, FakeApi, TestClock, TestServer, client_of, create, ctx, id, server_config, soon,
+    Act, FakeApi, TestServer, client_of, create, ctx, id, remote, server_config, soon,
 };
 
 fn unavailable() -> Act {
@@ -134,7 +134,7 @@ async fn dead_address_is_passed_over() {
             format!("http://{}", server.address),
         ])
     };
-    let remote = RemoteOrderApi::new(&config, Arc::new(TestClock)).expect("valid URLs");
+    let remote = remote(&config);
     for _ in 0..50 {
         remote.get_order(&ctx(), id(1)).await.expect("an order");
     }

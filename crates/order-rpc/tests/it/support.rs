@@ -329,5 +329,15 @@ pub(crate) fn client_of(address: SocketAddr) -> RemoteOrderApi {
         connections: 1,
         ..RpcClientConfig::new(vec![format!("http://{address}")])
     };
-    RemoteOrderApi::new(&config, Arc::new(TestClock)).expect("a valid URL")
+    remote(&config)
+}
+
+pub(crate) fn remote(config: &RpcClientConfig) -> RemoteOrderApi {
+    let clock: Arc<dyn Clock> = Arc::new(TestClock);
+    let (remote, lanes) = RemoteOrderApi::new(config, &clock).expect("valid URLs");
+    let tasks = TaskTracker::new();
+    for lane in lanes {
+        tasks.spawn(lane);
+    }
+    remote
 }
