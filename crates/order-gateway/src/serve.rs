@@ -11,22 +11,28 @@ mod slots;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    net::{Shutdown, SocketAddr, TcpListener},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use axum::Router;
 use axum_server::{Handle, Server};
+use socket2::SockRef;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    connection::{ConnectionAcceptor, ConnectionLimits},
+    connection::{ConnectionAcceptor, ConnectionLimits, Stopping},
     slots::Slots,
 };
+
+/// How long requests are still answered after the stop. A client that keeps a connection
+/// busy sends its next request well within that.
+const LINGER_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// How often to look whether all connections are gone.
+const LINGER_LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The smallest read buffer hyper takes, in bytes; it panics below.
 const READ_BUFFER_LEN_MIN: usize = 8 * 1024;
@@ -92,8 +98,11 @@ pub struct ServeError {
     pub source: io::Error,
 }
 
-/// Serves `router` on `listener` until `stop`, then drains: no new connection, no new
-/// request, and what is in flight may finish until [`ServeConfig::drain_timeout`].
+/// Serves `router` on `listener` until `stop`, then drains. No new connection is taken. For a
+/// moment, requests on those that are open are still answered, each HTTP/1 answer being the
+/// last on its connection: a client that was about to send finds out from an answer and
+/// not from a reset. Then no new request is taken, and what is in flight may finish until
+/// [`ServeConfig::drain_timeout`].
 ///
 /// Requests carry [`ConnectInfo<SocketAddr>`](axum::extract::ConnectInfo). A connection
 /// that was upgraded leaves the care of this function with the upgrade: it counts against
@@ -112,9 +121,10 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let name = config.name;
     let failed = |source| ServeError { name, source };
-    let is_draining = Arc::new(AtomicBool::new(false));
+    let stopping = Arc::new(Stopping::default());
+    let accepting = listener.try_clone().map_err(failed)?;
     let handle = Handle::new();
-    let server = build(listener, &config, &is_draining)
+    let server = build(listener, &config, &stopping)
         .map_err(failed)?
         .handle(handle.clone());
     let serving = server.serve(router.into_make_service_with_connect_info::<SocketAddr>());
@@ -128,8 +138,22 @@ pub async fn serve(
         connections = handle.connection_count(),
         "draining"
     );
-    is_draining.store(true, Ordering::Release);
-    handle.graceful_shutdown(Some(config.drain_timeout));
+    stopping.is_lingering.store(true, Ordering::Release);
+    // The one way to stop accepting without telling the connections is the socket itself.
+    // Where a system does not have it, connections are taken until the drain.
+    if let Err(error) = SockRef::from(&accepting).shutdown(Shutdown::Both) {
+        tracing::debug!(listener = name, %error, "accepting goes on for a moment");
+    }
+    let linger = LINGER_TIME_MAX.min(config.drain_timeout / 4);
+    let is_empty = async {
+        while handle.connection_count() > 0 {
+            sleep(LINGER_LOOK_INTERVAL).await;
+        }
+    };
+    // Whether all are gone or the time is over, the drain goes on.
+    let _ = timeout(linger, is_empty).await;
+    stopping.is_draining.store(true, Ordering::Release);
+    handle.graceful_shutdown(Some(config.drain_timeout.saturating_sub(linger)));
     serving.await.map_err(failed)?;
     match handle.connection_count() {
         0 => tracing::info!(listener = name, "drained"),
@@ -145,7 +169,7 @@ pub async fn serve(
 fn build(
     listener: TcpListener,
     config: &ServeConfig,
-    is_draining: &Arc<AtomicBool>,
+    stopping: &Arc<Stopping>,
 ) -> io::Result<Server<SocketAddr, ConnectionAcceptor>> {
     let name = config.name;
     let limits = ConnectionLimits {
@@ -154,17 +178,14 @@ fn build(
         idle: config.idle_timeout,
     };
     let slots = Slots::new(config.connections_max, config.connections_per_address_max);
+    let is_stopping = Arc::clone(stopping);
     let mut server = axum_server::from_tcp(listener)?
-        .acceptor(ConnectionAcceptor::new(
-            limits,
-            slots,
-            Arc::clone(is_draining),
-        ))
+        .acceptor(ConnectionAcceptor::new(limits, slots, Arc::clone(stopping)))
         .accept_error_handler(move |peer, error| {
             if let Some(peer) = peer {
                 // Refusals are the limits at work; a flood of them must not fill the log.
                 tracing::debug!(listener = name, %peer, %error, "connection refused");
-            } else {
+            } else if !is_stopping.is_lingering.load(Ordering::Acquire) {
                 tracing::warn!(listener = name, %error, "cannot accept connections");
             }
         });

@@ -346,6 +346,25 @@ async fn idle_connections_do_not_hold_up_a_stop() {
 }
 
 #[tokio::test]
+async fn client_between_two_requests_learns_of_the_stop_from_an_answer() {
+    let mut server = Server::start(patient());
+    let mut connection = server.send(GET).await;
+    read_answer(&mut connection).await;
+    server.stop.cancel();
+    let refused = async { while TcpStream::connect(server.address).await.is_ok() {} };
+    timeout(PATIENCE, refused).await.expect("no new connection");
+    // A server that closed idle connections at once would have done so by now.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    connection.write_all(GET).await.expect("still open");
+    let answer = read_to_end(&mut connection).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer:?}");
+    assert!(answer.contains("connection: close"), "{answer:?}");
+    server.stopped().await;
+}
+
+#[tokio::test]
 async fn request_in_flight_is_answered_during_the_drain() {
     let mut server = Server::start(patient());
     let mut connection = server.send(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;

@@ -20,7 +20,7 @@ use std::{
 };
 
 use axum_server::accept::Accept;
-use http::{Request, Response, StatusCode, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header::CONNECTION};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::{
@@ -52,24 +52,29 @@ impl ConnectionLimits {
     }
 }
 
+/// How far the listener is on its way down.
+#[derive(Debug, Default)]
+pub(super) struct Stopping {
+    /// Every HTTP/1 answer is the last on its connection.
+    pub(super) is_lingering: AtomicBool,
+    /// Connections with nothing in flight are cut after [`GOAWAY_GRACE`].
+    pub(super) is_draining: AtomicBool,
+}
+
 /// Turns accepted sockets into watched connections, or refuses them.
 #[derive(Clone)]
 pub(super) struct ConnectionAcceptor {
     limits: ConnectionLimits,
     slots: Slots,
-    is_draining: Arc<AtomicBool>,
+    stopping: Arc<Stopping>,
 }
 
 impl ConnectionAcceptor {
-    pub(super) fn new(
-        limits: ConnectionLimits,
-        slots: Slots,
-        is_draining: Arc<AtomicBool>,
-    ) -> Self {
+    pub(super) fn new(limits: ConnectionLimits, slots: Slots, stopping: Arc<Stopping>) -> Self {
         Self {
             limits,
             slots,
-            is_draining,
+            stopping,
         }
     }
 
@@ -81,12 +86,11 @@ impl ConnectionAcceptor {
         tcp.set_nodelay(true)?;
         Ok(WatchedStream {
             tcp,
-            progress: Arc::new(Progress::new(Instant::now())),
+            progress: Arc::new(Progress::new(Instant::now(), Arc::clone(&self.stopping))),
             timer: Box::pin(tokio::time::sleep(
                 self.limits.first_byte.min(self.limits.look_interval()),
             )),
             limits: self.limits,
-            is_draining: Arc::clone(&self.is_draining),
             cut_at: None,
             blocked_since: None,
             _slot: slot,
@@ -122,7 +126,10 @@ enum Phase {
 
 /// What stream and service know together. The lock is taken a few times per request and
 /// hardly ever contended.
-struct Progress(Mutex<State>);
+struct Progress {
+    state: Mutex<State>,
+    stopping: Arc<Stopping>,
+}
 
 struct State {
     phase: Phase,
@@ -132,18 +139,28 @@ struct State {
 }
 
 impl Progress {
-    fn new(now: Instant) -> Self {
-        Self(Mutex::new(State {
+    fn new(now: Instant, stopping: Arc<Stopping>) -> Self {
+        let state = State {
             phase: Phase::Silent,
             since: now,
             n_in_flight: 0,
             is_http2: false,
-        }))
+        };
+        Self {
+            state: Mutex::new(state),
+            stopping,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code that holds the lock can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the answer that begins now is the last on its connection. HTTP/2 has GOAWAY
+    /// for that.
+    fn is_last_answer(&self) -> bool {
+        self.stopping.is_lingering.load(Ordering::Acquire) && !self.lock().is_http2
     }
 
     fn on_bytes(&self) {
@@ -209,7 +226,6 @@ pub(super) struct WatchedStream {
     progress: Arc<Progress>,
     timer: Pin<Box<Sleep>>,
     limits: ConnectionLimits,
-    is_draining: Arc<AtomicBool>,
     /// When the drain ends this connection; set when the drain is first seen.
     cut_at: Option<Instant>,
     /// Since when the peer takes no bytes.
@@ -220,7 +236,7 @@ pub(super) struct WatchedStream {
 impl WatchedStream {
     /// Waits for the deadline of what the connection is doing now.
     fn poll_deadline<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if self.cut_at.is_none() && self.is_draining.load(Ordering::Acquire) {
+        if self.cut_at.is_none() && self.progress.stopping.is_draining.load(Ordering::Acquire) {
             let cut_at = Instant::now() + GOAWAY_GRACE;
             self.cut_at = Some(cut_at);
             if cut_at < self.timer.deadline() {
@@ -368,12 +384,15 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready_or_return!(this.inner.poll(cx))?;
+        let mut response = ready_or_return!(this.inner.poll(cx))?;
         let in_flight = this.in_flight.take();
-        if let Some(in_flight) = &in_flight
-            && response.status() == StatusCode::SWITCHING_PROTOCOLS
-        {
-            in_flight.0.on_upgrade();
+        if let Some(InFlight(progress)) = &in_flight {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                progress.on_upgrade();
+            } else if progress.is_last_answer() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
         }
         Poll::Ready(Ok(response.map(|inner| WatchedBody {
             inner,
