@@ -2,10 +2,19 @@
 
 use std::{net::TcpListener, process::Command};
 
+/// Default ports may be taken by whatever runs beside the tests.
+const ANY_PORT: [(&str, &str); 4] = [
+    ("HTTP_ADDR", "127.0.0.1:0"),
+    ("GRPC_ADDR", "127.0.0.1:0"),
+    ("WS_ADDR", "127.0.0.1:0"),
+    ("ADMIN_ADDR", "127.0.0.1:0"),
+];
+
 /// Runs a binary that is expected to fail and returns what it says.
 fn failure(program: &str, args: &[&str], env: &[(&str, &str)]) -> String {
     let output = Command::new(program)
         .env_clear()
+        .envs(ANY_PORT)
         .envs(env.iter().copied())
         .args(args)
         .output()
@@ -61,27 +70,26 @@ fn a_bad_database_url_is_named_without_its_password() {
 
 #[test]
 fn a_missing_folder_is_named() {
-    let text = failure(
-        SYSTEM,
-        &[],
-        &[
-            ("DATABASE_URL", "sqlite:/nowhere/at/all/orders.db"),
-            ("HTTP_ADDR", "127.0.0.1:0"),
-            ("GRPC_ADDR", "127.0.0.1:0"),
-            ("WS_ADDR", "127.0.0.1:0"),
-            ("ADMIN_ADDR", "127.0.0.1:0"),
-        ],
+    let url = "sqlite:/nowhere/at/all/orders.db";
+    assert_says(
+        &failure(SYSTEM, &["--database-url", url], &[]),
+        &["/nowhere/at/all"],
     );
-    assert_says(&text, &["/nowhere/at/all"]);
+}
+
+#[test]
+fn an_unreachable_database_is_named_after_the_wait() {
+    let port = order_testkit::server::free_port().expect("a port");
+    let url = format!("postgres://admin:hunter2@127.0.0.1:{port}/orderdb");
+    let args = ["--database-url", &url, "--startup-timeout", "100ms"];
+    let text = failure(SERVICE, &args, &[]);
+    assert_says(&text, &["database", &format!("127.0.0.1:{port}")]);
+    assert!(!text.contains("hunter2"), "{text}");
 }
 
 #[test]
 fn a_bad_service_url_is_named() {
-    let text = failure(
-        GATEWAY,
-        &["--order-service-url", "not a url"],
-        &[("HTTP_ADDR", "127.0.0.1:0"), ("ADMIN_ADDR", "127.0.0.1:0")],
-    );
+    let text = failure(GATEWAY, &["--order-service-url", "not a url"], &[]);
     assert_says(&text, &["ORDER_SERVICE_URL"]);
 }
 
