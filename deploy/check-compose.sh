@@ -100,7 +100,7 @@ until status=$(curl --silent --max-time 5 "http://127.0.0.1:8080/orders/$order" 
 done
 passed "the order is PROCESSED"
 
-event=$(python3 deploy/watch_order.py 127.0.0.1 8081 "$order") || fail "the WebSocket: $event"
+event=$(python3 examples/watch.py "$order") || fail "the WebSocket: $event"
 [ "$(field order_id <<<"$event")" = "$order" ] && [ "$(field status <<<"$event")" = PROCESSED ] \
     || fail "the WebSocket sent $event"
 passed "the WebSocket sends $event"

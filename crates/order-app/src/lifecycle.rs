@@ -56,8 +56,8 @@ pub fn stop_on_signal() -> anyhow::Result<CancellationToken> {
                 _ = terminate.recv() => "SIGTERM",
             };
             if is_first {
-                tracing::info!(signal = name, "stopping; a second signal ends at once");
                 stopping.cancel();
+                tracing::info!(signal = name, "stopping; a second signal ends at once");
             } else {
                 tracing::warn!(signal = name, "ending at once");
                 std::process::exit(EXIT_CODE_SECOND_SIGNAL);

@@ -174,8 +174,14 @@ impl Process {
             ws,
             admin,
         } = self.addrs;
-        let version = env!("CARGO_PKG_VERSION");
-        tracing::info!(?http, ?grpc, ?ws, ?admin, version, "{name} is ready");
+        tracing::info!(
+            http = http.map(display),
+            grpc = grpc.map(display),
+            ws = ws.map(display),
+            admin = admin.map(display),
+            version = env!("CARGO_PKG_VERSION"),
+            "{name} is ready"
+        );
     }
 
     fn serve_http(&mut self, listener: TcpListener, api: Arc<dyn OrderApi>) -> anyhow::Result<()> {

@@ -1,5 +1,7 @@
 //! Logs.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
@@ -15,7 +17,12 @@ pub fn init(format: LogFormat) {
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER_DEFAULT));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        // Colours are for people; a file or a collector would store the escape codes.
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        // A line that cannot be written is dropped. Saying so would mean to print to the same
+        // broken place, which panics.
+        .log_internal_errors(false);
     // The only failure is that a subscriber is already set.
     let _ = match format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -19,8 +19,8 @@ fn example(name: &str) -> String {
 /// Runs shell lines against the system and returns what they print.
 fn shell(code: &str, http: SocketAddr, ws: SocketAddr) -> String {
     let code = code.replace("localhost:8080", &http.to_string()).replace(
-        "cargo run --release --example watch -- \"$ORDER_ID\"",
-        &format!("cargo run --quiet --example watch -- \"$ORDER_ID\" ws://{ws}/ws"),
+        "watch.py \"$ORDER_ID\"",
+        &format!("watch.py \"$ORDER_ID\" {ws}"),
     );
     let output = Command::new("bash")
         .args(["-euo", "pipefail", "-c", &code])

@@ -1,7 +1,7 @@
 //! Stopping under load: nothing accepted fails, no job is lost, every lease is given back.
 
 use std::{
-    process::Command,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -43,6 +43,10 @@ impl Ports {
 }
 
 fn start(database: &Database, ports: &Ports, settings: &[(&str, &str)]) -> ChildServer {
+    ChildServer::spawn(&mut command(database, ports, settings)).expect("the binary runs")
+}
+
+fn command(database: &Database, ports: &Ports, settings: &[(&str, &str)]) -> Command {
     let addr = |port: u16| format!("127.0.0.1:{port}");
     let mut command = Command::new(env!("CARGO_BIN_EXE_order-system"));
     command
@@ -55,7 +59,7 @@ fn start(database: &Database, ports: &Ports, settings: &[(&str, &str)]) -> Child
         .env("SHUTDOWN_TIMEOUT", "10s")
         .env("RUST_LOG", "info,http_access=warn")
         .envs(settings.iter().copied());
-    ChildServer::spawn(&mut command).expect("the binary runs")
+    command
 }
 
 /// What clients of a system that is being stopped see.
@@ -222,5 +226,37 @@ fn a_second_signal_ends_at_once() {
         process.signal(Signal::Terminate).expect("still running");
         let status = process.wait_for_exit(PATIENCE).await.expect("it ends");
         assert_eq!(status.code(), Some(130), "{}", process.output());
+    });
+}
+
+#[test]
+fn a_broken_log_pipe_does_not_hold_up_a_stop() {
+    run(async {
+        let database = database!(Engine::Sqlite);
+        let ports = Ports::free();
+        let mut process = command(&database, &ports, &[])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        drop(process.stderr.take());
+        let http = Http::new(([127, 0, 0, 1], ports.http).into());
+        wait_for("it serves although nobody reads its log", async || {
+            http.try_send(Method::GET, "/orders", None)
+                .await
+                .ok()
+                .filter(|a| a.status == 200)
+        })
+        .await;
+        let id = process.id().to_string();
+        let kill = Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .expect("kill runs");
+        assert!(kill.success());
+        let process = std::cell::RefCell::new(process);
+        let ended = async || process.borrow_mut().try_wait().expect("a child");
+        let status = wait_for("it ends", ended).await;
+        assert!(status.success(), "{status}");
     });
 }
