@@ -66,26 +66,32 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `order-system`: everything in one process.
+    /// Starts `order-system`: an `order-service` with the HTTP API in the same process.
     pub async fn start_system(config: SystemConfig) -> anyhow::Result<Self> {
         let http = bind("HTTP_ADDR", config.http_addr).await?;
-        let grpc = bind("GRPC_ADDR", config.grpc_addr).await?;
-        let ws = bind("WS_ADDR", config.ws_addr).await?;
-        let admin = bind("ADMIN_ADDR", config.admin_addr).await?;
-        let (clock, ids) = system_ports();
-        let core = Core::start(&config.database_url, &config.core, &clock, &ids).await?;
-        let api = Arc::clone(&core.service) as Arc<dyn OrderApi>;
-        let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), Some(core));
-        process.serve_admin(admin)?;
-        process.serve_grpc(grpc, Arc::clone(&api))?;
-        process.serve_ws(ws, &config.core)?;
-        process.serve_http(http, api)?;
+        let mut process = Self::start_core(ServiceConfig {
+            command: None,
+            grpc_addr: config.grpc_addr,
+            ws_addr: config.ws_addr,
+            admin_addr: config.admin_addr,
+            database_url: config.database_url,
+            core: config.core,
+            process: config.process,
+        })
+        .await?;
+        process.serve_http(http, process.api())?;
         process.log_start("order-system");
         Ok(process)
     }
 
     /// Starts `order-service`: everything but the HTTP API.
     pub async fn start_service(config: ServiceConfig) -> anyhow::Result<Self> {
+        let process = Self::start_core(config).await?;
+        process.log_start("order-service");
+        Ok(process)
+    }
+
+    async fn start_core(config: ServiceConfig) -> anyhow::Result<Self> {
         let grpc = bind("GRPC_ADDR", config.grpc_addr).await?;
         let ws = bind("WS_ADDR", config.ws_addr).await?;
         let admin = bind("ADMIN_ADDR", config.admin_addr).await?;
@@ -96,7 +102,6 @@ impl Process {
         process.serve_admin(admin)?;
         process.serve_grpc(grpc, api)?;
         process.serve_ws(ws, &config.core)?;
-        process.log_start("order-service");
         Ok(process)
     }
 
