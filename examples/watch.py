@@ -1,6 +1,7 @@
 """Follows one order over the WebSocket and prints every message until the order is final.
 
-Uses nothing but the standard library: watch.py ORDER_ID [HOST:PORT]
+Uses nothing but the standard library: watch.py ORDER_ID [HOST:PORT]. Instead of an order id it
+takes any frame of the JSON form, like '{"subscribe":{"order":"…","since":0}}'.
 """
 
 import base64
@@ -36,8 +37,12 @@ def handshake(connection, stream, host, port):
 def send(connection, opcode, payload):
     mask = os.urandom(4)
     masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
-    # One final frame; order ids are shorter than the 126 bytes of the short form.
-    connection.sendall(bytes([0x80 | opcode, 0x80 | len(payload)]) + mask + masked)
+    # One final frame; more than 125 bytes have their length in two bytes of their own.
+    if len(payload) < 126:
+        head = bytes([0x80 | opcode, 0x80 | len(payload)])
+    else:
+        head = struct.pack(">BBH", 0x80 | opcode, 0x80 | 126, len(payload))
+    connection.sendall(head + mask + masked)
 
 
 def receive(stream):
@@ -52,6 +57,13 @@ def receive(stream):
     return opcode, stream.read(length)
 
 
+def last_status(message):
+    """Where the order stands by this message: a change, or the answer to a subscription."""
+    subscribed = message.get("subscribed", {})
+    events = subscribed.get("events") or [subscribed.get("snapshot") or message]
+    return events[-1].get("status")
+
+
 def follow(connection, stream):
     while True:
         opcode, payload = receive(stream)
@@ -64,19 +76,18 @@ def follow(connection, stream):
             message = json.loads(payload)
             if "error" in message:
                 sys.exit(1)
-            if message.get("status") in FINAL:
+            if last_status(message) in FINAL:
                 return
 
 
 def main():
     if len(sys.argv) not in (2, 3):
-        sys.exit("usage: watch.py ORDER_ID [HOST:PORT]")
-    order_id = sys.argv[1]
+        sys.exit("usage: watch.py ORDER_ID|FRAME [HOST:PORT]")
     host, port = (sys.argv[2] if len(sys.argv) > 2 else "localhost:8081").rsplit(":", 1)
     with socket.create_connection((host, int(port)), timeout=TIMEOUT_S) as connection:
         stream = connection.makefile("rb")
         handshake(connection, stream, host, port)
-        send(connection, TEXT, order_id.encode())
+        send(connection, TEXT, sys.argv[1].encode())
         follow(connection, stream)
 
 

@@ -8,7 +8,7 @@ use prost::Message as _;
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../proto");
     println!("cargo::rerun-if-changed={}", root.display());
-    let descriptors = protox::compile(["order/v1/order.proto"], [root])?;
+    let descriptors = protox::compile(["order/v1/order.proto", "order/v1/worker.proto"], [root])?;
     let out_dir = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR for build scripts")?;
     fs::write(
         PathBuf::from(out_dir).join("order_descriptor.bin"),
@@ -16,6 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     tonic_prost_build::configure()
         .bytes(".order.v1")
+        // Equal messages have equal bytes.
+        .btree_map(".order.v1")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -67,7 +67,7 @@ const CORE_REFUSES: &[&str] = &[
 ];
 
 /// The parts of tokio that do no input or output.
-const CORE_TOKIO_FEATURES: &[&str] = &["macros", "sync"];
+const CORE_TOKIO_FEATURES: &[&str] = &["macros", "rt", "sync"];
 
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,7 +1,8 @@
 //! Time and ids of the operating system: the only module that reads a real clock.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{Clock, IdGen, OrderId};
 use uuid::Uuid;
@@ -14,6 +15,7 @@ pub struct SystemClock;
     clippy::disallowed_methods,
     reason = "the Clock port ends here: somebody has to read the clock"
 )]
+#[async_trait]
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
@@ -22,10 +24,15 @@ impl Clock for SystemClock {
     fn instant(&self) -> Instant {
         Instant::now()
     }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
 }
 
 /// Version 7 UUIDs, each greater than all that this process made before, from whatever
-/// thread or instance and whatever the clock does.
+/// thread or instance and whatever the clock does. Its secrets come from a cryptographic
+/// generator that the operating system seeds.
 #[derive(Clone, Copy, Debug)]
 pub struct UuidV7Ids;
 
@@ -36,6 +43,10 @@ impl IdGen for UuidV7Ids {
     )]
     fn order_id(&self) -> OrderId {
         OrderId::from_uuid(Uuid::now_v7())
+    }
+
+    fn secret(&self) -> [u8; 32] {
+        rand::random()
     }
 }
 
@@ -50,6 +61,11 @@ mod tests {
             .collect();
         assert!(ids.is_sorted_by(|left, right| left < right));
         assert!(ids.iter().all(|id| id.as_uuid().get_version_num() == 7));
+    }
+
+    #[test]
+    fn secrets_differ() {
+        assert_ne!(UuidV7Ids.secret(), UuidV7Ids.secret());
     }
 
     #[test]

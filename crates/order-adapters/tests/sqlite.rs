@@ -17,8 +17,9 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use order_adapters::sqlite::{OpenError, SqliteStore};
 use order_core::{
-    CallContext, Completed, Completion, Created, Deadline, Error, IdGen as _, JobQueue, JobToken,
-    Money, NewOrder, OrderId, OrderStatus, OrderStore, RequestId, UserId, Verdict,
+    CallContext, Completed, Completion, Deadline, Error, Fingerprint, IdGen as _, IdempotencyKey,
+    JobQueue, JobToken, KeyClaim, KeyOperation, Money, NewOrder, OrderId, OrderStatus, OrderStore,
+    RequestId, UserId, Verdict,
 };
 use order_testkit::{
     clock::{SeededIds, SimClock},
@@ -52,6 +53,10 @@ impl Subject for Sqlite {
     async fn tick(&self) {
         self.clock.advance(Duration::from_micros(1));
     }
+
+    async fn another_store(&self) -> Option<Arc<dyn OrderStore>> {
+        Some(open(&self.path(), &self.clock))
+    }
 }
 
 async fn sqlite() -> Option<Sqlite> {
@@ -81,20 +86,32 @@ impl Sqlite {
     }
 
     fn new_order(&self, lease: Option<Duration>) -> NewOrder {
+        let user_id = UserId::parse("user-1").expect("valid");
+        let money = Money::from_minor_units(10_000, "USD").expect("valid");
         NewOrder {
-            id: self.ids.order_id(),
-            user_id: UserId::parse("user-1").expect("valid"),
-            money: Money::from_minor_units(10_000, "USD").expect("valid"),
             lease,
+            ..NewOrder::new(self.ids.order_id(), user_id, money)
+        }
+    }
+
+    fn keyed_order(&self, key: &str) -> NewOrder {
+        let new = self.new_order(None);
+        let key = KeyClaim {
+            owner: new.user_id.clone(),
+            operation: KeyOperation::CreateOrder,
+            key: IdempotencyKey::parse(key).expect("valid"),
+            fingerprint: Fingerprint::from_bytes([1; 32]),
+            retention: Duration::from_hours(24),
+        };
+        NewOrder {
+            key: Some(key),
+            ..new
         }
     }
 }
 
 fn ctx() -> CallContext {
-    CallContext {
-        request_id: RequestId::from_uuid(Uuid::nil()),
-        deadline: Deadline::NONE,
-    }
+    CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE)
 }
 
 async fn create(store: &SqliteStore, new: NewOrder) -> OrderId {
@@ -129,10 +146,19 @@ async fn reopened_database_holds_everything() {
     let done = create(&test.store, test.new_order(Some(LEASE))).await;
     processed(&test.store, done, 1).await;
     let leased = create(&test.store, test.new_order(Some(LEASE))).await;
-    let due = create(&test.store, test.new_order(None)).await;
+    let keyed = test.keyed_order("k");
+    let due = create(&test.store, keyed.clone()).await;
+    let page_token_key = test.store.page_token_key().await.expect("answers");
 
     test.store.close().await;
     let reopened = open(&test.path(), &test.clock);
+
+    let again = NewOrder {
+        id: test.ids.order_id(),
+        ..keyed
+    };
+    assert_eq!(create(&reopened, again).await, due);
+    assert_eq!(reopened.page_token_key().await.ok(), Some(page_token_key));
 
     assert_eq!(status(&reopened, done).await, Some(OrderStatus::Processed));
     let events = reopened.events(&ctx(), done, 0, 10).await;
@@ -233,19 +259,19 @@ async fn poison_row_is_isolated() {
         .store
         .create(&[poison.clone(), test.new_order(Some(LEASE))])
         .await;
-    assert!(matches!(
-        answers[..],
-        [
-            Err(Error::Internal { .. }),
-            Ok(Created { is_new: true, .. })
-        ]
-    ));
+    assert!(matches!(&answers[..], [Err(Error::Internal { .. }), Ok(created)] if created.is_new()));
     let states = test
         .store
         .states(&[poison.id, healthy])
         .await
         .expect("answers");
     assert_eq!(states.len(), 1);
+    let recent = test
+        .store
+        .recent_states(std::slice::from_ref(&poison.user_id), 10)
+        .await
+        .expect("answers");
+    assert_eq!(recent.len(), 2, "the healthy one and the one stored last");
     // With room for one job only, the poison must not take the place of the healthy one
     // more than once.
     let mut claimed = Vec::new();
@@ -302,6 +328,22 @@ async fn two_processes_share_a_file() {
             Some(OrderStatus::Processed)
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_key_in_two_processes_is_one_order() {
+    let test = Sqlite::make().await;
+    let other = open(&test.path(), &test.clock);
+    let creates = (0..40).map(|i| {
+        let store = if i % 2 == 0 { &test.store } else { &other };
+        create(store, test.keyed_order("k"))
+    });
+
+    let ids = join_all(creates).await;
+
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    let claimed = test.store.claim(10, LEASE).await.expect("claim answers");
+    assert_eq!(claimed.len(), 1);
 }
 
 #[test]

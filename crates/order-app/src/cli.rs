@@ -2,7 +2,10 @@
 
 use std::{io::Write as _, net::SocketAddr, process::ExitCode};
 
-use clap::Parser;
+use clap::{
+    Parser,
+    error::{ContextKind, ContextValue},
+};
 
 use crate::{
     config::{
@@ -17,7 +20,7 @@ use crate::{
 
 /// The `main` of `order-system`.
 pub async fn order_system() -> ExitCode {
-    let config = SystemConfig::parse();
+    let config: SystemConfig = parse();
     begin(&config.process);
     let done = match config.command {
         Some(command) => run_command(command, &config.database_url, config.admin_addr).await,
@@ -36,7 +39,7 @@ pub async fn order_system() -> ExitCode {
 
 /// The `main` of `order-service`.
 pub async fn order_service() -> ExitCode {
-    let config = ServiceConfig::parse();
+    let config: ServiceConfig = parse();
     begin(&config.process);
     let done = match config.command {
         Some(command) => run_command(command, &config.database_url, config.admin_addr).await,
@@ -47,7 +50,7 @@ pub async fn order_service() -> ExitCode {
 
 /// The `main` of `api-gateway`.
 pub async fn api_gateway() -> ExitCode {
-    let config = GatewayConfig::parse();
+    let config: GatewayConfig = parse();
     begin(&config.process);
     let done = match config.command {
         Some(GatewayCommand::Healthcheck) => healthcheck::check(config.admin_addr)
@@ -56,6 +59,27 @@ pub async fn api_gateway() -> ExitCode {
         None => serve(Process::start_gateway(config)).await,
     };
     end(done)
+}
+
+/// Reads flags and environment, or ends the program with what is wrong with them.
+fn parse<C: Parser>() -> C {
+    C::try_parse().unwrap_or_else(|error| hide_secret(error).exit())
+}
+
+/// The settings whose values hold passwords and secrets.
+const SECRET_FLAGS: [&str; 2] = ["--database-url", "--fulfilment-secret"];
+
+/// Takes a refused secret out of the error that refuses it.
+fn hide_secret(mut error: clap::Error) -> clap::Error {
+    let is_secret = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(arg)) => SECRET_FLAGS.iter().any(|flag| arg.contains(flag)),
+        _ => false,
+    };
+    if is_secret {
+        let hidden = ContextValue::String("…".to_owned());
+        error.insert(ContextKind::InvalidValue, hidden);
+    }
+    error
 }
 
 fn begin(config: &ProcessConfig) {

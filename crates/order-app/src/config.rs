@@ -11,6 +11,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use order_adapters::fulfilment::{FulfilmentSecrets, FulfilmentUrl, IpNetwork};
 
 /// What a binary can do besides serving.
 #[derive(Clone, Copy, Debug, Subcommand)]
@@ -55,6 +56,9 @@ pub struct SystemConfig {
         hide_env_values = true
     )]
     pub database_url: DatabaseUrl,
+    /// Settings of the HTTP API.
+    #[command(flatten)]
+    pub api: ApiConfig,
     /// Settings of the parts that process and watch orders.
     #[command(flatten)]
     pub core: CoreConfig,
@@ -111,6 +115,9 @@ pub struct GatewayConfig {
         value_delimiter = ','
     )]
     pub order_service_url: Vec<String>,
+    /// Settings of the HTTP API.
+    #[command(flatten)]
+    pub api: ApiConfig,
     /// Settings every binary has.
     #[command(flatten)]
     pub process: ProcessConfig,
@@ -134,12 +141,15 @@ pub struct CoreConfig {
     /// Attempts before an order is FAILED.
     #[arg(long, env = "MAX_ATTEMPTS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub max_attempts: u32,
-    /// What processes an order.
-    #[arg(long, env = "PROCESSOR", default_value = "auto")]
-    pub processor: ProcessorKind,
-    /// How long the auto processor takes for an order, like 300ms.
-    #[arg(long, env = "PROCESSOR_DELAY", default_value = "0s", value_parser = parse_duration)]
-    pub processor_delay: Duration,
+    /// Settings of what processes an order.
+    #[command(flatten)]
+    pub processor: ProcessorConfig,
+    /// How long an idempotency key is kept at least, like 24h; up to 30 days (720h).
+    #[arg(long, env = "IDEMPOTENCY_RETENTION", default_value = "24h", value_parser = parse_retention)]
+    pub idempotency_retention: Duration,
+    /// Whether gRPC clients may ask for the contract (server reflection).
+    #[arg(long, env = "GRPC_REFLECTION", default_value_t = true, action = clap::ArgAction::Set)]
+    pub grpc_reflection: bool,
     /// WebSocket connections of this process.
     #[arg(long, env = "WS_MAX_CONNECTIONS", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub ws_max_connections: u32,
@@ -152,11 +162,56 @@ pub struct CoreConfig {
     pub ws_allowed_origins: Vec<String>,
 }
 
+/// Settings of what processes an order.
+#[derive(Clone, Debug, Args)]
+pub struct ProcessorConfig {
+    /// What processes an order.
+    #[arg(long, env = "PROCESSOR", default_value = "auto")]
+    pub processor: ProcessorKind,
+    /// How long the auto processor takes for an order, like 300ms.
+    #[arg(long, env = "PROCESSOR_DELAY", default_value = "0s", value_parser = parse_duration)]
+    pub processor_delay: Duration,
+    /// Where the http processor posts orders.
+    #[arg(long, env = "FULFILMENT_URL", required_if_eq("processor", "http"))]
+    pub fulfilment_url: Option<FulfilmentUrl>,
+    /// What signs these requests: a secret of Standard Webhooks, `whsec_…`, or two separated
+    /// by a comma while one replaces the other.
+    #[arg(
+        long,
+        env = "FULFILMENT_SECRET",
+        required_if_eq("processor", "http"),
+        hide_env_values = true
+    )]
+    pub fulfilment_secret: Option<FulfilmentSecrets>,
+    /// How long one such request may take, like 10s.
+    #[arg(long, env = "FULFILMENT_TIMEOUT", default_value = "10s", value_parser = parse_fulfilment_timeout)]
+    pub fulfilment_timeout: Duration,
+    /// Private networks in which the endpoint may be, like 10.1.0.0/16, separated by commas.
+    #[arg(long, env = "FULFILMENT_ALLOWED_NETWORKS", value_delimiter = ',')]
+    pub fulfilment_allowed_networks: Vec<IpNetwork>,
+}
+
 /// What processes an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ProcessorKind {
     /// Marks the order as processed after PROCESSOR_DELAY.
     Auto,
+    /// Posts the order to FULFILMENT_URL, signed, and goes by the answer.
+    Http,
+}
+
+/// Settings of the binaries that serve the HTTP API.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ApiConfig {
+    /// HTTP connections of this process.
+    #[arg(long, env = "HTTP_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub http_max_connections: u32,
+    /// HTTP connections from one client address; raise it behind a proxy.
+    #[arg(long, env = "HTTP_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub http_max_connections_per_address: u32,
+    /// Whether /docs, /openapi.json and /asyncapi.json are served.
+    #[arg(long, env = "API_DOCS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub api_docs: bool,
 }
 
 /// Settings every binary has.
@@ -259,6 +314,14 @@ fn parse_duration_between(text: &str, min: Duration, max: Duration) -> Result<Du
 fn parse_lease(text: &str) -> Result<Duration, String> {
     // Below a second, one slow heartbeat would hand every order to another worker.
     parse_duration_between(text, Duration::from_secs(1), Duration::from_hours(24))
+}
+
+fn parse_retention(text: &str) -> Result<Duration, String> {
+    parse_duration_between(text, Duration::from_mins(1), Duration::from_hours(30 * 24))
+}
+
+fn parse_fulfilment_timeout(text: &str) -> Result<Duration, String> {
+    parse_duration_between(text, Duration::from_secs(1), Duration::from_mins(1))
 }
 
 fn parse_request_timeout(text: &str) -> Result<Duration, String> {

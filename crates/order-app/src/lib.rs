@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod healthcheck;
 pub mod lifecycle;
+mod maintenance;
 pub mod process;
 pub mod telemetry;
 mod wire;

@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{CoreConfig, GatewayConfig, ProcessConfig, ServiceConfig, SystemConfig},
+    config::{ApiConfig, CoreConfig, GatewayConfig, ProcessConfig, ServiceConfig, SystemConfig},
     lifecycle::Exit,
     wire::{Core, system_ports},
 };
@@ -69,6 +69,7 @@ impl Process {
     /// Starts `order-system`: an `order-service` with the HTTP API in the same process.
     pub async fn start_system(config: SystemConfig) -> anyhow::Result<Self> {
         let http = bind("HTTP_ADDR", config.http_addr).await?;
+        let api_config = config.api;
         let mut process = Self::start_core(ServiceConfig {
             command: None,
             grpc_addr: config.grpc_addr,
@@ -79,7 +80,7 @@ impl Process {
             process: config.process,
         })
         .await?;
-        process.serve_http(http, process.api())?;
+        process.serve_http(http, api_config)?;
         process.log_start("order-system");
         Ok(process)
     }
@@ -100,7 +101,7 @@ impl Process {
         let api = Arc::clone(&core.service) as Arc<dyn OrderApi>;
         let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), Some(core));
         process.serve_admin(admin)?;
-        process.serve_grpc(grpc, api)?;
+        process.serve_grpc(grpc, api, &config.core)?;
         process.serve_ws(ws, &config.core)?;
         Ok(process)
     }
@@ -117,7 +118,7 @@ impl Process {
         let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), None);
         process.remote = Some(remote);
         process.serve_admin(admin)?;
-        process.serve_http(http, api)?;
+        process.serve_http(http, config.api)?;
         process.log_start("api-gateway");
         Ok(process)
     }
@@ -150,6 +151,7 @@ impl Process {
         api: Arc<dyn OrderApi>,
         core: Option<Core>,
     ) -> Self {
+        let stop_servers = CancellationToken::new();
         Self {
             addrs: Addrs::default(),
             shutdown_timeout: config.shutdown_timeout,
@@ -158,6 +160,7 @@ impl Process {
                 api: Arc::clone(&api),
                 ids: Arc::clone(&ids),
                 clock: Arc::clone(&clock),
+                stop: stop_servers.clone(),
             }),
             api,
             clock,
@@ -165,7 +168,7 @@ impl Process {
             core,
             remote: None,
             servers: JoinSet::new(),
-            stop_servers: CancellationToken::new(),
+            stop_servers,
             sockets: TaskTracker::new(),
             stop_admin: CancellationToken::new(),
             admin_server: JoinSet::new(),
@@ -189,19 +192,26 @@ impl Process {
         );
     }
 
-    fn serve_http(&mut self, listener: TcpListener, api: Arc<dyn OrderApi>) -> anyhow::Result<()> {
+    fn serve_http(&mut self, listener: TcpListener, config: ApiConfig) -> anyhow::Result<()> {
         self.addrs.http = Some(listener.local_addr()?);
         let deps = HttpDeps {
-            api,
+            api: self.api(),
             ids: Arc::clone(&self.ids),
             clock: Arc::clone(&self.clock),
+            stop: self.stop_servers.clone(),
         };
-        let config = HttpConfig {
+        let http = HttpConfig {
             request_timeout: self.request_timeout,
+            docs: config.api_docs,
             ..HttpConfig::default()
         };
-        let router = http::router(deps, self.readiness.clone(), config);
-        self.spawn_server("http", listener, router, ServeConfig::new("http"));
+        let router = http::router(deps, self.readiness.clone(), http);
+        let serve = ServeConfig {
+            connections_max: usize::try_from(config.http_max_connections)?,
+            connections_per_address_max: usize::try_from(config.http_max_connections_per_address)?,
+            ..ServeConfig::new("http")
+        };
+        self.spawn_server("http", listener, router, serve);
         Ok(())
     }
 
@@ -215,6 +225,7 @@ impl Process {
         let connections_per_address_max = usize::try_from(config.ws_max_connections_per_address)?;
         let router = ws::router(WsDeps {
             hub: Arc::clone(&core.hub),
+            tickets: Arc::clone(&core.service) as _,
             clock: Arc::clone(&self.clock),
             ids: Arc::clone(&self.ids),
             config: WsConfig {
@@ -238,14 +249,24 @@ impl Process {
         Ok(())
     }
 
-    fn serve_grpc(&mut self, listener: TcpListener, api: Arc<dyn OrderApi>) -> anyhow::Result<()> {
+    fn serve_grpc(
+        &mut self,
+        listener: TcpListener,
+        api: Arc<dyn OrderApi>,
+        config: &CoreConfig,
+    ) -> anyhow::Result<()> {
         self.addrs.grpc = Some(listener.local_addr()?);
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let deps = RpcServerDeps {
             clock: Arc::clone(&self.clock),
             ids: Arc::clone(&self.ids),
+            workers: self
+                .core
+                .as_ref()
+                .map(|core| Arc::clone(&core.remote_workers) as _),
         };
         let config = RpcServerConfig {
+            reflection: config.grpc_reflection,
             deadline_default: self.request_timeout,
             drain_timeout: self.drain_timeout(),
             ..RpcServerConfig::default()

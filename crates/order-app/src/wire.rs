@@ -4,21 +4,26 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use order_adapters::{
+    fulfilment::{FulfilmentConfig, HttpProcessor},
     postgres::{PostgresConfig, PostgresStore},
     sqlite::SqliteStore,
     system::{SystemClock, UuidV7Ids},
 };
 use order_core::{
     Clock, IdGen, JobQueue, OrderService, OrderServiceConfig, OrderServiceDeps, OrderStore,
-    RetryPolicy, group_commit::GroupCommitConfig,
+    Processor, RetryPolicy, group_commit::GroupCommitConfig,
 };
 use order_hub::{Hub, HubConfig};
-use order_worker::{AutoProcessor, WorkerConfig, WorkerDeps, WorkerPool};
+use order_worker::{
+    AutoProcessor, RemoteWorkers, RemoteWorkersConfig, RemoteWorkersDeps, WorkerConfig, WorkerDeps,
+    WorkerPool,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{CoreConfig, DatabaseUrl, ProcessorKind},
+    config::{CoreConfig, DatabaseUrl, ProcessorConfig, ProcessorKind},
     lifecycle::Exit,
+    maintenance,
 };
 
 /// Brings the schema up to date.
@@ -102,11 +107,13 @@ impl Database {
 pub(crate) struct Core {
     pub(crate) service: Arc<OrderService>,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) remote_workers: Arc<RemoteWorkers>,
     pool: WorkerPool,
     database: Database,
-    /// The lanes, the workers and the reconcile pass.
+    /// The lanes, the workers, statements for workers outside, and what runs in the
+    /// background.
     tasks: TaskTracker,
-    stop_reconcile: CancellationToken,
+    stop_background: CancellationToken,
 }
 
 impl Core {
@@ -117,67 +124,77 @@ impl Core {
         clock: &Arc<dyn Clock>,
         ids: &Arc<dyn IdGen>,
     ) -> anyhow::Result<Self> {
+        // A setting that cannot work is told before anything is touched.
+        let processor = processor(&config.processor, clock)?;
         let database = Database::open(url, config, clock)
             .await
             .context("cannot open the database")?;
         let hub = Hub::new(hub_config(config), database.store());
+        let tasks = TaskTracker::new();
         let pool = WorkerPool::new(
             worker_config(config, database.create_lanes()),
             WorkerDeps {
                 queue: database.queue(),
                 bus: Arc::clone(&hub) as _,
-                processor: match config.processor {
-                    ProcessorKind::Auto => Arc::new(AutoProcessor::new(config.processor_delay)),
-                },
+                processor,
                 clock: Arc::clone(clock),
             },
         );
-        let defaults = OrderServiceConfig::default();
-        let creates = GroupCommitConfig {
-            lanes: database.create_lanes(),
-            ..defaults.creates
-        };
-        let (service, lanes) = OrderService::new(
-            OrderServiceConfig {
-                creates,
-                ..defaults
+        let remote_workers = remote_workers(
+            config,
+            RemoteWorkersDeps {
+                queue: database.queue(),
+                bus: Arc::clone(&hub) as _,
+                clock: Arc::clone(clock),
+                tasks: tasks.clone(),
             },
+        );
+        let page_token_key = database.store().page_token_key().await;
+        let (service, lanes) = OrderService::new(
+            service_config(config, database.create_lanes()),
             OrderServiceDeps {
                 store: database.store(),
-                dispatch: pool.dispatch(),
+                dispatch: remote_workers.dispatch(pool.dispatch()),
                 bus: Arc::clone(&hub) as _,
                 watch: Arc::clone(&hub) as _,
                 clock: Arc::clone(clock),
                 ids: Arc::clone(ids),
+                page_token_key: page_token_key.context("cannot read the key of page tokens")?,
             },
         );
-        let tasks = TaskTracker::new();
         for lane in lanes {
             tasks.spawn(lane);
         }
         pool.start(&tasks);
-        let stop_reconcile = CancellationToken::new();
-        tasks.spawn(Arc::clone(&hub).run_reconcile(stop_reconcile.clone()));
+        let stop_background = CancellationToken::new();
+        tasks.spawn(Arc::clone(&hub).run_reconcile(stop_background.clone()));
+        tasks.spawn(maintenance::run_pruning(
+            database.store(),
+            Arc::clone(clock),
+            stop_background.clone(),
+        ));
         Ok(Self {
             service: Arc::new(service),
             hub,
+            remote_workers,
             pool,
             database,
             tasks,
-            stop_reconcile,
+            stop_background,
         })
     }
 
     /// Takes no new jobs; those at hand go on.
     pub(crate) fn stop_claiming(&self) {
         self.pool.stop_claiming();
+        self.remote_workers.stop();
     }
 
     /// Finishes or releases jobs, commits what waits and closes the database.
     pub(crate) async fn stop(self, jobs_timeout: Duration, commits_timeout: Duration) -> Exit {
         let report = self.pool.drain(jobs_timeout).await;
         self.service.close();
-        self.stop_reconcile.cancel();
+        self.stop_background.cancel();
         self.tasks.close();
         let tasks = tokio::time::timeout(commits_timeout, self.tasks.wait()).await;
         if tasks.is_err() {
@@ -207,15 +224,61 @@ fn hub_config(config: &CoreConfig) -> HubConfig {
     }
 }
 
+fn remote_workers(config: &CoreConfig, deps: RemoteWorkersDeps) -> Arc<RemoteWorkers> {
+    let config = RemoteWorkersConfig {
+        retry: retry_policy(config),
+        ..RemoteWorkersConfig::default()
+    };
+    Arc::new(RemoteWorkers::new(config, deps))
+}
+
+fn retry_policy(config: &CoreConfig) -> RetryPolicy {
+    RetryPolicy {
+        attempts_max: config.max_attempts,
+        ..RetryPolicy::default()
+    }
+}
+
+fn service_config(config: &CoreConfig, create_lanes: usize) -> OrderServiceConfig {
+    let defaults = OrderServiceConfig::default();
+    let lanes = |group: GroupCommitConfig| GroupCommitConfig {
+        lanes: create_lanes,
+        ..group
+    };
+    OrderServiceConfig {
+        creates: lanes(defaults.creates),
+        keyed_creates: lanes(defaults.keyed_creates),
+        key_retention: config.idempotency_retention,
+        ..defaults
+    }
+}
+
+fn processor(
+    config: &ProcessorConfig,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Arc<dyn Processor>> {
+    match config.processor {
+        ProcessorKind::Auto => Ok(Arc::new(AutoProcessor::new(config.processor_delay))),
+        ProcessorKind::Http => {
+            let url = config.fulfilment_url.clone();
+            let secrets = config.fulfilment_secret.clone();
+            let config = FulfilmentConfig {
+                url: url.context("PROCESSOR=http needs FULFILMENT_URL")?,
+                secrets: secrets.context("PROCESSOR=http needs FULFILMENT_SECRET")?,
+                timeout: config.fulfilment_timeout,
+                allowed_networks: config.fulfilment_allowed_networks.clone(),
+            };
+            Ok(Arc::new(HttpProcessor::new(config, Arc::clone(clock))?))
+        }
+    }
+}
+
 fn worker_config(config: &CoreConfig, completion_lanes: usize) -> WorkerConfig {
     WorkerConfig {
         workers: usize::from(config.workers),
         queue_len_max: usize::try_from(config.queue_capacity).unwrap_or(usize::MAX),
         lease: config.lease,
-        retry: RetryPolicy {
-            attempts_max: config.max_attempts,
-            ..RetryPolicy::default()
-        },
+        retry: retry_policy(config),
         completion_lanes,
         ..WorkerConfig::default()
     }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 
 use crate::{
-    Cause, Error, ListOrders, Money, Order, OrderEventStream, OrderId, OrderPage, OrderStatus,
-    RequestId, UserId, Version,
+    Cause, Error, EventPage, ExternalId, IdempotencyKey, ListEvents, ListOrders, Metadata, Money,
+    Order, OrderEventStream, OrderId, OrderPage, OrderStatus, RequestId, StreamTicket, TicketGrant,
+    TraceParent, UserId, Version,
 };
 
 /// The point in time after which nobody waits for the answer any more.
@@ -46,6 +47,38 @@ pub struct CallContext {
     pub request_id: RequestId,
     /// When the caller stops waiting. Work that has not begun by then is refused.
     pub deadline: Deadline,
+    /// Where the call is in a distributed trace, if the caller takes part in one.
+    pub trace_parent: Option<TraceParent>,
+}
+
+impl CallContext {
+    /// A call outside any trace.
+    pub const fn new(request_id: RequestId, deadline: Deadline) -> Self {
+        Self {
+            request_id,
+            deadline,
+            trace_parent: None,
+        }
+    }
+}
+
+/// At which version an order must be for a change to happen (RFC 9110 §13.1.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IfMatch {
+    /// At any: the order only has to exist.
+    Any,
+    /// At one of these. None of an empty list: nothing matches.
+    Versions(Vec<Version>),
+}
+
+impl IfMatch {
+    /// Whether an order at `version` may change.
+    pub fn is_met(&self, version: Version) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Versions(versions) => versions.contains(&version),
+        }
+    }
 }
 
 /// A wanted order.
@@ -58,6 +91,45 @@ pub struct CreateOrder {
     pub user_id: UserId,
     /// What it is worth.
     pub money: Money,
+    /// What the client attaches to it.
+    pub metadata: Metadata,
+    /// Its name in the client's own system, unique among the orders of the user.
+    pub external_id: Option<ExternalId>,
+    /// By which the client repeats the request.
+    pub idempotency_key: Option<IdempotencyKey>,
+}
+
+impl CreateOrder {
+    /// An order with nothing but what it needs.
+    pub const fn new(user_id: UserId, money: Money) -> Self {
+        Self {
+            order_id: None,
+            user_id,
+            money,
+            metadata: Metadata::NONE,
+            external_id: None,
+            idempotency_key: None,
+        }
+    }
+}
+
+/// The answer to a request that a client may repeat by a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The order, as the first of the repeated requests was answered.
+    pub order: Order,
+    /// Whether an earlier request with the same key did the work.
+    pub is_replayed: bool,
+}
+
+impl Receipt {
+    /// The answer to a request that did the work itself.
+    pub const fn first(order: Order) -> Self {
+        Self {
+            order,
+            is_replayed: false,
+        }
+    }
 }
 
 /// A wish to withdraw an order.
@@ -67,6 +139,19 @@ pub struct CancelOrder {
     pub order_id: OrderId,
     /// Why, in the client's words.
     pub reason: Option<String>,
+    /// At which version the order must be.
+    pub if_match: Option<IfMatch>,
+    /// By which the client repeats the request. Kept only if the order moved.
+    pub idempotency_key: Option<IdempotencyKey>,
+}
+
+/// A wish to redrive a FAILED order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryOrder {
+    /// The order.
+    pub order_id: OrderId,
+    /// At which version the order must be.
+    pub if_match: Option<IfMatch>,
 }
 
 /// A wish to move an order to a status by name.
@@ -78,6 +163,8 @@ pub struct UpdateStatus {
     pub status: OrderStatus,
     /// Why.
     pub cause: Option<Cause>,
+    /// At which version the order must be.
+    pub if_match: Option<IfMatch>,
 }
 
 /// One order to watch.
@@ -103,8 +190,9 @@ pub struct WatchOrder {
 #[async_trait]
 pub trait OrderApi: Send + Sync + 'static {
     /// Stores an order durably and has it processed. Idempotent by
-    /// [`CreateOrder::order_id`].
-    async fn create_order(&self, ctx: &CallContext, request: CreateOrder) -> Result<Order, Error>;
+    /// [`CreateOrder::order_id`] and by [`CreateOrder::idempotency_key`].
+    async fn create_order(&self, ctx: &CallContext, request: CreateOrder)
+    -> Result<Receipt, Error>;
 
     /// Stores many orders, each for itself: the answers are in the order of the requests,
     /// and one that fails leaves the others alone.
@@ -115,7 +203,7 @@ pub trait OrderApi: Send + Sync + 'static {
         &self,
         ctx: &CallContext,
         requests: Vec<CreateOrder>,
-    ) -> Result<Vec<Result<Order, Error>>, Error>;
+    ) -> Result<Vec<Result<Receipt, Error>>, Error>;
 
     /// Reads an order.
     async fn get_order(&self, ctx: &CallContext, order_id: OrderId) -> Result<Order, Error>;
@@ -125,12 +213,28 @@ pub trait OrderApi: Send + Sync + 'static {
     -> Result<OrderPage, Error>;
 
     /// Withdraws an order. One that is already cancelled is answered as it is.
-    async fn cancel_order(&self, ctx: &CallContext, request: CancelOrder) -> Result<Order, Error>;
+    async fn cancel_order(&self, ctx: &CallContext, request: CancelOrder)
+    -> Result<Receipt, Error>;
+
+    /// Gives a FAILED order a new round of attempts. One that is PENDING is answered as it
+    /// is, so that the request can be repeated.
+    async fn retry_order(&self, ctx: &CallContext, request: RetryOrder) -> Result<Order, Error>;
 
     /// Moves an order along the state machine. One that already stands there is answered
     /// as it is.
     async fn update_status(&self, ctx: &CallContext, request: UpdateStatus)
     -> Result<Order, Error>;
+
+    /// Reads a page of the history of an order, oldest first.
+    async fn list_events(&self, ctx: &CallContext, request: ListEvents)
+    -> Result<EventPage, Error>;
+
+    /// Makes a ticket with which a client opens one stream within 30 s.
+    async fn create_ticket(
+        &self,
+        ctx: &CallContext,
+        grant: TicketGrant,
+    ) -> Result<StreamTicket, Error>;
 
     /// Follows orders until the stream is dropped or cut.
     ///

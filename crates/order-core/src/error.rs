@@ -3,12 +3,15 @@
 //! Adapters translate into it at their edge; transports translate out of it with
 //! total matches, so a new variant does not compile until every transport knows it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use crate::{OrderId, OrderStatus};
+use crate::{ExternalId, OrderId, OrderStatus, Reason, Version};
 
 /// A source error of any type, kept for the log and never shown to a client.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// A source error that the copies of an [`Error`] share.
+pub type SharedError = Arc<dyn std::error::Error + Send + Sync + 'static>;
 
 /// One rule that one field of a request broke.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +37,7 @@ impl Violation {
 ///
 /// `Display` is safe to show to a client: it is built from the variant's own
 /// fields and never from a source.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The request breaks the rules of one or more fields.
     #[error("{}", invalid_argument_text(.violations))]
@@ -53,6 +56,50 @@ pub enum Error {
     OrderAlreadyExists {
         /// The id that is taken.
         order_id: OrderId,
+    },
+    /// The user has an order with this external id already.
+    #[error("external id {external_id} is taken by order {order_id} of this user")]
+    ExternalIdTaken {
+        /// The name that is taken.
+        external_id: ExternalId,
+        /// The order that has it.
+        order_id: OrderId,
+    },
+    /// The idempotency key was used for a request that asks for something else.
+    #[error("the idempotency key was used for another request")]
+    IdempotencyKeyReused,
+    /// A request with the same idempotency key has not ended yet.
+    #[error("a request with the same idempotency key is still in progress")]
+    RequestInProgress {
+        /// When a new attempt makes sense.
+        retry_after: Duration,
+    },
+    /// The order is not at the version the caller named.
+    #[error("order {order_id} is at version {current}, which the precondition excludes")]
+    EtagMismatch {
+        /// The order.
+        order_id: OrderId,
+        /// Its version now.
+        current: Version,
+    },
+    /// The order has not failed, so there is nothing to retry.
+    #[error("order {order_id} is {current} and cannot be retried")]
+    OrderNotRetryable {
+        /// The order.
+        order_id: OrderId,
+        /// Its status now.
+        current: OrderStatus,
+        /// The statuses it may still move to.
+        allowed: Vec<OrderStatus>,
+    },
+    /// The ticket was never issued, has been redeemed, or is too old.
+    #[error("the ticket is not valid, or no longer")]
+    TicketInvalid,
+    /// The caller is known and may not do this.
+    #[error("this is not allowed: {what}")]
+    PermissionDenied {
+        /// What is not allowed, as a sentence part.
+        what: String,
     },
     /// The order is past the point where it can be cancelled.
     #[error("order {order_id} is {current} and can no longer be cancelled")]
@@ -103,7 +150,7 @@ pub enum Error {
         retry_after: Duration,
         /// What the driver said.
         #[source]
-        source: Option<BoxError>,
+        source: Option<SharedError>,
     },
     /// The order service cannot be reached.
     #[error("the order service is unavailable")]
@@ -112,7 +159,7 @@ pub enum Error {
         retry_after: Duration,
         /// What the connection said.
         #[source]
-        source: Option<BoxError>,
+        source: Option<SharedError>,
     },
     /// The process is stopping and takes no new work.
     #[error("the service is shutting down")]
@@ -128,7 +175,7 @@ pub enum Error {
     Internal {
         /// What happened, for the log.
         #[source]
-        source: Option<BoxError>,
+        source: Option<SharedError>,
     },
 }
 
@@ -152,6 +199,12 @@ fn invalid_argument_text(violations: &[Violation]) -> String {
 pub enum ErrorKind {
     /// The request itself is wrong.
     InvalidArgument,
+    /// The request is well formed and contradicts an earlier one.
+    Unprocessable,
+    /// The caller has to say who it is.
+    Unauthenticated,
+    /// The caller may not do this.
+    PermissionDenied,
     /// The thing does not exist.
     NotFound,
     /// The thing exists already, differently.
@@ -160,6 +213,8 @@ pub enum ErrorKind {
     FailedPrecondition,
     /// A concurrent change won; read again.
     Conflict,
+    /// The precondition of the request does not hold.
+    EtagMismatch,
     /// The caller uses more than it may.
     ResourceExhausted,
     /// Not now; try later.
@@ -183,63 +238,6 @@ pub enum Retry {
     IfIdempotent,
 }
 
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident = $text:literal, $title:literal;)+) => {
-        /// The stable, machine-readable name of a failure (AIP-193 `ErrorInfo.reason`).
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Reason { $($(#[$doc])* $variant,)+ }
-
-        impl Reason {
-            /// Every reason, in the order of the documentation.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            /// The name on the wire, `UPPER_SNAKE_CASE`.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)+ }
-            }
-
-            /// The short text that never changes for a reason (RFC 9457 `title`).
-            pub const fn title(self) -> &'static str {
-                match self { $(Self::$variant => $title,)+ }
-            }
-
-            /// Reads the name on the wire; `None` for one this version does not know.
-            pub fn parse(text: &str) -> Option<Self> {
-                match text { $($text => Some(Self::$variant),)+ _ => None }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// See [`Error::InvalidArgument`].
-    InvalidArgument = "INVALID_ARGUMENT", "The request is not valid";
-    /// See [`Error::OrderNotFound`].
-    OrderNotFound = "ORDER_NOT_FOUND", "The order does not exist";
-    /// See [`Error::OrderAlreadyExists`].
-    OrderAlreadyExists = "ORDER_ALREADY_EXISTS", "The order id is taken";
-    /// See [`Error::OrderNotCancellable`].
-    OrderNotCancellable = "ORDER_NOT_CANCELLABLE", "The order cannot be cancelled";
-    /// See [`Error::TransitionRefused`].
-    TransitionRefused = "TRANSITION_REFUSED", "The order cannot move to this status";
-    /// See [`Error::VersionConflict`].
-    VersionConflict = "VERSION_CONFLICT", "The order was changed at the same time";
-    /// See [`Error::LimitExceeded`].
-    LimitExceeded = "LIMIT_EXCEEDED", "A limit is reached";
-    /// See [`Error::Overloaded`].
-    Overloaded = "OVERLOADED", "The service is overloaded";
-    /// See [`Error::StoreUnavailable`].
-    StoreUnavailable = "STORE_UNAVAILABLE", "The order store is unavailable";
-    /// See [`Error::ServiceUnavailable`].
-    ServiceUnavailable = "SERVICE_UNAVAILABLE", "The order service is unavailable";
-    /// See [`Error::ShuttingDown`].
-    ShuttingDown = "SHUTTING_DOWN", "The service is shutting down";
-    /// See [`Error::DeadlineExceeded`].
-    DeadlineExceeded = "DEADLINE_EXCEEDED", "The deadline has passed";
-    /// See [`Error::Internal`].
-    Internal = "INTERNAL", "An internal error occurred";
-}
-
 /// How long a client is asked to wait when nothing better is known.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
@@ -255,7 +253,7 @@ impl Error {
     pub fn store_unavailable(source: impl Into<BoxError>) -> Self {
         Self::StoreUnavailable {
             retry_after: RETRY_AFTER_DEFAULT,
-            source: Some(source.into()),
+            source: Some(Arc::from(source.into())),
         }
     }
 
@@ -263,13 +261,20 @@ impl Error {
     pub fn service_unavailable(source: impl Into<BoxError>) -> Self {
         Self::ServiceUnavailable {
             retry_after: RETRY_AFTER_DEFAULT,
-            source: Some(source.into()),
+            source: Some(Arc::from(source.into())),
         }
     }
 
     /// More work waits than the queue holds.
     pub fn overloaded() -> Self {
         Self::Overloaded {
+            retry_after: RETRY_AFTER_DEFAULT,
+        }
+    }
+
+    /// A twin of the request is under way.
+    pub fn request_in_progress() -> Self {
+        Self::RequestInProgress {
             retry_after: RETRY_AFTER_DEFAULT,
         }
     }
@@ -284,7 +289,7 @@ impl Error {
     /// A defect with the error that shows it.
     pub fn internal(source: impl Into<BoxError>) -> Self {
         Self::Internal {
-            source: Some(source.into()),
+            source: Some(Arc::from(source.into())),
         }
     }
 
@@ -293,11 +298,17 @@ impl Error {
         match self {
             Self::InvalidArgument { .. } => ErrorKind::InvalidArgument,
             Self::OrderNotFound { .. } => ErrorKind::NotFound,
-            Self::OrderAlreadyExists { .. } => ErrorKind::AlreadyExists,
-            Self::OrderNotCancellable { .. } | Self::TransitionRefused { .. } => {
-                ErrorKind::FailedPrecondition
+            Self::OrderAlreadyExists { .. } | Self::ExternalIdTaken { .. } => {
+                ErrorKind::AlreadyExists
             }
-            Self::VersionConflict { .. } => ErrorKind::Conflict,
+            Self::IdempotencyKeyReused => ErrorKind::Unprocessable,
+            Self::OrderNotCancellable { .. }
+            | Self::OrderNotRetryable { .. }
+            | Self::TransitionRefused { .. } => ErrorKind::FailedPrecondition,
+            Self::EtagMismatch { .. } => ErrorKind::EtagMismatch,
+            Self::VersionConflict { .. } | Self::RequestInProgress { .. } => ErrorKind::Conflict,
+            Self::TicketInvalid => ErrorKind::Unauthenticated,
+            Self::PermissionDenied { .. } => ErrorKind::PermissionDenied,
             Self::LimitExceeded { .. } => ErrorKind::ResourceExhausted,
             Self::Overloaded { .. }
             | Self::StoreUnavailable { .. }
@@ -314,6 +325,13 @@ impl Error {
             Self::InvalidArgument { .. } => Reason::InvalidArgument,
             Self::OrderNotFound { .. } => Reason::OrderNotFound,
             Self::OrderAlreadyExists { .. } => Reason::OrderAlreadyExists,
+            Self::ExternalIdTaken { .. } => Reason::ExternalIdTaken,
+            Self::IdempotencyKeyReused => Reason::IdempotencyKeyReused,
+            Self::RequestInProgress { .. } => Reason::RequestInProgress,
+            Self::EtagMismatch { .. } => Reason::EtagMismatch,
+            Self::OrderNotRetryable { .. } => Reason::OrderNotRetryable,
+            Self::TicketInvalid => Reason::TicketInvalid,
+            Self::PermissionDenied { .. } => Reason::PermissionDenied,
             Self::OrderNotCancellable { .. } => Reason::OrderNotCancellable,
             Self::TransitionRefused { .. } => Reason::TransitionRefused,
             Self::VersionConflict { .. } => Reason::VersionConflict,
@@ -333,12 +351,18 @@ impl Error {
             Self::InvalidArgument { .. }
             | Self::OrderNotFound { .. }
             | Self::OrderAlreadyExists { .. }
+            | Self::ExternalIdTaken { .. }
+            | Self::IdempotencyKeyReused
             | Self::OrderNotCancellable { .. }
+            | Self::OrderNotRetryable { .. }
             | Self::TransitionRefused { .. }
+            | Self::TicketInvalid
+            | Self::PermissionDenied { .. }
             | Self::Internal { .. } => Retry::Never,
-            Self::VersionConflict { .. } => Retry::Reread,
+            Self::VersionConflict { .. } | Self::EtagMismatch { .. } => Retry::Reread,
             Self::LimitExceeded { .. } => Retry::After(RETRY_AFTER_DEFAULT),
-            Self::Overloaded { retry_after }
+            Self::RequestInProgress { retry_after }
+            | Self::Overloaded { retry_after }
             | Self::StoreUnavailable { retry_after, .. }
             | Self::ServiceUnavailable { retry_after, .. }
             | Self::ShuttingDown { retry_after } => Retry::After(*retry_after),
@@ -346,63 +370,17 @@ impl Error {
         }
     }
 
-    /// A copy without sources, for handing one failure to several callers.
+    /// A copy without sources, for handing one failure to several callers: it is logged once.
     #[must_use]
     pub fn without_source(&self) -> Self {
-        match self {
-            Self::InvalidArgument { violations } => Self::InvalidArgument {
-                violations: violations.clone(),
-            },
-            Self::OrderNotFound { order_id } => Self::OrderNotFound {
-                order_id: *order_id,
-            },
-            Self::OrderAlreadyExists { order_id } => Self::OrderAlreadyExists {
-                order_id: *order_id,
-            },
-            Self::OrderNotCancellable {
-                order_id,
-                current,
-                allowed,
-            } => Self::OrderNotCancellable {
-                order_id: *order_id,
-                current: *current,
-                allowed: allowed.clone(),
-            },
-            Self::TransitionRefused {
-                order_id,
-                current,
-                requested,
-                allowed,
-            } => Self::TransitionRefused {
-                order_id: *order_id,
-                current: *current,
-                requested: *requested,
-                allowed: allowed.clone(),
-            },
-            Self::VersionConflict { order_id } => Self::VersionConflict {
-                order_id: *order_id,
-            },
-            Self::LimitExceeded { what, limit } => Self::LimitExceeded {
-                what: what.clone(),
-                limit: *limit,
-            },
-            Self::Overloaded { retry_after } => Self::Overloaded {
-                retry_after: *retry_after,
-            },
-            Self::StoreUnavailable { retry_after, .. } => Self::StoreUnavailable {
-                retry_after: *retry_after,
-                source: None,
-            },
-            Self::ServiceUnavailable { retry_after, .. } => Self::ServiceUnavailable {
-                retry_after: *retry_after,
-                source: None,
-            },
-            Self::ShuttingDown { retry_after } => Self::ShuttingDown {
-                retry_after: *retry_after,
-            },
-            Self::DeadlineExceeded => Self::DeadlineExceeded,
-            Self::Internal { .. } => Self::Internal { source: None },
+        let mut copy = self.clone();
+        if let Self::StoreUnavailable { source, .. }
+        | Self::ServiceUnavailable { source, .. }
+        | Self::Internal { source } = &mut copy
+        {
+            *source = None;
         }
+        copy
     }
 
     /// The error and all its sources in one line, for the log.

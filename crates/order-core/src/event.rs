@@ -3,13 +3,15 @@
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 
-use crate::{Cause, Error, OrderId, OrderStatus, Version};
+use crate::{Cause, Error, Order, OrderId, OrderStatus, PageSize, UserId, Version};
 
 /// One entry of an order's history. Versions of an order start at 1 and have no gaps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderEvent {
     /// The order.
     pub order_id: OrderId,
+    /// Who placed the order.
+    pub user_id: UserId,
     /// The position in the order's history.
     pub version: Version,
     /// The status the order moved to.
@@ -21,10 +23,12 @@ pub struct OrderEvent {
 }
 
 /// Where an order stands, in the fewest columns: what the reconcile pass of the hub reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderState {
     /// The order.
     pub order_id: OrderId,
+    /// Who placed it.
+    pub user_id: UserId,
     /// Its version.
     pub version: Version,
     /// Its status.
@@ -38,6 +42,7 @@ impl OrderState {
     pub fn into_event(self) -> OrderEvent {
         OrderEvent {
             order_id: self.order_id,
+            user_id: self.user_id,
             version: self.version,
             status: self.status,
             at: self.updated_at,
@@ -46,6 +51,31 @@ impl OrderState {
     }
 }
 
-/// Events as they happen. Versions of one order only rise; versions in between may be
-/// skipped when the reader is slow. Ends with an error item when the watch is cut.
+/// A wanted page of the history of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListEvents {
+    /// The order.
+    pub order_id: OrderId,
+    /// The last version the caller has seen; 0 begins with the creation.
+    pub after: Version,
+    /// How many events at most.
+    pub page_size: PageSize,
+}
+
+/// A page of the history of an order, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventPage {
+    /// The events.
+    pub events: Vec<OrderEvent>,
+    /// Where the order stands now: a settled order whose version is that of the last event
+    /// has nothing more to tell until somebody redrives it.
+    pub order: Order,
+    /// Whether more events follow the last one.
+    pub has_more: bool,
+}
+
+/// Events as they happen. After the first event of an order every version follows, each
+/// exactly once, however slow the reader is; what it missed is read from the history. Ends
+/// with an error item when the watch is cut, and goes on from the last version seen when
+/// the caller watches again.
 pub type OrderEventStream = BoxStream<'static, Result<OrderEvent, Error>>;

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::Error;
@@ -20,6 +21,16 @@ impl OrderId {
     /// The UUID itself.
     pub const fn as_uuid(&self) -> &Uuid {
         &self.0
+    }
+
+    /// An id below every version 7 UUID made at `time` or later, and above every one made
+    /// in an earlier millisecond. Times that no such id can hold count as the nearest.
+    pub fn floor_at(time: Timestamp) -> Self {
+        const MILLIS_MAX: u64 = (1 << 48) - 1;
+        let millis = u64::try_from(time.as_millisecond())
+            .unwrap_or(0)
+            .min(MILLIS_MAX);
+        Self(Uuid::from_u128(u128::from(millis) << 80))
     }
 
     /// Parses `text`, blaming `field` in the error.
@@ -86,11 +97,44 @@ impl fmt::Display for UserId {
     }
 }
 
+/// The name of an order in the client's own system, unique among the orders of a user:
+/// 1 to 128 characters, none of them a control character.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExternalId(Arc<str>);
+
+impl ExternalId {
+    /// The longest external id, in characters.
+    pub const CHARS_MAX: usize = 128;
+
+    /// Checks `text` and takes it as an external id; the error names the field
+    /// `external_id`.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        check_text("external_id", text, Self::CHARS_MAX)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ExternalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Refuses text that is empty, longer than `chars_max` or holds control characters.
 pub(crate) fn check_text(field: &str, text: &str, chars_max: usize) -> Result<(), Error> {
     if text.is_empty() {
         return Err(Error::invalid(field, "must not be empty"));
     }
+    check_chars(field, text, chars_max)
+}
+
+/// Refuses text that is longer than `chars_max` or holds control characters.
+pub(crate) fn check_chars(field: &str, text: &str, chars_max: usize) -> Result<(), Error> {
     // A character is at most four bytes, so a long body is refused without counting it.
     if text.len() > chars_max * 4 || text.chars().count() > chars_max {
         return Err(Error::invalid(

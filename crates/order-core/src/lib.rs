@@ -11,28 +11,45 @@ mod error;
 pub mod event;
 pub mod group_commit;
 mod id;
+mod idempotency;
 pub mod job;
 pub mod list;
+mod metadata;
 mod money;
 mod order;
+mod page_token;
 pub mod port;
 pub mod processor;
+mod reason;
 mod service;
 mod status;
+mod ticket;
+mod trace;
+pub mod worker_api;
 
 pub use api::{
-    CallContext, CancelOrder, CreateOrder, Deadline, OrderApi, UpdateStatus, WatchOrder,
+    CallContext, CancelOrder, CreateOrder, Deadline, IfMatch, OrderApi, Receipt, RetryOrder,
+    UpdateStatus, WatchOrder,
 };
-pub use error::{BoxError, Error, ErrorKind, Reason, Retry, Violation};
-pub use event::{OrderEvent, OrderEventStream, OrderState};
-pub use id::{OrderId, RequestId, UserId};
+pub use error::{BoxError, Error, ErrorKind, Retry, SharedError, Violation};
+pub use event::{EventPage, ListEvents, OrderEvent, OrderEventStream, OrderState};
+pub use id::{ExternalId, OrderId, RequestId, UserId};
+pub use idempotency::{Fingerprint, IdempotencyKey, KeyClaim, KeyOperation, StoredKey};
 pub use job::{Completed, Completion, Job, JobToken, RetryPolicy, Started, Verdict};
 pub use list::{ListOrders, OrderPage, OrderQuery, PageSize};
+pub use metadata::Metadata;
 pub use money::Money;
-pub use order::{Cause, Committed, Created, NewOrder, Order, Version};
+pub use order::{Cause, Committed, Created, Insertion, NewOrder, Order, Version};
+pub use page_token::PageTokenKey;
 pub use port::{
     Clock, EventBus, IdGen, JobDispatch, JobQueue, OrderStore, OrderWatch, Reservation,
 };
 pub use processor::{Attempt, Effects, Outcome, Processor};
+pub use reason::Reason;
 pub use service::{OrderService, OrderServiceConfig, OrderServiceDeps};
 pub use status::{Change, Command, JobEffect, OrderStatus, TRANSITIONS, Transition, decide};
+pub use ticket::{
+    NewTicket, StreamTicket, TICKET_LIFETIME, TicketGrant, TicketOffice, TicketSecret,
+};
+pub use trace::TraceParent;
+pub use worker_api::{JobReport, LeaseJobs, LeasedJob, WorkerApi};

@@ -1,9 +1,10 @@
 //! Reading orders page by page (AIP-158).
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use uuid::Uuid;
+use std::time::Duration;
 
-use crate::{Error, Order, OrderId, OrderStatus, UserId};
+use jiff::Timestamp;
+
+use crate::{Error, ExternalId, Order, OrderId, OrderStatus, PageTokenKey, UserId};
 
 /// How many orders a page holds at most: 1 to 1000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,13 +32,25 @@ impl PageSize {
     }
 }
 
+impl Default for PageSize {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
 /// A wanted page, as a client asks for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListOrders {
     /// Only orders of this user.
     pub user_id: Option<UserId>,
     /// Only orders with one of these statuses; empty means any.
     pub statuses: Vec<OrderStatus>,
+    /// Only the order with this name in the client's own system; one for each user.
+    pub external_id: Option<ExternalId>,
+    /// Only orders created after this time.
+    pub created_after: Option<Timestamp>,
+    /// Only orders created before this time.
+    pub created_before: Option<Timestamp>,
     /// How many at most.
     pub page_size: PageSize,
     /// Where to go on, as given by the page before.
@@ -53,131 +66,90 @@ pub struct OrderPage {
     pub next_page_token: Option<String>,
 }
 
-/// A wanted page, as a store reads it: orders with an id below `before`, by id descending.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A wanted page, as a store reads it, by id descending: one range of one index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OrderQuery {
     /// Only orders of this user.
     pub user_id: Option<UserId>,
     /// Only orders with one of these statuses; empty means any.
     pub statuses: Vec<OrderStatus>,
+    /// Only orders with this external id.
+    pub external_id: Option<ExternalId>,
+    /// Only orders whose `created_at` is later.
+    pub created_after: Option<Timestamp>,
+    /// Only orders whose `created_at` is earlier.
+    pub created_before: Option<Timestamp>,
+    /// Only orders with a larger id.
+    pub after: Option<OrderId>,
     /// Only orders with a smaller id.
     pub before: Option<OrderId>,
     /// How many at most.
     pub limit: usize,
 }
 
-/// Layout of a page token: this byte, the last id of the page, the fingerprint of the filter.
-const TOKEN_VERSION: u8 = 1;
-const TOKEN_LEN: usize = 1 + 16 + 8;
+/// How long before it was stored an order may have got its id, and how far the clock of
+/// the process that made the id may be behind the database's.
+const ID_BEHIND_MAX: Duration = Duration::from_mins(1);
+
+/// How far the clock of the process that made an id may be ahead of the database's.
+const ID_AHEAD_MAX: Duration = Duration::from_secs(5);
 
 impl ListOrders {
     /// The query for this page. It reads one row more than the page holds, which tells
     /// whether another page follows without counting.
-    pub(crate) fn to_query(&self) -> Result<OrderQuery, Error> {
-        let before = self
+    ///
+    /// Times are turned into ids, which hold the time at which they were made, so that the
+    /// page is one range of an index; the exact times are compared besides.
+    pub(crate) fn to_query(&self, key: &PageTokenKey) -> Result<OrderQuery, Error> {
+        let page_start = self
             .page_token
             .as_deref()
-            .map(|token| self.read_token(token))
+            .map(|token| key.open(token, self))
             .transpose()?;
+        // An external id leads to its orders by itself.
+        let by_time = |time: Option<Timestamp>| time.filter(|_| self.external_id.is_none());
+        let earliest = by_time(self.created_after).map(|time| {
+            let time = time.checked_sub(ID_BEHIND_MAX).unwrap_or(Timestamp::MIN);
+            OrderId::floor_at(time)
+        });
+        let latest = by_time(self.created_before).map(|time| {
+            let time = time.checked_add(ID_AHEAD_MAX).unwrap_or(Timestamp::MAX);
+            OrderId::floor_at(time)
+        });
         Ok(OrderQuery {
             user_id: self.user_id.clone(),
             statuses: self.statuses.clone(),
-            before,
+            external_id: self.external_id.clone(),
+            created_after: self.created_after,
+            created_before: self.created_before,
+            after: earliest,
+            before: match (page_start, latest) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            },
             limit: usize::from(self.page_size.get()) + 1,
         })
     }
 
     /// Makes a page of what the query of [`ListOrders::to_query`] returned.
-    pub(crate) fn to_page(&self, mut orders: Vec<Order>) -> OrderPage {
+    pub(crate) fn to_page(&self, mut orders: Vec<Order>, key: &PageTokenKey) -> OrderPage {
         let page_size = usize::from(self.page_size.get());
         let has_more = orders.len() > page_size;
         orders.truncate(page_size);
         let next_page_token = orders
             .last()
             .filter(|_| has_more)
-            .map(|last| self.write_token(last.id));
+            .map(|last| key.seal(last.id, self));
         OrderPage {
             orders,
             next_page_token,
         }
-    }
-
-    fn write_token(&self, last: OrderId) -> String {
-        let mut token = Vec::with_capacity(TOKEN_LEN);
-        token.push(TOKEN_VERSION);
-        token.extend_from_slice(last.as_uuid().as_bytes());
-        token.extend_from_slice(&self.filter_fingerprint().to_be_bytes());
-        URL_SAFE_NO_PAD.encode(token)
-    }
-
-    fn read_token(&self, token: &str) -> Result<OrderId, Error> {
-        let unreadable = || Error::invalid("page_token", "is not a token of this service");
-        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| unreadable())?;
-        let bytes: [u8; TOKEN_LEN] = bytes.try_into().map_err(|_| unreadable())?;
-        let [version, rest @ ..] = bytes;
-        let (id, fingerprint) = rest.split_at(16);
-        if version != TOKEN_VERSION {
-            return Err(unreadable());
-        }
-        if fingerprint != self.filter_fingerprint().to_be_bytes() {
-            return Err(Error::invalid(
-                "page_token",
-                "belongs to a list with other filters",
-            ));
-        }
-        Ok(OrderId::from_uuid(
-            Uuid::from_slice(id).map_err(|_| unreadable())?,
-        ))
-    }
-
-    /// FNV-1a of the filter: a token must not go on under another filter. It guards
-    /// against mistakes, not against forgery; a forged token only moves the start of the page.
-    fn filter_fingerprint(&self) -> u64 {
-        let user = self.user_id.iter().flat_map(|user| user.as_str().bytes());
-        let mut codes: Vec<u8> = self.statuses.iter().map(|status| status.code()).collect();
-        codes.sort_unstable();
-        codes.dedup();
-        // No UTF-8 text holds the byte 0xff, so it separates the parts.
-        user.chain([0xff])
-            .chain(codes)
-            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-            })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn list(user: Option<&str>) -> ListOrders {
-        ListOrders {
-            user_id: user.map(|user| UserId::parse(user).expect("valid")),
-            statuses: vec![OrderStatus::Pending],
-            page_size: PageSize::DEFAULT,
-            page_token: None,
-        }
-    }
-
-    #[test]
-    fn token_leads_on_under_the_same_filter_only() {
-        let id = OrderId::from_uuid(Uuid::from_u128(7));
-        let token = list(Some("a")).write_token(id);
-        assert_eq!(list(Some("a")).read_token(&token).ok(), Some(id));
-        for other in [
-            list(Some("b")),
-            list(None),
-            ListOrders {
-                statuses: vec![],
-                ..list(Some("a"))
-            },
-        ] {
-            assert!(other.read_token(&token).is_err());
-        }
-        for bad in ["", "x", "AAAA", "ÿ"] {
-            assert!(list(None).read_token(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn page_size_follows_aip_158() {
@@ -193,5 +165,30 @@ mod tests {
             ],
             [None, Some(50), Some(1), Some(1000), Some(1000), Some(1000)]
         );
+    }
+
+    #[test]
+    fn times_become_a_range_of_ids() {
+        let time = |text: &str| -> Option<Timestamp> { text.parse().ok() };
+        let list = ListOrders {
+            created_after: time("2026-01-01T00:00:00Z"),
+            created_before: time("2026-01-02T00:00:00Z"),
+            ..ListOrders::default()
+        };
+        let query = list
+            .to_query(&PageTokenKey::from_bytes([1; 32]))
+            .expect("no token");
+        let at = |text| time(text).map(OrderId::floor_at);
+        assert_eq!(query.after, at("2025-12-31T23:59:00Z"));
+        assert_eq!(query.before, at("2026-01-02T00:00:05Z"));
+        let list = ListOrders {
+            created_after: Some(Timestamp::MIN),
+            created_before: Some(Timestamp::MAX),
+            ..ListOrders::default()
+        };
+        let query = list
+            .to_query(&PageTokenKey::from_bytes([1; 32]))
+            .expect("no token");
+        assert!(query.after < query.before);
     }
 }

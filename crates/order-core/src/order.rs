@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::{Error, Money, OrderEvent, OrderId, OrderStatus, UserId, id::check_text};
+use crate::{
+    Error, ExternalId, KeyClaim, Metadata, Money, OrderEvent, OrderId, OrderStatus, UserId,
+    id::check_text,
+};
 
 /// The position of an order in its own history: 1 when it is created, raised by one with
 /// every change. The same number in the `ETag`, on the WebSocket and over gRPC.
@@ -62,6 +65,10 @@ pub struct Order {
     pub status: OrderStatus,
     /// Its position in its own history.
     pub version: Version,
+    /// What the client attached to it.
+    pub metadata: Metadata,
+    /// Its name in the client's own system.
+    pub external_id: Option<ExternalId>,
     /// Why it failed, while it is FAILED.
     pub failure: Option<Cause>,
     /// When the database first saw it.
@@ -75,6 +82,7 @@ impl Order {
     pub fn last_event(&self) -> OrderEvent {
         OrderEvent {
             order_id: self.id,
+            user_id: self.user_id.clone(),
             version: self.version,
             status: self.status,
             at: self.updated_at,
@@ -84,7 +92,23 @@ impl Order {
 
     /// Whether a retried create with this content is the one that made this order.
     pub fn is_same_request(&self, new: &NewOrder) -> bool {
-        self.id == new.id && self.user_id == new.user_id && self.money == new.money
+        self.id == new.id
+            && self.user_id == new.user_id
+            && self.money == new.money
+            && self.metadata == new.metadata
+            && self.external_id == new.external_id
+    }
+
+    /// The order as its creation was answered: nothing of what has happened since.
+    #[must_use]
+    pub fn as_created(&self) -> Self {
+        Self {
+            status: OrderStatus::Pending,
+            version: 1,
+            failure: None,
+            updated_at: self.created_at,
+            ..self.clone()
+        }
     }
 }
 
@@ -97,19 +121,58 @@ pub struct NewOrder {
     pub user_id: UserId,
     /// What it is worth.
     pub money: Money,
+    /// What the client attached to it.
+    pub metadata: Metadata,
+    /// Its name in the client's own system.
+    pub external_id: Option<ExternalId>,
+    /// A key to store with it, whose owner is `user_id`.
+    pub key: Option<KeyClaim>,
     /// `Some`: its job is born leased, already claimed for this long by the process that
     /// inserts it, as attempt 1. `None`: the job is due at once, as attempt 0.
     pub lease: Option<Duration>,
 }
 
+impl NewOrder {
+    /// An order with nothing but what it needs; its job is due at once.
+    pub const fn new(id: OrderId, user_id: UserId, money: Money) -> Self {
+        Self {
+            id,
+            user_id,
+            money,
+            metadata: Metadata::NONE,
+            external_id: None,
+            key: None,
+            lease: None,
+        }
+    }
+}
+
 /// The answer of a store to one [`NewOrder`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Created {
-    /// The order as it is stored now.
+    /// The order as it is stored now; as it was created if the key was there before.
     pub order: Order,
-    /// Whether this very call inserted it. `false`: it was there before, with the same
-    /// content, so the create is a retry and its job is somebody else's.
-    pub is_new: bool,
+    /// Why it is there.
+    pub insertion: Insertion,
+}
+
+impl Created {
+    /// Whether this very call inserted the order.
+    pub const fn is_new(&self) -> bool {
+        matches!(self.insertion, Insertion::New)
+    }
+}
+
+/// How a new order met what was stored already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Insertion {
+    /// This very call inserted it, with its job.
+    New,
+    /// It was there before, under this id and with the same content: the create is a retry
+    /// of the same attempt, and its job is somebody else's.
+    SameId,
+    /// Another create with the same key and the same content was first.
+    SameKey,
 }
 
 /// The answer of a store to one [`Change`](crate::Change).

@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::{
-    CallContext, Change, Committed, Completed, Completion, Created, Error, Job, JobToken, NewOrder,
-    Order, OrderEvent, OrderEventStream, OrderId, OrderQuery, OrderState, Started, Version,
+    CallContext, Change, Committed, Completed, Completion, Created, Error, IdempotencyKey, Job,
+    JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent, OrderEventStream, OrderId,
+    OrderQuery, OrderState, PageTokenKey, Started, StoredKey, TicketGrant, UserId, Version,
     WatchOrder,
 };
 
@@ -38,6 +39,16 @@ pub trait OrderStore: Send + Sync + 'static {
     /// An id that is taken is answered with the stored order and `is_new = false` if the
     /// content is the same (a retry), else with [`Error::OrderAlreadyExists`]. That holds
     /// within one slice too: the first of two equal ids wins.
+    ///
+    /// An external id that another order of the user has is answered with
+    /// [`Error::ExternalIdTaken`].
+    ///
+    /// A key commits with its order. One that is there already is answered with the order
+    /// it belongs to, [as it was created](Order::as_created), if the fingerprint is the
+    /// same, else with [`Error::IdempotencyKeyReused`]; nothing is inserted. While another
+    /// transaction is storing the same key the answer is [`Error::RequestInProgress`], at
+    /// once. A key whose own order failed is not stored. A slice without keys costs what it
+    /// cost without the feature.
     async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>>;
 
     /// Applies decided changes, each a compare-and-set on its `expected_version`: raises
@@ -46,7 +57,19 @@ pub trait OrderStore: Send + Sync + 'static {
     /// A change to FAILED stores its cause in [`Order::failure`]; any other change clears
     /// it. [`JobEffect::Requeue`](crate::JobEffect::Requeue) makes the job due at once with
     /// `attempts_before = attempt`, and creates the job if there is none.
+    ///
+    /// A key commits with its change. If it is there already, whatever for, nothing is
+    /// written and the change is [`Committed::Stale`]: the caller looks at the key again.
     async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>>;
+
+    /// Reads what a key was used for, from the primary.
+    async fn find_key(
+        &self,
+        ctx: &CallContext,
+        owner: &UserId,
+        operation: KeyOperation,
+        key: &IdempotencyKey,
+    ) -> Result<Option<StoredKey>, Error>;
 
     /// Reads an order, from the primary.
     async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error>;
@@ -66,6 +89,31 @@ pub trait OrderStore: Send + Sync + 'static {
 
     /// Reads where the given orders stand, in any order; unknown ones are left out.
     async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error>;
+
+    /// Reads where the newest orders of each user stand, at most `limit_per_user` of each by
+    /// id descending; the users come in any order.
+    async fn recent_states(
+        &self,
+        user_ids: &[UserId],
+        limit_per_user: usize,
+    ) -> Result<Vec<OrderState>, Error>;
+
+    /// Stores a ticket and returns when it expires. May be dropped: a ticket nobody was told
+    /// of is worth nothing.
+    async fn put_ticket(&self, ticket: &NewTicket) -> Result<Timestamp, Error>;
+
+    /// Removes the ticket with this digest and returns what it allows; `None` if there is
+    /// none or it has expired. Of two calls for one ticket only one gets it.
+    async fn take_ticket(&self, digest: &[u8; 32]) -> Result<Option<TicketGrant>, Error>;
+
+    /// The secret that seals page tokens: random, made by whoever asks first, and from then
+    /// on the same for every process on this database.
+    async fn page_token_key(&self) -> Result<PageTokenKey, Error>;
+
+    /// Removes up to `limit` keys and up to `limit` tickets that have expired, and returns
+    /// how many. Called again and again in the background; fewer than `limit` means that
+    /// none is left.
+    async fn prune(&self, limit: usize) -> Result<usize, Error>;
 
     /// Whether the database answers and its schema is the one this program needs.
     async fn check(&self, ctx: &CallContext) -> Result<(), Error>;
@@ -175,16 +223,26 @@ impl std::fmt::Debug for Reservation {
 }
 
 /// Time, so that tests and simulations own it.
+#[async_trait]
 pub trait Clock: Send + Sync + 'static {
     /// The time of day. Never decides a lease where a database can.
     fn now(&self) -> Timestamp;
 
     /// The monotonic clock, for deadlines inside this process.
     fn instant(&self) -> Instant;
+
+    /// Waits.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the wait.
+    async fn sleep(&self, duration: Duration);
 }
 
-/// Ids, so that tests and simulations own them.
+/// Ids and secrets, so that tests and simulations own them.
 pub trait IdGen: Send + Sync + 'static {
     /// A new order id, sorting after those made before by this process.
     fn order_id(&self) -> OrderId;
+
+    /// Bytes that nobody can guess.
+    fn secret(&self) -> [u8; 32];
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Cause, Error, Order, OrderId, Version};
+use crate::{Cause, Error, KeyClaim, Order, OrderId, Version};
 
 /// Where an order stands. The discriminants are the codes stored in databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,6 +62,11 @@ impl OrderStatus {
     /// unless somebody redrives the order.
     pub const fn is_settled(self) -> bool {
         matches!(self, Self::Processed | Self::Failed | Self::Cancelled)
+    }
+
+    /// Whether no move at all leaves this status.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Processed | Self::Cancelled)
     }
 
     /// The statuses an order may move to from here, in the order of the table.
@@ -163,6 +168,8 @@ pub enum Command {
         /// Why, in the client's words.
         reason: Option<String>,
     },
+    /// Redrive a FAILED order: a new round of attempts.
+    Retry,
     /// Move the order to a status by name.
     MoveTo {
         /// The wanted status.
@@ -177,6 +184,7 @@ impl Command {
     pub const fn target(&self) -> OrderStatus {
         match self {
             Self::Cancel { .. } => OrderStatus::Cancelled,
+            Self::Retry => OrderStatus::Pending,
             Self::MoveTo { status, .. } => *status,
         }
     }
@@ -186,6 +194,7 @@ impl Command {
             Self::Cancel { reason } => {
                 reason.map(|message| Cause::new("CANCELLED_BY_CLIENT", message))
             }
+            Self::Retry => None,
             Self::MoveTo {
                 status: OrderStatus::Failed,
                 cause,
@@ -214,14 +223,17 @@ pub struct Change {
     pub job: JobEffect,
     /// Why the order moves. A move to FAILED always has one.
     pub cause: Option<Cause>,
+    /// A key to store with it, whose owner is the user of the order.
+    pub key: Option<KeyClaim>,
 }
 
 /// Decides whether `command` may move `order`; `None` means it already stands there and
 /// nothing is left to do.
 ///
 /// # Errors
-/// [`Error::OrderNotCancellable`] or [`Error::TransitionRefused`] when [`TRANSITIONS`] has
-/// no such move, with the moves it does have.
+/// [`Error::OrderNotCancellable`], [`Error::OrderNotRetryable`] or
+/// [`Error::TransitionRefused`] when [`TRANSITIONS`] has no such move, with the moves it
+/// does have.
 pub fn decide(order: &Order, command: Command) -> Result<Option<Change>, Error> {
     let (from, to) = (order.status, command.target());
     if from == to {
@@ -231,6 +243,11 @@ pub fn decide(order: &Order, command: Command) -> Result<Option<Change>, Error> 
         let (order_id, current, allowed) = (order.id, from, from.allowed());
         return Err(match command {
             Command::Cancel { .. } => Error::OrderNotCancellable {
+                order_id,
+                current,
+                allowed,
+            },
+            Command::Retry => Error::OrderNotRetryable {
                 order_id,
                 current,
                 allowed,
@@ -251,5 +268,6 @@ pub fn decide(order: &Order, command: Command) -> Result<Option<Change>, Error> 
         status: to,
         job: transition.job,
         cause: command.into_cause(),
+        key: None,
     }))
 }

@@ -3,8 +3,8 @@
 
 use jiff::Timestamp;
 use order_core::{
-    Cause, Command, Error, JobEffect, Money, Order, OrderId, OrderStatus, TRANSITIONS, UserId,
-    decide,
+    Cause, Command, Error, JobEffect, Metadata, Money, Order, OrderId, OrderStatus, TRANSITIONS,
+    UserId, decide,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -16,6 +16,8 @@ fn order(status: OrderStatus) -> Order {
         money: Money::parse("100", "USD").expect("valid"),
         status,
         version: 3,
+        metadata: Metadata::NONE,
+        external_id: None,
         failure: None,
         created_at: Timestamp::UNIX_EPOCH,
         updated_at: Timestamp::UNIX_EPOCH,
@@ -63,6 +65,36 @@ fn exactly_the_moves_of_the_design_are_allowed() {
                 }
                 other => panic!("{from} to {to}: {other:?}"),
             }
+        }
+    }
+}
+
+#[test]
+fn final_is_what_no_move_leaves() {
+    for status in OrderStatus::ALL {
+        assert_eq!(status.is_final(), status.allowed().is_empty(), "{status}");
+        assert!(status.is_settled() || !status.is_final(), "{status}");
+    }
+}
+
+#[test]
+fn only_a_failed_order_is_retried() {
+    for status in OrderStatus::ALL {
+        let decided = decide(&order(status), Command::Retry);
+        match status {
+            OrderStatus::Failed => {
+                let change = decided.expect("allowed").expect("a move");
+                assert_eq!(
+                    (change.status, change.job, change.cause),
+                    (OrderStatus::Pending, JobEffect::Requeue, None)
+                );
+            }
+            // Repeating the request is harmless.
+            OrderStatus::Pending => assert_eq!(decided.expect("no error"), None),
+            _ => assert!(
+                matches!(decided, Err(Error::OrderNotRetryable { current, .. }) if current == status),
+                "{decided:?}"
+            ),
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 /// A clock that stands still.
 struct Frozen(Instant);
 
+#[async_trait::async_trait]
 impl Clock for Frozen {
     fn now(&self) -> Timestamp {
         Timestamp::UNIX_EPOCH
@@ -23,6 +24,10 @@ impl Clock for Frozen {
 
     fn instant(&self) -> Instant {
         self.0
+    }
+
+    async fn sleep(&self, _duration: Duration) {
+        std::future::pending::<()>().await;
     }
 }
 

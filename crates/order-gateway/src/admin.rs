@@ -54,10 +54,8 @@ impl Shared {
         if self.is_draining.load(Ordering::Acquire) {
             return Err(Error::shutting_down());
         }
-        let ctx = CallContext {
-            request_id: call.request_id,
-            deadline: Deadline::at(self.deps.clock.instant() + CHECK_TIMEOUT),
-        };
+        let deadline = Deadline::at(self.deps.clock.instant() + CHECK_TIMEOUT);
+        let ctx = CallContext::new(call.request_id, deadline);
         // Whatever the reason, the answer to a probe is "not now".
         operation::in_time(CHECK_TIMEOUT, self.deps.api.check_ready(&ctx))
             .await

@@ -4,5 +4,9 @@
 
 pub mod admin;
 pub mod http;
+/// Orders and events as JSON, for whoever writes them elsewhere in the same form.
+pub mod json {
+    pub use crate::http::dto::{CauseBody, EventBody, OrderBody};
+}
 pub mod serve;
 pub mod ws;

@@ -19,7 +19,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Delivery, Form, Inbox, Session, Subscribed, session,
+    Delivery, Form, Inbox, Session,
+    fill::Reads,
     topics::{Delivered, Topics},
 };
 
@@ -54,14 +55,19 @@ impl Default for HubConfig {
 pub struct HubStats {
     /// Sessions open now.
     pub sessions: usize,
-    /// Orders watched now.
+    /// Orders watched now, each by itself.
     pub orders: usize,
+    /// Users watched now.
+    pub users: usize,
     /// Events published to this hub.
     pub published: u64,
     /// Events handed to sessions, one for each session.
     pub delivered: u64,
-    /// Events among them that took the place of an older one a slow reader skips.
+    /// Events among them that took the place of an older one, which a slow reader skips or
+    /// gets from the history, as its form says.
     pub conflated: u64,
+    /// Events that slow readers got from the history.
+    pub filled: u64,
     /// Events among the delivered that the bus had not brought: the reconcile pass did.
     pub healed: u64,
 }
@@ -72,6 +78,7 @@ struct Counters {
     published: AtomicU64,
     delivered: AtomicU64,
     conflated: AtomicU64,
+    filled: AtomicU64,
     healed: AtomicU64,
 }
 
@@ -87,6 +94,7 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<dyn OrderStore>,
     pub(crate) topics: Topics,
     pub(crate) closed: CancellationToken,
+    pub(crate) fills: Reads,
     reads: Semaphore,
     counters: Counters,
 }
@@ -124,18 +132,23 @@ impl Shared {
         self.counters.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Reads the answer to a subscription, as one of a limited number at a time.
-    pub(crate) async fn read(
+    /// Reads the store for a session, as one of a limited number at a time.
+    pub(crate) async fn in_turn<T>(
         &self,
-        ctx: &CallContext,
-        order: WatchOrder,
-    ) -> Result<Subscribed, Error> {
+        read: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         let _turn = self.reads.acquire().await.map_err(Error::internal)?;
-        session::read(&*self.store, ctx, order).await
+        read.await
     }
 
-    fn deliver(&self, event: &OrderEvent) -> Delivered {
-        let delivered = self.topics.deliver(event);
+    /// Counts events that were read from the history for a slow reader.
+    pub(crate) fn count_filled(&self, n_filled: usize) {
+        let filled = &self.counters.filled;
+        filled.fetch_add(n_filled as u64, Ordering::Relaxed);
+    }
+
+    fn deliver(&self, events: &[OrderEvent]) -> Delivered {
+        let delivered = self.topics.deliver(events);
         let counters = &self.counters;
         counters
             .delivered
@@ -147,8 +160,8 @@ impl Shared {
     }
 
     /// Delivers what the bus should have brought.
-    pub(crate) fn heal(&self, event: &OrderEvent) {
-        let healed = self.deliver(event).queued;
+    pub(crate) fn heal(&self, events: &[OrderEvent]) {
+        let healed = self.deliver(events).queued;
         self.counters.healed.fetch_add(healed, Ordering::Relaxed);
     }
 }
@@ -162,6 +175,7 @@ impl Hub {
                 store,
                 topics: Topics::new(),
                 closed: CancellationToken::new(),
+                fills: Reads::default(),
                 reads: Semaphore::new(config.reads_max.clamp(1, Semaphore::MAX_PERMITS)),
                 counters: Counters::default(),
             }),
@@ -198,9 +212,11 @@ impl Hub {
         HubStats {
             sessions: counters.sessions.load(Ordering::Relaxed),
             orders: self.shared.topics.len(),
+            users: self.shared.topics.n_users(),
             published: counters.published.load(Ordering::Relaxed),
             delivered: counters.delivered.load(Ordering::Relaxed),
             conflated: counters.conflated.load(Ordering::Relaxed),
+            filled: counters.filled.load(Ordering::Relaxed),
             healed: counters.healed.load(Ordering::Relaxed),
         }
     }
@@ -210,9 +226,7 @@ impl EventBus for Hub {
     fn publish(&self, events: &[OrderEvent]) {
         let published = &self.shared.counters.published;
         published.fetch_add(events.len() as u64, Ordering::Relaxed);
-        for event in events {
-            self.shared.deliver(event);
-        }
+        self.shared.deliver(events);
     }
 }
 

@@ -1,31 +1,39 @@
-//! Subscriptions and fan-out: who watches which order, and how each of them hears of it.
+//! Subscriptions and fan-out: who watches which order or user, and how each of them hears
+//! of it.
 //!
-//! The hub owns the map from orders to sessions, one conflating mailbox per session and the
-//! reconcile pass. It knows the store only to read where an order stands, and it knows
-//! neither sockets nor any wire format: transports keep their encodings in the event.
+//! The hub owns the map from orders and users to sessions, one conflating mailbox per
+//! session and the reconcile pass. It knows the store only to read where orders stand and
+//! what happened to them, and it knows neither sockets nor any wire format: transports keep
+//! their encodings in the event.
 //!
 //! Invariants:
 //! - A session registers first, reads the store second and forwards what is newer third, so
 //!   there is no gap and no step back.
-//! - A session holds at most one undelivered event per subscription. A slow reader skips
-//!   versions in between and never the last one.
+//! - A session holds at most one undelivered event per order, however slow its reader is.
+//!   Where the reader is owed every version, those in between are read from the store when
+//!   it comes; where it is not, it skips them, and never the last one.
 //! - The bus is a hint. Whatever it drops is healed from the store by the reconcile pass.
-//! - Locks are taken in the order shard, then mailbox, and never held across an await.
+//! - Locks are taken in the order users, shard, mailbox, and never held across an await.
 
 mod event;
+mod fill;
 mod hub;
+mod inbox;
 mod mailbox;
 mod reconcile;
 mod session;
 mod topics;
+mod user_feed;
+mod users;
 
 #[cfg(test)]
 mod tests;
 
 pub use event::{Form, SharedEvent};
 pub use hub::{Hub, HubConfig, HubStats};
+pub use inbox::Inbox;
 pub use mailbox::Delivery;
-pub use session::{CatchUp, Inbox, REPLAY_LEN_MAX, Session, Subscribed};
+pub use session::{CatchUp, REPLAY_LEN_MAX, Session, Subscribed, SubscribedUser};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

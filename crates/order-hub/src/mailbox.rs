@@ -1,14 +1,23 @@
-//! What waits for one session: at most one event per subscription, the newest.
+//! What waits for one session: at most one event per order, the newest.
 //!
 //! A mailbox belongs to one session and has one reader. It allocates nothing before the
 //! first subscription, so an idle session costs little more than its locks.
+//!
+//! An order that the session follows both by itself and by its user waits once, as the
+//! order that is followed by itself. An answer to a subscription starts the orders it names
+//! over: what they were before is not handed out any more.
 
 use std::sync::{Arc, Mutex};
 
-use order_core::{Error, OrderId, Version};
+use order_core::{Error, OrderEvent, OrderId, UserId, Version};
 use tokio::sync::Notify;
 
-use crate::{Form, SharedEvent, lock};
+use crate::{
+    Form, SharedEvent,
+    fill::Gap,
+    lock,
+    user_feed::{FEED_LEN_MAX, UserFeed},
+};
 
 /// One event for one session.
 #[derive(Clone, Debug)]
@@ -24,10 +33,18 @@ pub struct Delivery {
 pub(crate) enum Offered {
     /// It waits for the reader.
     Queued,
-    /// It waits for the reader in place of an older one, which is skipped.
+    /// It waits for the reader in place of an older one.
     Conflated,
     /// The reader has this version or a newer one.
     NotNewer,
+    /// There is no room for one more order. The session ends.
+    Overflowed,
+}
+
+/// Where the reader stands with one order.
+pub(crate) struct Cursor<'a> {
+    pub(crate) form: Form,
+    pub(crate) seen: &'a mut Version,
 }
 
 #[derive(Debug, Default)]
@@ -40,8 +57,12 @@ pub(crate) struct Mailbox {
 struct State {
     /// Few per session, so a linear search beats a map in time and memory.
     entries: Vec<Entry>,
-    /// Whether an open entry has an event; the reader has been woken then.
+    /// One for each user the session follows.
+    feeds: Vec<UserFeed>,
+    /// Whether an open entry or feed has an event; the reader has been woken then.
     is_ready: bool,
+    /// Whether more orders of a user waited than there is room for.
+    has_overflowed: bool,
 }
 
 #[derive(Debug)]
@@ -57,11 +78,93 @@ struct Entry {
     pending: Option<Arc<SharedEvent>>,
 }
 
+impl Entry {
+    /// Takes note that the reader has `version`. `true` if something newer waits.
+    fn advance(&mut self, version: Version) -> bool {
+        self.seen = self.seen.max(version);
+        let seen = self.seen;
+        self.pending.take_if(|event| event.version() <= seen);
+        self.pending.is_some()
+    }
+
+    fn offer(&mut self, event: &Arc<SharedEvent>) -> Offered {
+        let pending = self.pending.as_ref().map(|pending| pending.version());
+        if event.version() <= pending.unwrap_or_default().max(self.seen) {
+            return Offered::NotNewer;
+        }
+        match self.pending.replace(Arc::clone(event)) {
+            Some(_) => Offered::Conflated,
+            None => Offered::Queued,
+        }
+    }
+
+    /// Where the reader stands, if events may be handed out.
+    fn cursor(&mut self) -> Option<Cursor<'_>> {
+        let form = self.form.filter(|_| !self.is_opening)?;
+        let seen = &mut self.seen;
+        Some(Cursor { form, seen })
+    }
+
+    /// Hands out what waits unless it follows a gap, which is then returned.
+    fn take(&mut self, deliveries: &mut Vec<Delivery>) -> Option<Gap> {
+        let form = self.form.filter(|_| !self.is_opening)?;
+        let gap = Gap::before(self.pending.as_ref()?, form, self.seen);
+        if gap.is_none()
+            && let Some(event) = self.pending.take()
+        {
+            self.seen = event.version();
+            deliveries.push(Delivery { form, event });
+        }
+        gap
+    }
+}
+
 impl State {
     fn find(&mut self, order_id: OrderId) -> Option<&mut Entry> {
         self.entries
             .iter_mut()
             .find(|entry| entry.order_id == order_id)
+    }
+
+    fn find_feed(&mut self, user_id: &UserId) -> Option<&mut UserFeed> {
+        self.feeds.iter_mut().find(|feed| feed.user_id == *user_id)
+    }
+
+    fn check_room(&self, len_max: usize) -> Result<(), Error> {
+        if self.entries.len() + self.feeds.len() < len_max {
+            return Ok(());
+        }
+        Err(Error::LimitExceeded {
+            what: "subscriptions per connection".to_owned(),
+            limit: len_max as u64,
+        })
+    }
+
+    /// Forgets an order, or leaves it to the feed of its user. `false` if there was none.
+    fn remove(&mut self, order_id: OrderId) -> bool {
+        let is_it = |entry: &Entry| entry.order_id == order_id;
+        let Some(idx) = self.entries.iter().position(is_it) else {
+            return false;
+        };
+        let entry = self.entries.remove(idx);
+        // Whose order it is nobody has said, so every feed remembers it.
+        for feed in &mut self.feeds {
+            feed.remember(order_id, entry.seen);
+        }
+        if let Some(event) = entry.pending
+            && let Some(feed) = self.find_feed(&event.event().user_id)
+            && feed.offer(&event) == Offered::Overflowed
+        {
+            self.overflow();
+        }
+        true
+    }
+
+    fn overflow(&mut self) {
+        self.has_overflowed = true;
+        for feed in &mut self.feeds {
+            feed.clear();
+        }
     }
 }
 
@@ -74,22 +177,22 @@ impl Mailbox {
             entry.is_opening = true;
             return Ok(false);
         }
-        if state.entries.len() >= len_max {
-            return Err(Error::LimitExceeded {
-                what: "subscriptions per connection".to_owned(),
-                limit: len_max as u64,
-            });
-        }
+        state.check_room(len_max)?;
         if state.entries.is_empty() {
             // Most sessions watch one order; the default growth would begin with four.
             state.entries.reserve_exact(1);
         }
+        let known = state
+            .feeds
+            .iter_mut()
+            .find_map(|feed| feed.hand_over(order_id));
+        let (seen, pending) = known.unwrap_or_default();
         state.entries.push(Entry {
             order_id,
             form: None,
-            seen: 0,
+            seen,
             is_opening: true,
-            pending: None,
+            pending,
         });
         Ok(true)
     }
@@ -101,75 +204,128 @@ impl Mailbox {
         let Some(entry) = state.find(order_id) else {
             return;
         };
-        entry.seen = entry.seen.max(version);
         entry.form = Some(form);
-        self.end_opening(&mut state, order_id);
+        entry.is_opening = false;
+        // What came in while the answer was read is part of the answer.
+        if entry.advance(version) {
+            self.make_ready(&mut state);
+        }
     }
 
     /// Gives up the opening of a subscription. `true` if the order is forgotten, `false` if
     /// an earlier subscription of it goes on.
     pub(crate) fn abandon(&self, order_id: OrderId) -> bool {
         let mut state = lock(&self.state);
-        if state
-            .find(order_id)
-            .is_some_and(|entry| entry.form.is_some())
-        {
-            self.end_opening(&mut state, order_id);
-            return false;
-        }
-        state.entries.retain(|entry| entry.order_id != order_id);
-        true
-    }
-
-    fn end_opening(&self, state: &mut State, order_id: OrderId) {
-        let Some(entry) = state.find(order_id) else {
-            return;
-        };
-        entry.is_opening = false;
-        let seen = entry.seen;
-        // What came in while the answer was read is part of the answer.
-        entry.pending.take_if(|event| event.version() <= seen);
-        if entry.pending.is_some() {
-            self.make_ready(state);
+        // Whatever goes on may have been kept back.
+        self.make_ready(&mut state);
+        match state.find(order_id) {
+            Some(entry) if entry.form.is_some() => {
+                entry.is_opening = false;
+                false
+            }
+            _ => {
+                state.remove(order_id);
+                true
+            }
         }
     }
 
     /// Ends a subscription. `false` if there was none.
     pub(crate) fn remove(&self, order_id: OrderId) -> bool {
         let mut state = lock(&self.state);
-        let n_before = state.entries.len();
-        state.entries.retain(|entry| entry.order_id != order_id);
-        state.entries.len() < n_before
+        self.make_ready(&mut state);
+        state.remove(order_id)
     }
 
-    /// Ends all subscriptions and returns their orders.
-    pub(crate) fn clear(&self) -> Vec<OrderId> {
-        std::mem::take(&mut lock(&self.state).entries)
-            .into_iter()
-            .map(|entry| entry.order_id)
-            .collect()
+    /// Does for a user what [`Mailbox::open`] does for an order.
+    pub(crate) fn open_user(&self, user_id: &UserId, len_max: usize) -> Result<bool, Error> {
+        let mut state = lock(&self.state);
+        if let Some(feed) = state.find_feed(user_id) {
+            feed.open();
+            return Ok(false);
+        }
+        state.check_room(len_max)?;
+        state.feeds.push(UserFeed::new(user_id.clone()));
+        Ok(true)
+    }
+
+    /// Does for a user what [`Mailbox::establish`] does for an order. `snapshot` is the
+    /// answer, newest id first.
+    pub(crate) fn establish_user(&self, user_id: &UserId, form: Form, snapshot: &[OrderEvent]) {
+        let mut state = lock(&self.state);
+        for event in snapshot {
+            if let Some(entry) = state.find(event.order_id) {
+                entry.advance(event.version);
+            }
+        }
+        if let Some(feed) = state.find_feed(user_id) {
+            feed.establish(form, snapshot);
+            if feed.is_waiting() {
+                self.make_ready(&mut state);
+            }
+        }
+    }
+
+    /// Does for a user what [`Mailbox::abandon`] does for an order.
+    pub(crate) fn abandon_user(&self, user_id: &UserId) -> bool {
+        let mut state = lock(&self.state);
+        match state.find_feed(user_id) {
+            Some(feed) if feed.is_established() => {
+                feed.end_opening();
+                self.make_ready(&mut state);
+                false
+            }
+            _ => {
+                state.feeds.retain(|feed| feed.user_id != *user_id);
+                true
+            }
+        }
+    }
+
+    /// Ends the subscription of a user. `false` if there was none.
+    pub(crate) fn remove_user(&self, user_id: &UserId) -> bool {
+        let mut state = lock(&self.state);
+        let n_before = state.feeds.len();
+        state.feeds.retain(|feed| feed.user_id != *user_id);
+        state.feeds.len() < n_before
+    }
+
+    /// Ends all subscriptions and returns their orders and users.
+    pub(crate) fn clear(&self) -> (Vec<OrderId>, Vec<UserId>) {
+        let mut state = lock(&self.state);
+        let entries = std::mem::take(&mut state.entries);
+        let feeds = std::mem::take(&mut state.feeds);
+        (
+            entries.into_iter().map(|entry| entry.order_id).collect(),
+            feeds.into_iter().map(|feed| feed.user_id).collect(),
+        )
     }
 
     /// Offers an event. Never blocks beyond the lock.
     pub(crate) fn offer(&self, event: &Arc<SharedEvent>) -> Offered {
         let mut state = lock(&self.state);
-        let Some(entry) = state.find(event.event().order_id) else {
-            return Offered::NotNewer;
-        };
-        let newest = entry
-            .pending
-            .as_ref()
-            .map_or(entry.seen, |pending| pending.version().max(entry.seen));
-        if event.version() <= newest {
+        if state.has_overflowed {
             return Offered::NotNewer;
         }
-        let skipped = entry.pending.replace(Arc::clone(event));
-        self.make_ready(&mut state);
-        if skipped.is_some() {
-            Offered::Conflated
+        let OrderEvent {
+            order_id, user_id, ..
+        } = event.event();
+        let offered = if let Some(entry) = state.find(*order_id) {
+            entry.offer(event)
+        } else if let Some(feed) = state.find_feed(user_id) {
+            feed.offer(event)
         } else {
-            Offered::Queued
+            Offered::NotNewer
+        };
+        match offered {
+            Offered::Queued | Offered::Conflated => self.make_ready(&mut state),
+            Offered::NotNewer => {}
+            Offered::Overflowed => {
+                state.overflow();
+                self.make_ready(&mut state);
+            }
         }
+        offered
     }
 
     /// Wakes the reader unless it has been woken and has not come yet.
@@ -179,24 +335,74 @@ impl Mailbox {
         }
     }
 
-    /// Appends everything that waits to `deliveries`.
-    pub(crate) fn take(&self, deliveries: &mut Vec<Delivery>) {
+    /// Appends everything that waits to `deliveries`, but for what follows a gap: that
+    /// stays, and one of the gaps is returned.
+    fn take(&self, deliveries: &mut Vec<Delivery>) -> Result<Option<Gap>, Error> {
         let mut state = lock(&self.state);
-        if !std::mem::replace(&mut state.is_ready, false) {
-            return;
+        if state.has_overflowed {
+            return Err(Error::LimitExceeded {
+                what: "orders of a user that wait for the reader".to_owned(),
+                limit: FEED_LEN_MAX as u64,
+            });
         }
-        for entry in state.entries.iter_mut().filter(|entry| !entry.is_opening) {
-            if let Some(form) = entry.form
-                && let Some(event) = entry.pending.take()
-            {
-                entry.seen = event.version();
-                deliveries.push(Delivery { form, event });
+        let mut gap = None;
+        if std::mem::replace(&mut state.is_ready, false) {
+            for entry in &mut state.entries {
+                let found = entry.take(deliveries);
+                gap = gap.or(found);
             }
+            for feed in &mut state.feeds {
+                feed.take(deliveries, &mut gap);
+            }
+        }
+        Ok(gap)
+    }
+
+    /// Waits until something can be taken, and takes it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn taken(&self, deliveries: &mut Vec<Delivery>) -> Result<Option<Gap>, Error> {
+        let n_before = deliveries.len();
+        loop {
+            let gap = self.take(deliveries)?;
+            if gap.is_some() || deliveries.len() > n_before {
+                return Ok(gap);
+            }
+            self.wake.notified().await;
         }
     }
 
-    /// Waits until something may be there to take.
-    pub(crate) async fn woken(&self) {
-        self.wake.notified().await;
+    /// Appends what was missing to `deliveries` and returns how much that was: nothing if
+    /// another answer has brought the reader further meanwhile. What waits behind the gap
+    /// can be taken next.
+    pub(crate) fn fill(
+        &self,
+        gap: &Gap,
+        events: &[Arc<SharedEvent>],
+        deliveries: &mut Vec<Delivery>,
+    ) -> usize {
+        let mut state = lock(&self.state);
+        // This gap was in the way of others, and of what waits behind it.
+        state.is_ready = true;
+        let is_own = state.find(gap.order_id).is_some();
+        let cursor = if is_own {
+            state.find(gap.order_id).and_then(Entry::cursor)
+        } else {
+            state
+                .find_feed(&gap.user_id)
+                .and_then(|feed| feed.cursor(gap.order_id))
+        };
+        let Some(Cursor { form, seen }) = cursor.filter(|cursor| *cursor.seen == gap.after) else {
+            return 0;
+        };
+        if let Some(last) = events.last() {
+            *seen = last.version();
+        }
+        deliveries.extend(events.iter().map(|event| Delivery {
+            form,
+            event: Arc::clone(event),
+        }));
+        events.len()
     }
 }

@@ -1,14 +1,14 @@
 //! Heals what a lossy bus dropped, from the store.
 //!
 //! A pass asks only about orders that somebody watches and that are not settled as far as
-//! every watcher has been told, so an idle system reads nothing. The store decides: what it
-//! says is offered to the watchers, and their mailboxes drop what is not newer.
+//! every watcher has been told, and about the newest orders of some of the users that
+//! somebody watches, so an idle system reads nothing. The store decides: what it says is
+//! offered to the watchers, and their mailboxes drop what is not newer.
 
-use std::time::Duration;
+use order_core::{Error, OrderEvent, OrderId, OrderState};
+use tokio::time::timeout;
 
-use order_core::{Error, OrderId};
-
-use crate::{hub::Shared, topics::Depth};
+use crate::{fill::READ_TIMEOUT, hub::Shared, topics::Depth};
 
 /// The most ids of one read.
 const BATCH_LEN_MAX: usize = 1_000;
@@ -17,8 +17,12 @@ const BATCH_LEN_MAX: usize = 1_000;
 /// passes they are asked about all the same, in case it did not.
 const PASSES_PER_DEEP_PASS: u32 = 15;
 
-/// How long one read may take before the pass is given up; the next one tries again.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many users a pass asks about, in one read; the next pass goes on with the others.
+const USERS_LEN_MAX: usize = 100;
+
+/// How many orders of each user, the newest. Older ones have moved long ago, or somebody
+/// who waits for them watches them by themselves.
+const ORDERS_PER_USER_MAX: usize = 20;
 
 impl Shared {
     pub(crate) async fn reconcile_forever(&self) {
@@ -49,16 +53,33 @@ impl Shared {
         if !batch.is_empty() {
             self.reconcile_batch(&batch).await?;
         }
-        Ok(())
+        self.reconcile_users().await
     }
 
     async fn reconcile_batch(&self, order_ids: &[OrderId]) -> Result<(), Error> {
-        let states = tokio::time::timeout(READ_TIMEOUT, self.store.states(order_ids))
+        self.heal_from(self.store.states(order_ids)).await
+    }
+
+    async fn reconcile_users(&self) -> Result<(), Error> {
+        let user_ids = self.topics.next_users(USERS_LEN_MAX);
+        if user_ids.is_empty() {
+            return Ok(());
+        }
+        let states = self.store.recent_states(&user_ids, ORDERS_PER_USER_MAX);
+        self.heal_from(states).await
+    }
+
+    /// Offers what a read finds. One that takes too long ends the pass; the next one tries
+    /// again.
+    async fn heal_from(
+        &self,
+        states: impl Future<Output = Result<Vec<OrderState>, Error>>,
+    ) -> Result<(), Error> {
+        let states = timeout(READ_TIMEOUT, states)
             .await
             .map_err(|_| Error::DeadlineExceeded)??;
-        for state in states {
-            self.heal(&state.into_event());
-        }
+        let events: Vec<OrderEvent> = states.into_iter().map(OrderState::into_event).collect();
+        self.heal(&events);
         Ok(())
     }
 }

@@ -1,14 +1,15 @@
-//! One reader: its subscriptions and the inbox they fill.
+//! The subscriptions of one reader: what it follows, and what it is answered.
 
 use std::sync::Arc;
 
-use order_core::{CallContext, Error, Order, OrderEvent, OrderId, OrderStore, Version, WatchOrder};
-use tokio_util::sync::CancellationToken;
+use order_core::{
+    CallContext, Error, Order, OrderEvent, OrderId, OrderState, OrderStore, UserId, Version,
+    WatchOrder,
+};
+use tokio::time::timeout;
 
 use crate::{
-    Form,
-    hub::Shared,
-    mailbox::{Delivery, Mailbox},
+    Form, Inbox, fill::READ_TIMEOUT, hub::Shared, mailbox::Mailbox, user_feed::SNAPSHOT_LEN_MAX,
 };
 
 /// The most events that are replayed to a subscriber; one that missed more starts over
@@ -47,40 +48,54 @@ impl Subscribed {
     }
 }
 
+/// The answer to the subscription of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscribedUser {
+    /// The user.
+    pub user_id: UserId,
+    /// Where the 100 newest orders of the user stand, newest id first, each as the event
+    /// that led there, without its cause. Everything newer follows through the inbox.
+    pub orders: Vec<OrderEvent>,
+}
+
 /// The subscriptions of one reader. Dropping it ends them all.
 #[derive(Debug)]
 pub struct Session {
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
-}
-
-/// Where the events of a [`Session`] arrive.
-#[derive(Debug)]
-pub struct Inbox {
-    mailbox: Arc<Mailbox>,
-    closed: CancellationToken,
+    /// The only user whose orders may be followed, if there is such a limit.
+    scope: Option<UserId>,
 }
 
 impl Session {
     pub(crate) fn open(shared: Arc<Shared>) -> Result<(Self, Inbox), Error> {
         shared.enter()?;
         let mailbox = Arc::new(Mailbox::default());
-        let inbox = Inbox {
-            mailbox: Arc::clone(&mailbox),
-            closed: shared.closed.clone(),
+        let inbox = Inbox::new(Arc::clone(&shared), Arc::clone(&mailbox));
+        let session = Self {
+            shared,
+            mailbox,
+            scope: None,
         };
-        Ok((Self { shared, mailbox }, inbox))
+        Ok((session, inbox))
+    }
+
+    /// From now on the session may begin to follow only this user and orders of this user.
+    /// What it follows already goes on.
+    pub fn restrict_to(&mut self, user_id: UserId) {
+        self.scope = Some(user_id);
     }
 
     /// Follows an order: registers, reads the state from the store, then forwards what is
     /// newer to the inbox in `form`. Events arrive there only after this call has returned.
     ///
     /// Subscribing again reads again and sets the new form; no version is delivered twice.
+    /// The form holds for the order even if its user is followed in another one.
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] beyond the subscriptions of a session,
-    /// [`Error::OrderNotFound`], or what the store answers. An error leaves the session as
-    /// it was before.
+    /// [`Error::OrderNotFound`], also for an order that the session may not follow, or what
+    /// the store answers. An error leaves the session as it was before.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the session as it was before.
@@ -90,13 +105,57 @@ impl Session {
         order: WatchOrder,
         form: Form,
     ) -> Result<Subscribed, Error> {
-        let opening = Opening::begin(self, order.order_id)?;
-        let subscribed = self.shared.read(ctx, order).await?;
-        opening.complete(form, subscribed.version);
+        let opening = Opening::begin(self, Subject::Order(order.order_id))?;
+        let read = read(&*self.shared.store, ctx, order, self.scope.as_ref());
+        let subscribed = self.shared.in_turn(read).await?;
+        self.mailbox
+            .establish(order.order_id, form, subscribed.version);
+        opening.complete();
         Ok(subscribed)
     }
 
-    /// Stops following an order. `false` if it was not followed.
+    /// Follows all orders of a user, also those that are still to come: registers, reads
+    /// where the newest 100 stand, then forwards every event of every order in `form`. An
+    /// order that is newer than those in the answer begins with its version 1; an older one
+    /// with whatever happens to it next.
+    ///
+    /// An order that is also followed by itself is forwarded once. The versions of the 1000
+    /// newest orders are remembered; an event of another one that is published late or
+    /// again is forwarded again.
+    ///
+    /// # Errors
+    /// [`Error::PermissionDenied`] for a user that the session may not follow,
+    /// [`Error::LimitExceeded`] beyond the subscriptions of a session,
+    /// [`Error::DeadlineExceeded`] after 5 s, or what the store answers. An error leaves
+    /// the session as it was before.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the session as it was before.
+    pub async fn subscribe_user(
+        &mut self,
+        user_id: UserId,
+        form: Form,
+    ) -> Result<SubscribedUser, Error> {
+        if self.scope.as_ref().is_some_and(|scope| *scope != user_id) {
+            return Err(Error::PermissionDenied {
+                what: "following another user".to_owned(),
+            });
+        }
+        let opening = Opening::begin(self, Subject::User(user_id.clone()))?;
+        let user_ids = [user_id];
+        let read = self.shared.store.recent_states(&user_ids, SNAPSHOT_LEN_MAX);
+        let states = timeout(READ_TIMEOUT, self.shared.in_turn(read))
+            .await
+            .map_err(|_| Error::DeadlineExceeded)??;
+        let [user_id] = user_ids;
+        let orders: Vec<_> = states.into_iter().map(OrderState::into_event).collect();
+        self.mailbox.establish_user(&user_id, form, &orders);
+        opening.complete();
+        Ok(SubscribedUser { user_id, orders })
+    }
+
+    /// Stops following an order by itself; its user may still be followed. `false` if it
+    /// was not followed.
     pub fn unsubscribe(&mut self, order_id: OrderId) -> bool {
         let was_subscribed = self.mailbox.remove(order_id);
         if was_subscribed {
@@ -104,41 +163,35 @@ impl Session {
         }
         was_subscribed
     }
+
+    /// Stops following a user; orders that are followed by themselves go on. `false` if the
+    /// user was not followed.
+    pub fn unsubscribe_user(&mut self, user_id: &UserId) -> bool {
+        let was_subscribed = self.mailbox.remove_user(user_id);
+        if was_subscribed {
+            self.shared.topics.leave_user(user_id, &self.mailbox);
+        }
+        was_subscribed
+    }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        for order_id in self.mailbox.clear() {
+        let (order_ids, user_ids) = self.mailbox.clear();
+        for order_id in order_ids {
             self.shared.topics.leave(order_id, &self.mailbox);
+        }
+        for user_id in user_ids {
+            self.shared.topics.leave_user(&user_id, &self.mailbox);
         }
         self.shared.leave();
     }
 }
 
-impl Inbox {
-    /// Appends all that waits to `deliveries`, at least one and at most one per
-    /// subscription. Versions of one order only rise; nothing is said about the order
-    /// between orders.
-    ///
-    /// # Errors
-    /// [`Error::ShuttingDown`] once the hub is closed and nothing waits.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses nothing.
-    pub async fn next(&mut self, deliveries: &mut Vec<Delivery>) -> Result<(), Error> {
-        let n_before = deliveries.len();
-        loop {
-            self.mailbox.take(deliveries);
-            if deliveries.len() > n_before {
-                return Ok(());
-            }
-            tokio::select! {
-                biased;
-                () = self.mailbox.woken() => {}
-                () = self.closed.cancelled() => return Err(Error::shutting_down()),
-            }
-        }
-    }
+/// What a subscription is about.
+enum Subject {
+    Order(OrderId),
+    User(UserId),
 }
 
 /// A registration whose answer is still being read. Dropped before it is complete, it
@@ -146,49 +199,75 @@ impl Inbox {
 struct Opening {
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
-    order_id: OrderId,
+    subject: Subject,
     is_complete: bool,
 }
 
 impl Opening {
-    fn begin(session: &Session, order_id: OrderId) -> Result<Self, Error> {
-        let len_max = session.shared.config.subscriptions_per_session_max;
+    fn begin(session: &Session, subject: Subject) -> Result<Self, Error> {
+        let Session {
+            shared, mailbox, ..
+        } = session;
+        let len_max = shared.config.subscriptions_per_session_max;
         // The mailbox comes first: an event that is offered to a mailbox without an entry
         // is dropped, and from `join` on none may be.
-        if session.mailbox.open(order_id, len_max)? {
-            session.shared.topics.join(order_id, &session.mailbox);
+        match &subject {
+            Subject::Order(order_id) => {
+                if mailbox.open(*order_id, len_max)? {
+                    shared.topics.join(*order_id, mailbox);
+                }
+            }
+            Subject::User(user_id) => {
+                if mailbox.open_user(user_id, len_max)? {
+                    shared.topics.join_user(user_id, mailbox);
+                }
+            }
         }
         Ok(Self {
-            shared: Arc::clone(&session.shared),
-            mailbox: Arc::clone(&session.mailbox),
-            order_id,
+            shared: Arc::clone(shared),
+            mailbox: Arc::clone(mailbox),
+            subject,
             is_complete: false,
         })
     }
 
-    fn complete(mut self, form: Form, version: Version) {
-        self.mailbox.establish(self.order_id, form, version);
+    fn complete(mut self) {
         self.is_complete = true;
     }
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        if !self.is_complete && self.mailbox.abandon(self.order_id) {
-            self.shared.topics.leave(self.order_id, &self.mailbox);
+        if self.is_complete {
+            return;
+        }
+        match &self.subject {
+            Subject::Order(order_id) => {
+                if self.mailbox.abandon(*order_id) {
+                    self.shared.topics.leave(*order_id, &self.mailbox);
+                }
+            }
+            Subject::User(user_id) => {
+                if self.mailbox.abandon_user(user_id) {
+                    self.shared.topics.leave_user(user_id, &self.mailbox);
+                }
+            }
         }
     }
 }
 
-/// Reads where the order stands and what the subscriber missed.
-pub(crate) async fn read(
+/// Reads where the order stands and what the subscriber missed. An order out of `scope` is
+/// answered as one that does not exist.
+async fn read(
     store: &dyn OrderStore,
     ctx: &CallContext,
     WatchOrder { order_id, since }: WatchOrder,
+    scope: Option<&UserId>,
 ) -> Result<Subscribed, Error> {
     let order = store
         .find(ctx, order_id)
         .await?
+        .filter(|order| scope.is_none_or(|user_id| order.user_id == *user_id))
         .ok_or(Error::OrderNotFound { order_id })?;
     if let Some(since) = since
         && let Some(events) = replay(store, ctx, &order, since).await?

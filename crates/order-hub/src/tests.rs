@@ -1,6 +1,9 @@
 mod fake;
+mod fills;
 mod interleaving;
 mod reconcile;
+mod user_interleaving;
+mod users;
 
 use std::sync::{
     Arc,
@@ -12,7 +15,7 @@ use fake::{FakeStore, Moment, ctx, event, order_id, watch};
 use futures_util::{FutureExt, StreamExt};
 use order_core::{Error, EventBus, OrderStatus, OrderWatch, Version};
 
-use crate::{CatchUp, Form, Hub, HubConfig, Inbox, REPLAY_LEN_MAX, Session};
+use crate::{CatchUp, Form, Hub, HubConfig, Inbox, REPLAY_LEN_MAX, Session, lock};
 
 fn hub(store: &Arc<FakeStore>) -> Arc<Hub> {
     Hub::new(HubConfig::default(), Arc::clone(store) as Arc<_>)
@@ -34,8 +37,12 @@ fn waiting(inbox: &mut Inbox) -> Vec<(u128, Version)> {
 }
 
 async fn subscribe(session: &mut Session, n: u128) {
+    subscribe_in(Form::Full, session, n).await;
+}
+
+async fn subscribe_in(form: Form, session: &mut Session, n: u128) {
     session
-        .subscribe(&ctx(), watch(order_id(n), None), Form::Full)
+        .subscribe(&ctx(), watch(order_id(n), None), form)
         .await
         .expect("the order exists");
 }
@@ -80,15 +87,15 @@ async fn only_those_who_watch_an_order_hear_of_it() {
 }
 
 #[tokio::test]
-async fn slow_reader_skips_versions_but_not_the_last() {
+async fn slow_bare_reader_skips_versions_but_not_the_last() {
     let store = FakeStore::new();
     let hub = hub(&store);
     for n in 1..=2 {
         store.commit(order_id(n), OrderStatus::Pending);
     }
     let (mut session, mut inbox) = hub.session().expect("room");
-    subscribe(&mut session, 1).await;
-    subscribe(&mut session, 2).await;
+    subscribe_in(Form::Bare, &mut session, 1).await;
+    subscribe_in(Form::Bare, &mut session, 2).await;
     for version in 2..=1_000 {
         hub.publish(&[
             event(order_id(1), version, OrderStatus::Failed),
@@ -102,6 +109,7 @@ async fn slow_reader_skips_versions_but_not_the_last() {
     hub.publish(&[event(order_id(1), 1_000, OrderStatus::Failed)]);
     assert_eq!(waiting(&mut inbox), []);
     assert_eq!(hub.stats().conflated, 998 + 997);
+    assert_eq!(*lock(&store.history_limits), [], "the history is not read");
 }
 
 #[tokio::test]
@@ -204,10 +212,11 @@ async fn old_read_does_not_step_back() {
     store.commit(order_id(1), OrderStatus::Pending);
     let (mut session, mut inbox) = hub.session().expect("room");
     subscribe(&mut session, 1).await;
-    hub.publish(&[event(order_id(1), 3, OrderStatus::Failed)]);
-    assert_eq!(waiting(&mut inbox), [(1, 3)]);
+    let read_later = event(order_id(1), 2, OrderStatus::Processing);
+    hub.publish(std::slice::from_ref(&read_later));
+    assert_eq!(waiting(&mut inbox), [(1, 2)]);
     subscribe(&mut session, 1).await;
-    hub.publish(&[event(order_id(1), 2, OrderStatus::Processing)]);
+    hub.publish(&[read_later]);
     assert_eq!(waiting(&mut inbox), []);
 }
 

@@ -1,8 +1,9 @@
-//! Which sessions watch which order.
+//! Which sessions watch which order and which user.
 //!
-//! The map is cut into shards so that publishing, subscribing and the reconcile pass meet
-//! at a lock only when they mean the same part of it. A topic exists as long as somebody
-//! watches its order.
+//! The map of orders is cut into shards so that publishing, subscribing and the reconcile
+//! pass meet at a lock only when they mean the same part of it. A topic exists as long as
+//! somebody watches its order. Few watch whole users, so these share one lock, and a batch
+//! of events takes it once, or not at all while there are none.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -10,11 +11,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use order_core::{OrderEvent, OrderId, OrderStatus, Version};
+use order_core::{OrderEvent, OrderId, OrderStatus, UserId, Version};
 
 use crate::{
     SharedEvent, lock,
     mailbox::{Mailbox, Offered},
+    users::{Users, Watched},
 };
 
 /// Number of shards: a power of two well above the number of cores.
@@ -27,6 +29,7 @@ pub(crate) struct Topics {
     shards: [Shard; SHARDS as usize],
     /// Keyed at random: ids come from clients, who must not choose the shard.
     hasher: RandomState,
+    users: Users,
 }
 
 #[derive(Debug, Default)]
@@ -37,12 +40,12 @@ struct Topic {
     offered: Option<(Version, OrderStatus)>,
 }
 
-/// What became of one event.
+/// What became of events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Delivered {
-    /// Sessions that get the event.
+    /// Sessions that get an event, counted for each event.
     pub(crate) queued: u64,
-    /// Sessions among them that skip an older one.
+    /// Sessions among them whose mailbox drops an older one.
     pub(crate) conflated: u64,
 }
 
@@ -60,6 +63,7 @@ impl Topics {
         Self {
             shards: std::array::from_fn(|_| Shard::default()),
             hasher: RandomState::new(),
+            users: Users::default(),
         }
     }
 
@@ -102,32 +106,36 @@ impl Topics {
         }
     }
 
-    /// Offers an event to everyone who watches its order. Takes time in proportion to
-    /// their number, and none of them can hold it up.
-    pub(crate) fn deliver(&self, event: &OrderEvent) -> Delivered {
+    /// Offers events to everyone who watches their orders or users. Takes time in proportion
+    /// to their number, and none of them can hold it up.
+    pub(crate) fn deliver(&self, events: &[OrderEvent]) -> Delivered {
+        let users = self.users.watched();
         let mut delivered = Delivered::default();
-        let mut shard = lock(self.shard(event.order_id));
-        let Some(topic) = shard.get_mut(&event.order_id) else {
-            return delivered;
-        };
-        let event = Arc::new(SharedEvent::new(event.clone()));
-        for watcher in &topic.watchers {
-            match watcher.offer(&event) {
-                Offered::Queued => delivered.queued += 1,
-                Offered::Conflated => {
-                    delivered.queued += 1;
-                    delivered.conflated += 1;
-                }
-                Offered::NotNewer => {}
-            }
-        }
-        if topic
-            .offered
-            .is_none_or(|(version, _)| version < event.version())
-        {
-            topic.offered = Some((event.version(), event.event().status));
+        for event in events {
+            self.deliver_one(event, users.as_ref(), &mut delivered);
         }
         delivered
+    }
+
+    fn deliver_one(
+        &self,
+        event: &OrderEvent,
+        users: Option<&Watched<'_>>,
+        delivered: &mut Delivered,
+    ) {
+        let user_watchers = users.map_or(&[][..], |users| users.watchers_of(&event.user_id));
+        let mut shard = lock(self.shard(event.order_id));
+        let topic = shard.get_mut(&event.order_id);
+        if topic.is_none() && user_watchers.is_empty() {
+            return;
+        }
+        let offer = Arc::new(SharedEvent::new(event.clone()));
+        if let Some(topic) = topic {
+            topic.note(event);
+            delivered.offer(&topic.watchers, &offer);
+        }
+        // A session that watches both takes no second one of the same event.
+        delivered.offer(user_watchers, &offer);
     }
 
     /// The watched orders of each shard whose watchers may be owed something. One shard is
@@ -146,9 +154,52 @@ impl Topics {
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
+
+    /// Has `mailbox` offered every event of the orders of the user from now on.
+    pub(crate) fn join_user(&self, user_id: &UserId, mailbox: &Arc<Mailbox>) {
+        self.users.join(user_id, mailbox);
+    }
+
+    /// Undoes [`Topics::join_user`].
+    pub(crate) fn leave_user(&self, user_id: &UserId, mailbox: &Arc<Mailbox>) {
+        self.users.leave(user_id, mailbox);
+    }
+
+    /// The watched users whose turn it is, at most `len_max`; all of them have theirs in
+    /// turn.
+    pub(crate) fn next_users(&self, len_max: usize) -> Vec<UserId> {
+        self.users.next(len_max)
+    }
+
+    /// How many users are watched.
+    pub(crate) fn n_users(&self) -> usize {
+        self.users.len()
+    }
+}
+
+impl Delivered {
+    fn offer(&mut self, watchers: &[Arc<Mailbox>], event: &Arc<SharedEvent>) {
+        for watcher in watchers {
+            match watcher.offer(event) {
+                Offered::Queued => self.queued += 1,
+                Offered::Conflated => {
+                    self.queued += 1;
+                    self.conflated += 1;
+                }
+                Offered::NotNewer | Offered::Overflowed => {}
+            }
+        }
+    }
 }
 
 impl Topic {
+    fn note(&mut self, event: &OrderEvent) {
+        let is_newer = |(version, _)| version < event.version;
+        if self.offered.is_none_or(is_newer) {
+            self.offered = Some((event.version, event.status));
+        }
+    }
+
     fn is_unsettled(&self, depth: Depth) -> bool {
         match self.offered {
             None | Some((_, OrderStatus::Pending | OrderStatus::Processing)) => true,

@@ -6,75 +6,37 @@
 
 mod config;
 mod connection;
+mod create;
+mod remote;
 mod retry;
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use order_core::{
-    CallContext, CancelOrder, Cause, Clock, CreateOrder, Deadline, Error, ListOrders, Order,
-    OrderApi, OrderEventStream, OrderId, OrderPage, UpdateStatus, WatchOrder,
-    group_commit::{GroupCommit, GroupCommitConfig, Lanes},
+    CallContext, CancelOrder, Cause, Clock, CreateOrder, Error, EventPage, ListEvents, ListOrders,
+    Order, OrderApi, OrderEventStream, OrderId, OrderPage, Receipt, RetryOrder, StreamTicket,
+    TicketGrant, UpdateStatus, WatchOrder, group_commit::Lanes,
 };
-use tokio::{sync::Semaphore, time::timeout};
-use tonic::{
-    Request, Response, Status,
-    metadata::{Ascii, MetadataValue},
-};
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 pub use config::{ConfigError, RpcClientConfig};
 
-use crate::{
-    REQUEST_ID_HEADER, RESPONSE_BYTES_MAX, SERVICE_NAME, convert,
-    proto::{
-        self, batch_create_orders_response::result::Result as BatchItem,
-        order_service_client::OrderServiceClient,
-    },
-    status::{from_batch_status, from_status},
-};
-use connection::{Connection, connections};
-use retry::{ATTEMPTS_MAX, RetryBudget, backoff, is_retryable};
-
-/// The service answered a batch with too few or too many results, or with an empty one.
-#[derive(Debug, thiserror::Error)]
-#[error("the service sent results that do not match the batch")]
-struct InvalidBatch;
+use crate::{SERVICE_NAME, convert, proto, status::from_status};
+use create::Creates;
+use remote::{Remote, Repeat, SendDeadline};
 
 /// The service is there, and not ready.
 #[derive(Debug, thiserror::Error)]
 #[error("the order service reports that it is not serving")]
 struct NotServing;
 
-/// Whether a call may be sent again when it is not known what became of it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Repeat {
-    Harmless,
-    Never,
-}
-
-/// How the deadline of a call is told to the service.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SendDeadline {
-    Yes,
-    /// The deadline is about the beginning of a stream, which lives on after it.
-    No,
-}
-
 /// The gRPC client as an [`OrderApi`].
 ///
-/// Concurrent creates of orders that have an id share calls, by the same group commit that
-/// shares transactions on the other side: a call costs far more than an order in it.
+/// Concurrent creates of orders that have an id or a key share calls, by the same group
+/// commit that shares transactions on the other side. [`OrderApi::create_orders`] is sent as
+/// it comes, in as few calls as their limits allow (1000 orders, 1 MiB).
 ///
 /// Connects when it is first called, so it may start before the service does. Calls fail at
 /// once with [`Error::ServiceUnavailable`] while nobody answers, and work again when
@@ -82,27 +44,7 @@ enum SendDeadline {
 /// most twice, within their deadline and within a budget; [`Error::Overloaded`] is final.
 pub struct RemoteOrderApi {
     remote: Arc<Remote>,
-    creates: GroupCommit<Wanted, Order>,
-}
-
-/// A second call leaves while fewer orders than this are on their way: an idle system waits
-/// for nothing, and a loaded one shares calls.
-const OVERLAP_BELOW: usize = 8;
-
-/// An order to create, with what came with its call.
-struct Wanted {
-    ctx: CallContext,
-    request: CreateOrder,
-}
-
-/// The calls themselves.
-struct Remote {
-    connections: Vec<Connection>,
-    next: AtomicUsize,
-    places: Semaphore,
-    retry_budget: RetryBudget,
-    deadline_default: Duration,
-    clock: Arc<dyn Clock>,
+    creates: Creates,
 }
 
 impl RemoteOrderApi {
@@ -115,24 +57,9 @@ impl RemoteOrderApi {
         config: &RpcClientConfig,
         clock: &Arc<dyn Clock>,
     ) -> Result<(Self, Lanes), ConfigError> {
-        let remote = Arc::new(Remote {
-            connections: connections(config)?,
-            next: AtomicUsize::new(0),
-            places: Semaphore::new(config.in_flight_max),
-            retry_budget: RetryBudget::default(),
-            deadline_default: config.deadline_default,
-            clock: Arc::clone(clock),
-        });
-        let lanes = GroupCommitConfig {
-            lanes: config.connections,
-            queue_len_max: config.in_flight_max,
-            overlap_below: OVERLAP_BELOW,
-        };
-        let calls = Arc::clone(&remote);
-        let (creates, lanes) = GroupCommit::new(lanes, clock, move |wanted| {
-            let calls = Arc::clone(&calls);
-            Box::pin(async move { calls.create_wanted(wanted).await })
-        });
+        let remote = Arc::new(Remote::new(config, clock)?);
+        let (creates, lanes) =
+            Creates::new(&remote, clock, config.connections, config.in_flight_max);
         Ok((Self { remote, creates }, lanes))
     }
 
@@ -142,225 +69,21 @@ impl RemoteOrderApi {
     }
 }
 
-impl Remote {
-    /// The next connection in turn, past those that are known to fail. There is always one.
-    fn pick(&self) -> Option<&Connection> {
-        let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let in_turn = self
-            .connections
-            .iter()
-            .cycle()
-            .skip(start % self.connections.len().max(1))
-            .take(self.connections.len());
-        in_turn
-            .clone()
-            .find(|connection| !connection.is_failing())
-            .or_else(|| in_turn.clone().next())
-    }
-
-    /// The time that is left for the call. Work of the system for itself is limited too:
-    /// the other side may never answer.
-    fn time_left(&self, deadline: Deadline) -> Result<Duration, Error> {
-        match deadline.remaining(self.clock.instant()) {
-            Some(Duration::ZERO) => Err(Error::DeadlineExceeded),
-            Some(left) => Ok(left),
-            None => Ok(self.deadline_default),
-        }
-    }
-
-    /// Makes a call, if necessary and allowed several times, and bounds it by its deadline.
-    async fn invoke<T, W>(
-        &self,
-        ctx: &CallContext,
-        repeat: Repeat,
-        send_deadline: SendDeadline,
-        work: impl Fn(Attempt) -> W,
-    ) -> Result<T, Error>
-    where
-        W: Future<Output = Result<Response<T>, Status>>,
-    {
-        let left = self.time_left(ctx.deadline)?;
-        let deadline = Deadline::at(self.clock.instant() + left);
-        let _place = self.places.try_acquire().map_err(|_| Error::overloaded())?;
-        self.retry_budget.deposit();
-        let mut n_attempts = 0;
-        loop {
-            n_attempts += 1;
-            let left = self.time_left(deadline)?;
-            let connection = self.pick().ok_or(Error::Internal { source: None })?;
-            let attempt = Attempt::new(connection, ctx, left, send_deadline)?;
-            let status = match timeout(left, work(attempt)).await {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
-                Ok(Err(status)) => status,
-                Err(_) => return Err(Error::DeadlineExceeded),
-            };
-            let error = from_status(status);
-            let delay = backoff(n_attempts, rand::random());
-            let may_repeat = repeat == Repeat::Harmless
-                && n_attempts < ATTEMPTS_MAX
-                && is_retryable(&error)
-                && delay < self.time_left(deadline)?
-                && self.retry_budget.withdraw();
-            if !may_repeat {
-                return Err(error);
-            }
-            tracing::debug!(
-                request.id = ctx.request_id.as_str(),
-                error = error.chain(),
-                "call is repeated"
-            );
-            tokio::time::sleep(delay).await;
-        }
-    }
-
-    /// Makes a call that has one answer.
-    async fn call<T, W>(
-        &self,
-        ctx: &CallContext,
-        repeat: Repeat,
-        work: impl Fn(Attempt) -> W,
-    ) -> Result<T, Error>
-    where
-        W: Future<Output = Result<Response<T>, Status>>,
-    {
-        self.invoke(ctx, repeat, SendDeadline::Yes, work).await
-    }
-
-    async fn create_order(&self, ctx: &CallContext, request: &CreateOrder) -> Result<Order, Error> {
-        let repeat = repeat_of(std::slice::from_ref(request));
-        let answer = self.call(ctx, repeat, |attempt| {
-            let message = attempt.request(convert::create_to_proto(request));
-            async move { attempt.orders().create_order(message).await }
-        });
-        convert::order_from_proto(answer.await?.order)
-    }
-
-    async fn create_orders(
-        &self,
-        ctx: &CallContext,
-        requests: &[CreateOrder],
-    ) -> Result<Vec<Result<Order, Error>>, Error> {
-        if requests.is_empty() {
-            return Ok(Vec::new());
-        }
-        let answer = self.call(ctx, repeat_of(requests), |attempt| {
-            let requests = requests.iter().map(convert::create_to_proto).collect();
-            let message = attempt.request(proto::BatchCreateOrdersRequest { requests });
-            async move { attempt.orders().batch_create_orders(message).await }
-        });
-        let results = answer.await?.results;
-        if results.len() != requests.len() {
-            return Err(Error::internal(InvalidBatch));
-        }
-        let item = |result: proto::batch_create_orders_response::Result| match result.result {
-            Some(BatchItem::Order(order)) => convert::order_from_proto(Some(order)),
-            Some(BatchItem::Error(status)) => Err(from_batch_status(status)),
-            None => Err(Error::internal(InvalidBatch)),
-        };
-        Ok(results.into_iter().map(item).collect())
-    }
-
-    /// Creates what several callers want, in one call.
-    async fn create_wanted(&self, wanted: Vec<Wanted>) -> Vec<Result<Order, Error>> {
-        let deadlines = wanted.iter().map(|wanted| wanted.ctx.deadline.instant());
-        let ctx = CallContext {
-            // No deadline is later than any.
-            deadline: deadlines
-                .collect::<Option<Vec<_>>>()
-                .and_then(|instants| instants.into_iter().max())
-                .map_or(Deadline::NONE, Deadline::at),
-            // One of them stands for all: the log of the service then leads to the gateway's.
-            request_id: match wanted.first() {
-                Some(first) => first.ctx.request_id.clone(),
-                None => return Vec::new(),
-            },
-        };
-        let requests: Vec<CreateOrder> = wanted.into_iter().map(|w| w.request).collect();
-        if let [request] = requests.as_slice() {
-            return vec![self.create_order(&ctx, request).await];
-        }
-        match self.create_orders(&ctx, &requests).await {
-            Ok(answers) => answers,
-            Err(error) => {
-                // One of them keeps the source, for the log.
-                let mut answers: Vec<_> = requests
-                    .iter()
-                    .skip(1)
-                    .map(|_| Err(error.without_source()))
-                    .collect();
-                answers.push(Err(error));
-                answers
-            }
-        }
-    }
-}
-
-/// One try of one call.
-struct Attempt {
-    connection: Connection,
-    request_id: MetadataValue<Ascii>,
-    timeout: Option<Duration>,
-}
-
-impl Attempt {
-    fn new(
-        connection: &Connection,
-        ctx: &CallContext,
-        left: Duration,
-        send_deadline: SendDeadline,
-    ) -> Result<Self, Error> {
-        Ok(Self {
-            connection: connection.clone(),
-            request_id: ctx.request_id.as_str().parse().map_err(Error::internal)?,
-            timeout: (send_deadline == SendDeadline::Yes).then_some(left),
-        })
-    }
-
-    fn orders(&self) -> OrderServiceClient<Connection> {
-        let origin = self.connection.origin().clone();
-        OrderServiceClient::with_origin(self.connection.clone(), origin)
-            .max_decoding_message_size(RESPONSE_BYTES_MAX)
-    }
-
-    fn health(&self) -> HealthClient<Connection> {
-        let origin = self.connection.origin().clone();
-        HealthClient::with_origin(self.connection.clone(), origin)
-    }
-
-    fn request<M>(&self, message: M) -> Request<M> {
-        let mut request = Request::new(message);
-        if let Some(timeout) = self.timeout {
-            request.set_timeout(timeout);
-        }
-        let metadata = request.metadata_mut();
-        metadata.insert(REQUEST_ID_HEADER, self.request_id.clone());
-        request
-    }
-}
-
 #[async_trait]
 impl OrderApi for RemoteOrderApi {
-    async fn create_order(&self, ctx: &CallContext, request: CreateOrder) -> Result<Order, Error> {
-        // Without an id it must not be repeated, which a shared call might be.
-        if request.order_id.is_none() {
-            return self.remote.create_order(ctx, &request).await;
-        }
-        let left = self.remote.time_left(ctx.deadline)?;
-        let wanted = Wanted {
-            ctx: ctx.clone(),
-            request,
-        };
-        // The call is bounded by the longest deadline in it, the wait here by our own.
-        timeout(left, self.creates.submit(wanted, ctx.deadline))
-            .await
-            .unwrap_or(Err(Error::DeadlineExceeded))
+    async fn create_order(
+        &self,
+        ctx: &CallContext,
+        request: CreateOrder,
+    ) -> Result<Receipt, Error> {
+        self.creates.submit(&self.remote, ctx, request).await
     }
 
     async fn create_orders(
         &self,
         ctx: &CallContext,
         requests: Vec<CreateOrder>,
-    ) -> Result<Vec<Result<Order, Error>>, Error> {
+    ) -> Result<Vec<Result<Receipt, Error>>, Error> {
         self.remote.create_orders(ctx, &requests).await
     }
 
@@ -392,7 +115,11 @@ impl OrderApi for RemoteOrderApi {
         })
     }
 
-    async fn cancel_order(&self, ctx: &CallContext, request: CancelOrder) -> Result<Order, Error> {
+    async fn cancel_order(
+        &self,
+        ctx: &CallContext,
+        request: CancelOrder,
+    ) -> Result<Receipt, Error> {
         // An empty reason would arrive as none.
         if let Some(reason) = &request.reason {
             Cause::check_message("reason", reason)?;
@@ -400,6 +127,18 @@ impl OrderApi for RemoteOrderApi {
         let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
             let message = attempt.request(convert::cancel_to_proto(&request));
             async move { attempt.orders().cancel_order(message).await }
+        });
+        let answer = answer.await?;
+        Ok(Receipt {
+            order: convert::order_from_proto(answer.order)?,
+            is_replayed: answer.replayed,
+        })
+    }
+
+    async fn retry_order(&self, ctx: &CallContext, request: RetryOrder) -> Result<Order, Error> {
+        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
+            let message = attempt.request(convert::retry_to_proto(&request));
+            async move { attempt.orders().retry_order(message).await }
         });
         convert::order_from_proto(answer.await?.order)
     }
@@ -414,6 +153,38 @@ impl OrderApi for RemoteOrderApi {
             async move { attempt.orders().update_status(message).await }
         });
         convert::order_from_proto(answer.await?.order)
+    }
+
+    async fn list_events(
+        &self,
+        ctx: &CallContext,
+        request: ListEvents,
+    ) -> Result<EventPage, Error> {
+        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
+            let message = attempt.request(convert::events_to_proto(&request));
+            async move { attempt.orders().list_order_events(message).await }
+        });
+        let page = answer.await?;
+        let events = page.events.into_iter().map(convert::event_from_proto);
+        Ok(EventPage {
+            events: events.collect::<Result<_, _>>()?,
+            order: convert::order_from_proto(page.order)?,
+            has_more: page.has_more,
+        })
+    }
+
+    async fn create_ticket(
+        &self,
+        ctx: &CallContext,
+        grant: TicketGrant,
+    ) -> Result<StreamTicket, Error> {
+        // A ticket that nobody was told of is worth nothing, so a second one is harmless.
+        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
+            let user_id = grant.user_id.as_str().to_owned();
+            let message = attempt.request(proto::CreateStreamTicketRequest { user_id });
+            async move { attempt.orders().create_stream_ticket(message).await }
+        });
+        convert::ticket_from_proto(&answer.await?, grant)
     }
 
     async fn watch_orders(
@@ -446,14 +217,5 @@ impl OrderApi for RemoteOrderApi {
                 Err(Error::service_unavailable(NotServing))
             }
         }
-    }
-}
-
-/// Creating is harmless to repeat where the caller made the ids.
-fn repeat_of(requests: &[CreateOrder]) -> Repeat {
-    if requests.iter().all(|request| request.order_id.is_some()) {
-        Repeat::Harmless
-    } else {
-        Repeat::Never
     }
 }

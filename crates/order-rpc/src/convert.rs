@@ -4,14 +4,28 @@
 //! of its field in the message. Messages of answers come from the service: one that breaks
 //! a rule is a defect, so the error says only that. Total in the other direction.
 
+mod check;
+mod create;
+mod etag;
 mod order;
 mod request;
+mod worker;
 
-pub(crate) use order::{event_from_proto, event_to_proto, order_from_proto, order_to_proto};
+pub(crate) use create::{
+    CREATES_MAX, bytes_max, create_from_proto, create_to_proto, creates_from_proto,
+};
+pub(crate) use order::{
+    event_from_proto, event_to_proto, order_from_proto, order_to_proto, ticket_from_proto,
+    ticket_to_proto,
+};
 pub(crate) use request::{
-    cancel_from_proto, cancel_to_proto, create_from_proto, create_to_proto, creates_from_proto,
-    list_from_proto, list_to_proto, order_id_from_proto, update_from_proto, update_to_proto,
-    watches_from_proto, watches_to_proto,
+    cancel_from_proto, cancel_to_proto, events_from_proto, events_to_proto, list_from_proto,
+    list_to_proto, order_id_from_proto, retry_from_proto, retry_to_proto, update_from_proto,
+    update_to_proto, watches_from_proto, watches_to_proto,
+};
+pub(crate) use worker::{
+    failures_from_proto, heartbeat_from_proto, job_to_proto, lease_from_proto, token_to_proto,
+    tokens_from_proto,
 };
 
 #[cfg(test)]

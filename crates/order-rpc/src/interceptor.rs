@@ -1,17 +1,17 @@
 //! What happens to every call before and after its handler, one tower layer per concern.
 //!
-//! From the outside in: [`request_id`], [`access_log`], [`recover`], [`deadline`], and for
-//! the order service alone [`overload`]. They pass [`RequestId`](order_core::RequestId),
-//! [`Connection`] and [`StreamDeadline`](deadline::StreamDeadline) along as extensions of
+//! From the outside in: [`correlation`], [`access_log`], [`recover`], [`deadline`] and
+//! [`overload`]. They pass [`RequestId`](order_core::RequestId),
+//! [`TraceParent`](order_core::TraceParent), [`Connection`] and [`StreamDeadline`](deadline::StreamDeadline) along as extensions of
 //! the request. None of them allocates for itself or spawns on the way of a call that
 //! succeeds, apart from the extensions, and none holds a reservation between `poll_ready`
 //! and `call`.
 
 pub(crate) mod access_log;
+pub(crate) mod correlation;
 pub(crate) mod deadline;
 pub(crate) mod overload;
 pub(crate) mod recover;
-pub(crate) mod request_id;
 
 use std::net::SocketAddr;
 
@@ -33,7 +33,7 @@ pub(crate) struct Connection {
     pub(crate) draining: CancellationToken,
 }
 
-/// The request id that [`request_id`] put there.
+/// The request id that [`correlation`] put there.
 fn request_id_of(extensions: &Extensions) -> RequestId {
     extensions
         .get::<RequestId>()

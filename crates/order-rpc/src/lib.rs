@@ -1,7 +1,8 @@
 //! The order system over gRPC, both ways.
 //!
-//! [`serve`] puts any [`OrderApi`](order_core::OrderApi) on a socket; [`RemoteOrderApi`] is
-//! the same trait on the other side, so whoever calls it cannot tell the two apart. What
+//! [`serve`] puts any [`OrderApi`](order_core::OrderApi) on a socket, and beside it a
+//! [`WorkerApi`](order_core::WorkerApi) for workers in any language; [`RemoteOrderApi`] is
+//! the first trait on the other side, so whoever calls it cannot tell the two apart. What
 //! crosses the wire is in [`proto`]; `convert` and [`status`] are the only places that
 //! know both the wire and the domain. Nothing here decides about orders, knows HTTP as
 //! clients see it, or reads the configuration of a process.
@@ -16,7 +17,7 @@ pub mod status;
 pub use client::{ConfigError, RemoteOrderApi, RpcClientConfig};
 pub use server::{RpcServerConfig, RpcServerDeps, ServeError, serve};
 
-/// The messages and stubs of `proto/order/v1/order.proto`.
+/// The messages and stubs of `proto/order/v1`.
 #[expect(
     missing_docs,
     clippy::allow_attributes,
@@ -31,16 +32,31 @@ pub mod proto {
         include_bytes!(concat!(env!("OUT_DIR"), "/order_descriptor.bin"));
 }
 
-/// Full name of the service, as in paths and in health checks.
+/// Full name of the order service, as in paths and in health checks.
 pub const SERVICE_NAME: &str = proto::order_service_server::SERVICE_NAME;
+
+/// Full name of the service for workers.
+pub const WORKER_SERVICE_NAME: &str = proto::worker_service_server::SERVICE_NAME;
 
 /// Metadata that carries the id of a request, in and out.
 pub(crate) const REQUEST_ID_HEADER: &str = "x-request-id";
 
+/// Metadata that carries the place of a call in a distributed trace, in and out (W3C Trace
+/// Context).
+pub(crate) const TRACE_PARENT_HEADER: &str = "traceparent";
+
+/// Metadata that carries the key of a request that may be repeated.
+pub(crate) const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
+
+/// Metadata that says `true` where an earlier call with the same key did the work.
+pub(crate) const IDEMPOTENT_REPLAYED_HEADER: &str = "idempotent-replayed";
+
 /// The longest request message, in bytes. A batch of 1000 orders with the longest user ids
-/// has little more than half of it.
+/// and without metadata has little more than half of it; the largest single order has a
+/// tenth.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
-/// The longest answer a client reads, in bytes. A page of 1000 failed orders with the
-/// longest texts has 2.7 MB.
+/// The longest answer, in bytes: what gRPC clients read if nobody tells them otherwise.
+/// Answers whose length is open are cut to it: a page of orders with much metadata holds
+/// fewer, a worker gets fewer jobs.
 pub const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -1,24 +1,28 @@
-//! Puts an [`OrderApi`] on a socket.
+//! Puts an [`OrderApi`], and a [`WorkerApi`] if there is one, on a socket.
 //!
-//! Owns the accept loop, the limits of connections and calls, the health service and the
-//! way all of it ends. The loop is ours, over hyper, because the ready-made one has no
+//! Owns the accept loop, the limits of connections and calls, the services for health and
+//! reflection and the way all of it ends. The loop is ours, over hyper, because the ready-made one has no
 //! hard end of a graceful stop, no limit of connections and one age for all of them.
 //!
 //! Invariants: every task spawned here has ended when [`serve`] returns, or is past the
 //! hard end and has lost its connection; nothing is accepted after the stop.
 
+mod batch;
+mod call;
 mod config;
 mod connection;
 mod dispatch;
 mod handler;
 mod health;
+mod reflection;
 mod watch;
+mod worker;
 
 use std::{io, sync::Arc, time::Duration};
 
 use hyper::server::conn::http2;
 use hyper_util::rt::TokioTimer;
-use order_core::{Clock, IdGen, OrderApi};
+use order_core::{Clock, IdGen, OrderApi, WorkerApi};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -27,7 +31,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
-use tower::{Layer as _, ServiceBuilder};
+use tonic_health::pb::health_server::{Health as HealthApi, HealthServer};
+use tower::ServiceBuilder;
 
 pub use config::RpcServerConfig;
 
@@ -35,15 +40,17 @@ use crate::{
     REQUEST_BYTES_MAX,
     executor::TrackedExecutor,
     interceptor::{
-        access_log::AccessLogLayer, deadline::DeadlineLayer, overload::OverloadLayer,
-        recover::RecoverLayer, request_id::RequestIdLayer,
+        access_log::AccessLogLayer, correlation::CorrelationLayer, deadline::DeadlineLayer,
+        overload::OverloadLayer, recover::RecoverLayer,
     },
-    proto::order_service_server::OrderServiceServer,
+    proto::{order_service_server::OrderServiceServer, worker_service_server::WorkerServiceServer},
 };
 use connection::{ConnectionAge, ConnectionStack, serve_connection};
 use dispatch::Dispatch;
 use handler::OrderRpc;
 use health::Health;
+use reflection::reflection;
+use worker::WorkerRpc;
 
 /// How long a failed accept pauses the loop: out of file descriptors, mostly, which nothing
 /// but time and other connections' ends will cure.
@@ -61,6 +68,8 @@ pub struct RpcServerDeps {
     pub clock: Arc<dyn Clock>,
     /// Ids for requests that come without one.
     pub ids: Arc<dyn IdGen>,
+    /// What workers outside call; `None` leaves their service out.
+    pub workers: Option<Arc<dyn WorkerApi>>,
 }
 
 /// The server cannot go on.
@@ -69,17 +78,22 @@ pub enum ServeError {
     /// The listener accepts no more connections.
     #[error("the gRPC listener accepts no connections")]
     Accept(#[source] io::Error),
+    /// The descriptors made by the build cannot be served.
+    #[error("the descriptors of the contract are not valid")]
+    Descriptors(#[source] tonic_reflection::server::Error),
 }
 
 /// Serves `api` on `listener` until `stop` is cancelled.
 ///
 /// A stop runs in this order: health turns to `NOT_SERVING`, the listener closes, watches are
-/// cut with `SHUTTING_DOWN`, connections get GOAWAY, calls under way are finished. What is
+/// cut with `SHUTTING_DOWN` and waiting workers answered with no job, connections get
+/// GOAWAY, calls under way are finished. What is
 /// not finished after [`RpcServerConfig::drain_timeout`], an idle connection that will not
 /// leave included, is aborted.
 ///
 /// # Errors
-/// [`ServeError::Accept`] when accepting has failed for 10 s without a break.
+/// [`ServeError::Accept`] when accepting has failed for 10 s without a break;
+/// [`ServeError::Descriptors`] at once.
 ///
 /// # Cancel safety
 /// Dropping the future aborts every connection at once.
@@ -92,24 +106,24 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let tasks = TaskTracker::new();
     let draining = CancellationToken::new();
-    let (health, health_service) = Health::new(Arc::clone(&deps.clock));
-    let orders = OrderServiceServer::new(OrderRpc::new(
-        Arc::clone(&api),
-        Arc::clone(&deps.clock),
-        config.watches_max,
-    ))
-    .max_decoding_message_size(REQUEST_BYTES_MAX);
-    let orders = OverloadLayer::new(config.in_flight_max).layer(orders);
+    let RpcServerDeps {
+        clock,
+        ids,
+        workers,
+    } = deps;
+    let (health, health_service) = Health::new(Arc::clone(&clock), workers.is_some());
+    let services = services(&api, &clock, workers, health_service, &config)?;
     let stack = ServiceBuilder::new()
-        .layer(RequestIdLayer::new(deps.ids))
+        .layer(CorrelationLayer::new(ids))
         .layer(AccessLogLayer)
         .layer(RecoverLayer)
         .layer(DeadlineLayer::new(
-            deps.clock,
+            clock,
             config.deadline_default,
             config.deadline_max,
         ))
-        .service(Dispatch::new(orders, Routes::new(health_service)));
+        .layer(OverloadLayer::new(config.in_flight_max, config.leases_max))
+        .service(services);
     let http = http_builder(&config, tasks.clone());
 
     let mut connections = JoinSet::new();
@@ -149,6 +163,28 @@ pub async fn serve(
         tracing::warn!(n_calls = tasks.len(), "calls outlived their connections");
     }
     result
+}
+
+/// What is served, behind its paths.
+fn services(
+    api: &Arc<dyn OrderApi>,
+    clock: &Arc<dyn Clock>,
+    workers: Option<Arc<dyn WorkerApi>>,
+    health: HealthServer<impl HealthApi>,
+    config: &RpcServerConfig,
+) -> Result<Dispatch<OrderServiceServer<OrderRpc>>, ServeError> {
+    let mut others = Routes::new(health);
+    if config.reflection {
+        let reflection = reflection(workers.is_some()).map_err(ServeError::Descriptors)?;
+        others = others.add_service(reflection);
+    }
+    if let Some(workers) = workers {
+        let workers = WorkerServiceServer::new(WorkerRpc::new(workers, Arc::clone(clock)));
+        others = others.add_service(workers.max_decoding_message_size(REQUEST_BYTES_MAX));
+    }
+    let orders = OrderRpc::new(Arc::clone(api), Arc::clone(clock), config.watches_max);
+    let orders = OrderServiceServer::new(orders).max_decoding_message_size(REQUEST_BYTES_MAX);
+    Ok(Dispatch::new(orders, others))
 }
 
 /// Waits for the connections to end by themselves, then ends them.

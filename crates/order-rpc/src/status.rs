@@ -21,9 +21,12 @@ use crate::proto::batch_create_orders_response::Status as BatchStatus;
 /// The `ErrorInfo.domain` under which reasons are unique.
 pub const DOMAIN: &str = "order-system";
 
-/// The most broken rules one status reports. They travel twice in one header block, as text
-/// and as details, and 20 of them stay below the 16 KiB a client accepts.
+/// The most broken rules one status reports.
 pub const VIOLATIONS_MAX: usize = 20;
+
+/// How much of a header block broken rules may take. They travel as text and as details,
+/// and all of it has to stay below the 16 KiB a client accepts.
+const VIOLATION_BYTES_MAX: usize = 12 * 1024;
 
 /// Keys of `ErrorInfo.metadata`.
 mod key {
@@ -31,6 +34,8 @@ mod key {
     pub(super) const CURRENT_STATUS: &str = "current_status";
     pub(super) const REQUESTED_STATUS: &str = "requested_status";
     pub(super) const ALLOWED_STATUSES: &str = "allowed_statuses";
+    pub(super) const CURRENT_VERSION: &str = "current_version";
+    pub(super) const EXTERNAL_ID: &str = "external_id";
     pub(super) const FIELDS: &str = "fields";
     pub(super) const WHAT: &str = "what";
     pub(super) const LIMIT: &str = "limit";
@@ -39,11 +44,13 @@ mod key {
 /// The gRPC code of a kind of failure.
 pub const fn code(kind: ErrorKind) -> Code {
     match kind {
-        ErrorKind::InvalidArgument => Code::InvalidArgument,
+        ErrorKind::InvalidArgument | ErrorKind::Unprocessable => Code::InvalidArgument,
+        ErrorKind::Unauthenticated => Code::Unauthenticated,
+        ErrorKind::PermissionDenied => Code::PermissionDenied,
         ErrorKind::NotFound => Code::NotFound,
         ErrorKind::AlreadyExists => Code::AlreadyExists,
         ErrorKind::FailedPrecondition => Code::FailedPrecondition,
-        ErrorKind::Conflict => Code::Aborted,
+        ErrorKind::Conflict | ErrorKind::EtagMismatch => Code::Aborted,
         ErrorKind::ResourceExhausted => Code::ResourceExhausted,
         ErrorKind::Unavailable => Code::Unavailable,
         ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
@@ -55,7 +62,7 @@ pub const fn code(kind: ErrorKind) -> Code {
 /// log; it does not travel.
 pub fn to_status(mut error: Error, request_id: &RequestId) -> Status {
     if let Error::InvalidArgument { violations } = &mut error {
-        violations.truncate(VIOLATIONS_MAX);
+        violations.truncate(n_reportable(violations));
     }
     let mut details = ErrorDetails::new();
     details.set_error_info(error.reason().as_str(), DOMAIN, metadata(&error));
@@ -69,7 +76,9 @@ pub fn to_status(mut error: Error, request_id: &RequestId) -> Status {
                 details.add_bad_request_violation(field, rule);
             }
         }
-        Error::OrderNotCancellable { order_id, .. } | Error::TransitionRefused { order_id, .. } => {
+        Error::OrderNotCancellable { order_id, .. }
+        | Error::OrderNotRetryable { order_id, .. }
+        | Error::TransitionRefused { order_id, .. } => {
             details.add_precondition_failure_violation(
                 "ORDER_STATUS",
                 format!("orders/{order_id}"),
@@ -78,7 +87,13 @@ pub fn to_status(mut error: Error, request_id: &RequestId) -> Status {
         }
         Error::OrderNotFound { .. }
         | Error::OrderAlreadyExists { .. }
+        | Error::ExternalIdTaken { .. }
+        | Error::IdempotencyKeyReused
+        | Error::RequestInProgress { .. }
+        | Error::EtagMismatch { .. }
         | Error::VersionConflict { .. }
+        | Error::TicketInvalid
+        | Error::PermissionDenied { .. }
         | Error::LimitExceeded { .. }
         | Error::Overloaded { .. }
         | Error::StoreUnavailable { .. }
@@ -91,6 +106,41 @@ pub fn to_status(mut error: Error, request_id: &RequestId) -> Status {
     status.set_source(Arc::new(error));
     status
 }
+
+/// How many of the broken rules fit into a status; at least the first one.
+fn n_reportable(violations: &[Violation]) -> usize {
+    let mut bytes = 0;
+    violations
+        .iter()
+        .take(VIOLATIONS_MAX)
+        .take_while(|violation| {
+            let is_first = bytes == 0;
+            bytes += header_bytes(violation);
+            is_first || bytes <= VIOLATION_BYTES_MAX
+        })
+        .count()
+}
+
+/// An upper bound of the header bytes that a broken rule takes. In the text each byte that
+/// is not plain takes three; in the details the field stands three times and the rule twice,
+/// and Base64 makes four bytes of three.
+fn header_bytes(violation: &Violation) -> usize {
+    let escaped = |text: &str| -> usize {
+        let is_plain = |c: &u8| c.is_ascii_graphic() && !b"\"#%<>`?{}".contains(c);
+        let plain = text.bytes().filter(is_plain).count();
+        3 * text.len() - 2 * plain
+    };
+    let Violation { field, rule } = violation;
+    let text = escaped(field) + escaped(rule) + SEPARATOR_BYTES;
+    let details = 3 * field.len() + 2 * rule.len() + DETAIL_BYTES;
+    text + details.div_ceil(3) * 4
+}
+
+/// What stands around a broken rule in the text, escaped: `: ` and `; `.
+const SEPARATOR_BYTES: usize = 8;
+
+/// More than tags, lengths and separators of a broken rule take in the details.
+const DETAIL_BYTES: usize = 20;
 
 /// Writes the error of one order of a batch.
 pub(crate) fn to_batch_status(error: Error, request_id: &RequestId) -> BatchStatus {
@@ -179,7 +229,23 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         Error::OrderNotFound { order_id }
         | Error::OrderAlreadyExists { order_id }
         | Error::VersionConflict { order_id } => vec![(key::ORDER_ID, order_id.to_string())],
+        Error::ExternalIdTaken {
+            external_id,
+            order_id,
+        } => vec![
+            (key::EXTERNAL_ID, external_id.to_string()),
+            (key::ORDER_ID, order_id.to_string()),
+        ],
+        Error::EtagMismatch { order_id, current } => vec![
+            (key::ORDER_ID, order_id.to_string()),
+            (key::CURRENT_VERSION, current.to_string()),
+        ],
         Error::OrderNotCancellable {
+            order_id,
+            current,
+            allowed,
+        }
+        | Error::OrderNotRetryable {
             order_id,
             current,
             allowed,
@@ -199,10 +265,14 @@ fn metadata(error: &Error) -> HashMap<String, String> {
             (key::REQUESTED_STATUS, requested.to_string()),
             (key::ALLOWED_STATUSES, join(allowed)),
         ],
+        Error::PermissionDenied { what } => vec![(key::WHAT, what.clone())],
         Error::LimitExceeded { what, limit } => {
             vec![(key::WHAT, what.clone()), (key::LIMIT, limit.to_string())]
         }
-        Error::Overloaded { .. }
+        Error::IdempotencyKeyReused
+        | Error::RequestInProgress { .. }
+        | Error::TicketInvalid
+        | Error::Overloaded { .. }
         | Error::StoreUnavailable { .. }
         | Error::ServiceUnavailable { .. }
         | Error::ShuttingDown { .. }

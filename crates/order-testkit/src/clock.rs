@@ -9,9 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{Clock, IdGen, OrderId};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tokio::sync::Notify;
 use uuid::Builder;
 
 /// When simulated time begins: 2025-01-01T00:00:00Z, in milliseconds since 1970.
@@ -26,6 +28,8 @@ pub struct SimClock {
     /// Where the monotonic clock begins. Only differences to it are ever seen.
     origin: Instant,
     elapsed_us: AtomicU64,
+    /// Wakes who sleeps, to look whether it has slept enough.
+    advanced: Notify,
 }
 
 impl SimClock {
@@ -34,6 +38,7 @@ impl SimClock {
         Self {
             origin: tokio::time::Instant::now().into_std(),
             elapsed_us: AtomicU64::new(0),
+            advanced: Notify::new(),
         }
     }
 
@@ -41,11 +46,19 @@ impl SimClock {
     pub fn advance(&self, step: Duration) {
         let step_us = u64::try_from(step.as_micros()).unwrap_or(u64::MAX);
         self.elapsed_us.fetch_add(step_us, Ordering::SeqCst);
+        self.advanced.notify_waiters();
     }
 
     fn elapsed(&self) -> Duration {
         Duration::from_micros(self.elapsed_us.load(Ordering::SeqCst))
     }
+}
+
+/// The time of day after a time since the beginning of simulated time.
+fn time_of_day(elapsed: Duration) -> Timestamp {
+    let since_1970 = Duration::from_millis(EPOCH_MS).saturating_add(elapsed);
+    let us = i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX);
+    Timestamp::from_microsecond(us).unwrap_or(Timestamp::MAX)
 }
 
 impl Default for SimClock {
@@ -54,11 +67,10 @@ impl Default for SimClock {
     }
 }
 
+#[async_trait]
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
-        let since_1970 = Duration::from_millis(EPOCH_MS).saturating_add(self.elapsed());
-        let us = i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX);
-        Timestamp::from_microsecond(us).unwrap_or(Timestamp::MAX)
+        time_of_day(self.elapsed())
     }
 
     fn instant(&self) -> Instant {
@@ -66,10 +78,59 @@ impl Clock for SimClock {
             .checked_add(self.elapsed())
             .unwrap_or(self.origin)
     }
+
+    async fn sleep(&self, duration: Duration) {
+        let wake_at = self.elapsed().saturating_add(duration);
+        loop {
+            // Waits from here on, so an advance between the look and the wait is not missed.
+            let advanced = self.advanced.notified();
+            if self.elapsed() >= wake_at {
+                return;
+            }
+            advanced.await;
+        }
+    }
+}
+
+/// The clock of the tokio runtime, for tests with `start_paused`: time stands still while
+/// anything is left to do, then jumps to the next point at which something is.
+#[derive(Debug)]
+pub struct RuntimeClock {
+    origin: tokio::time::Instant,
+}
+
+impl RuntimeClock {
+    /// A clock at the beginning of simulated time.
+    pub fn new() -> Self {
+        Self {
+            origin: tokio::time::Instant::now(),
+        }
+    }
+}
+
+impl Default for RuntimeClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl Clock for RuntimeClock {
+    fn now(&self) -> Timestamp {
+        time_of_day(self.origin.elapsed())
+    }
+
+    fn instant(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
 }
 
 /// Ids from a seed: version 7 UUIDs whose time rises by one millisecond with each, so that
-/// they sort in the order they were made.
+/// they sort in the order they were made. Its secrets are no secrets.
 #[derive(Debug)]
 pub struct SeededIds {
     state: Mutex<(u64, StdRng)>,
@@ -92,6 +153,11 @@ impl IdGen for SeededIds {
         let random: [u8; 10] = rng.random();
         OrderId::from_uuid(Builder::from_unix_timestamp_millis(*millis, &random).into_uuid())
     }
+
+    fn secret(&self) -> [u8; 32] {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.1.random()
+    }
 }
 
 #[cfg(test)]
@@ -109,6 +175,29 @@ mod tests {
 
         assert_eq!(clock.now().to_string(), "2025-01-01T00:00:01.5Z");
         assert_eq!(clock.instant() - instant, Duration::from_millis(1_500));
+    }
+
+    #[tokio::test]
+    async fn sleeper_wakes_when_its_time_has_come() {
+        let clock = SimClock::new();
+        clock.sleep(Duration::ZERO).await;
+        let mut sleep = clock.sleep(Duration::from_millis(2));
+        assert!(futures_util::poll!(&mut sleep).is_pending());
+
+        clock.advance(Duration::from_millis(1));
+        assert!(futures_util::poll!(&mut sleep).is_pending());
+        clock.advance(Duration::from_millis(1));
+
+        assert!(futures_util::poll!(&mut sleep).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn runtime_clock_follows_paused_time() {
+        let clock = RuntimeClock::new();
+        let (now, instant) = (clock.now(), clock.instant());
+        clock.sleep(Duration::from_hours(1)).await;
+        assert_eq!(clock.now().duration_since(now).as_hours(), 1);
+        assert_eq!(clock.instant() - instant, Duration::from_hours(1));
     }
 
     #[test]

@@ -9,14 +9,16 @@ use std::{
 };
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use order_core::{
-    CallContext, Change, Committed, Completed, Completion, Created, Error, Job, JobQueue, JobToken,
-    NewOrder, Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStore, Started, Version,
+    CallContext, Change, Committed, Completed, Completion, Created, Error, IdempotencyKey, Job,
+    JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery,
+    OrderState, OrderStore, PageTokenKey, Started, StoredKey, TicketGrant, UserId, Version,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-/// How a [`FaultStore`] fails.
-#[derive(Clone, Copy, Debug)]
+/// How a [`FaultStore`] fails. The default never does.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct FaultPlan {
     /// Share of calls that fail without having done anything, 0.0 to 1.0.
     pub before: f64,
@@ -36,6 +38,7 @@ pub struct FaultStore<S> {
     rng: Mutex<StdRng>,
     is_healed: AtomicBool,
     is_partitioned: AtomicBool,
+    are_keys_busy: AtomicBool,
     n_faults: AtomicU64,
 }
 
@@ -48,6 +51,7 @@ impl<S> FaultStore<S> {
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
             is_healed: AtomicBool::new(false),
             is_partitioned: AtomicBool::new(false),
+            are_keys_busy: AtomicBool::new(false),
             n_faults: AtomicU64::new(0),
         }
     }
@@ -57,9 +61,16 @@ impl<S> FaultStore<S> {
         self.is_partitioned.store(is_partitioned, Ordering::SeqCst);
     }
 
+    /// Answers creates with a key as if transactions under way were storing their keys, or
+    /// no longer.
+    pub fn set_keys_busy(&self, are_keys_busy: bool) {
+        self.are_keys_busy.store(are_keys_busy, Ordering::SeqCst);
+    }
+
     /// Ends all faults.
     pub fn heal(&self) {
         self.set_partitioned(false);
+        self.set_keys_busy(false);
         self.is_healed.store(true, Ordering::SeqCst);
     }
 
@@ -108,16 +119,49 @@ impl<S> FaultStore<S> {
     }
 }
 
+impl<S: OrderStore> FaultStore<S> {
+    /// Creates orders while keys are busy: only those without a key get through.
+    async fn create_keyless(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
+        let is_keyless = |order: &&NewOrder| order.key.is_none();
+        let keyless: Vec<_> = orders.iter().filter(is_keyless).cloned().collect();
+        let mut created = self.inner.create(&keyless).await.into_iter();
+        let answer = |order: &NewOrder| match order.key {
+            Some(_) => Err(Error::request_in_progress()),
+            None => created
+                .next()
+                .unwrap_or_else(|| Err(Error::internal("an answer is missing"))),
+        };
+        orders.iter().map(answer).collect()
+    }
+}
+
 #[async_trait]
 impl<S: OrderStore> OrderStore for FaultStore<S> {
     async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
-        self.call_each(orders.len(), self.inner.create(orders))
-            .await
+        let create = async {
+            if self.are_keys_busy.load(Ordering::SeqCst) {
+                self.create_keyless(orders).await
+            } else {
+                self.inner.create(orders).await
+            }
+        };
+        self.call_each(orders.len(), create).await
     }
 
     async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>> {
         self.call_each(changes.len(), self.inner.commit(changes))
             .await
+    }
+
+    async fn find_key(
+        &self,
+        ctx: &CallContext,
+        owner: &UserId,
+        operation: KeyOperation,
+        key: &IdempotencyKey,
+    ) -> Result<Option<StoredKey>, Error> {
+        self.call(self.inner.find_key(ctx, owner, operation, key))
+            .await?
     }
 
     async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
@@ -141,6 +185,31 @@ impl<S: OrderStore> OrderStore for FaultStore<S> {
 
     async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
         self.call(self.inner.states(order_ids)).await?
+    }
+
+    async fn recent_states(
+        &self,
+        user_ids: &[UserId],
+        limit_per_user: usize,
+    ) -> Result<Vec<OrderState>, Error> {
+        self.call(self.inner.recent_states(user_ids, limit_per_user))
+            .await?
+    }
+
+    async fn put_ticket(&self, ticket: &NewTicket) -> Result<Timestamp, Error> {
+        self.call(self.inner.put_ticket(ticket)).await?
+    }
+
+    async fn take_ticket(&self, digest: &[u8; 32]) -> Result<Option<TicketGrant>, Error> {
+        self.call(self.inner.take_ticket(digest)).await?
+    }
+
+    async fn page_token_key(&self) -> Result<PageTokenKey, Error> {
+        self.call(self.inner.page_token_key()).await?
+    }
+
+    async fn prune(&self, limit: usize) -> Result<usize, Error> {
+        self.call(self.inner.prune(limit)).await?
     }
 
     async fn check(&self, ctx: &CallContext) -> Result<(), Error> {

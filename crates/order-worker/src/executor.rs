@@ -5,24 +5,24 @@
 //! process is begun only after the order is durably PROCESSING. A panic of the processor
 //! ends its attempt and nothing else.
 
-use std::{any::Any, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll};
 
 use futures_util::FutureExt as _;
 use order_core::{
-    Attempt, Cause, Clock, Completion, Deadline, Effects, Error, Job, JobToken, Outcome, Processor,
-    RetryPolicy, Started, Verdict,
+    Clock, Completion, Deadline, Effects, Error, Job, JobToken, Outcome, Processor, RetryPolicy,
+    Started, Verdict,
     group_commit::{GroupCommit, GroupCommitConfig, Lanes},
 };
 use tokio::sync::{Mutex, mpsc};
 
-use crate::{WorkerConfig, completer::Completer, lease::Begin, shared::Shared};
-
-/// The code of the cause of an order whose attempts ran out.
-const ATTEMPTS_EXHAUSTED: &str = "ATTEMPTS_EXHAUSTED";
-
-/// The longest delay a processor can ask for. A misread `Retry-After` must not put an order
-/// off for ever.
-const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
+use crate::{
+    WorkerConfig,
+    completer::Completer,
+    lease::Begin,
+    shared::Shared,
+    start::start_jobs,
+    verdict::{apply_start, attempt_of, exhausted_verdict, verdict},
+};
 
 /// What the workers of a pool share.
 pub(crate) struct Executor {
@@ -114,7 +114,7 @@ impl Executor {
         }
         match self.attempt(&mut job).await {
             Ended::With(outcome) => {
-                let verdict = self.verdict(&job, outcome);
+                let verdict = verdict(outcome, job.attempt_in_round(), &self.retry);
                 self.complete(token, verdict).await;
             }
             Ended::LeaseLost => {
@@ -160,11 +160,7 @@ impl Executor {
         };
         match started {
             Ok(Started::Applied(event)) => {
-                if let Some(event) = event {
-                    job.order.status = event.status;
-                    job.order.version = event.version;
-                    job.order.updated_at = event.at;
-                }
+                apply_start(job, event);
                 // The start may have taken long.
                 if self.shared.leases.has_time(job.token()) {
                     Ok(())
@@ -185,13 +181,7 @@ impl Executor {
     }
 
     async fn process(&self, job: &Job) -> Ended {
-        let attempt = Attempt {
-            number: job.attempt,
-            is_last: self
-                .retry
-                .delay_after(job.attempt_in_round(), 0.0)
-                .is_none(),
-        };
+        let attempt = attempt_of(job, &self.retry);
         // The call itself is inside the future, so that a panic before the first await is
         // caught too. Nothing of the processor's is used after a panic but the processor,
         // which is shared and so has to cope with unwinding anyway.
@@ -229,37 +219,6 @@ impl Executor {
             after: None,
         }
     }
-
-    fn verdict(&self, job: &Job, outcome: Outcome) -> Verdict {
-        match outcome {
-            Outcome::Done => Verdict::Processed,
-            Outcome::Fail(cause) => Verdict::Failed(cause),
-            Outcome::Retry { error, after } => {
-                // Bounds and cleans the text, which may be somebody else's.
-                let cause = Cause::new(ATTEMPTS_EXHAUSTED, error);
-                let after = after.unwrap_or_default().min(RETRY_AFTER_MAX);
-                match self
-                    .retry
-                    .delay_after(job.attempt_in_round(), rand::random())
-                {
-                    None => Verdict::Failed(cause),
-                    Some(delay) => Verdict::Retry {
-                        delay: delay.max(after),
-                        error: cause.message,
-                    },
-                }
-            }
-        }
-    }
-}
-
-/// A claim beyond the last attempt means that no attempt of the round got as far as to
-/// report: each took its process down, or lost its lease.
-fn exhausted_verdict() -> Verdict {
-    Verdict::Failed(Cause::new(
-        ATTEMPTS_EXHAUSTED,
-        "every attempt ended without a result; the processor may be crashing its process",
-    ))
 }
 
 /// Gathers the starts of workers into batches and tells the watchers. One lane: a worker
@@ -276,21 +235,7 @@ fn start_commit(
     };
     let shared = Arc::clone(shared);
     GroupCommit::new(config, clock, move |tokens| {
-        start_batch(Arc::clone(&shared), tokens).boxed()
+        let shared = Arc::clone(&shared);
+        async move { start_jobs(&*shared.queue, &*shared.bus, &tokens).await }.boxed()
     })
-}
-
-async fn start_batch(shared: Arc<Shared>, tokens: Vec<JobToken>) -> Vec<Result<Started, Error>> {
-    let started = shared.queue.start(&tokens).await;
-    let events: Vec<_> = started
-        .iter()
-        .filter_map(|result| match result {
-            Ok(Started::Applied(event)) => event.clone(),
-            Ok(Started::Stale) | Err(_) => None,
-        })
-        .collect();
-    if !events.is_empty() {
-        shared.bus.publish(&events);
-    }
-    started
 }

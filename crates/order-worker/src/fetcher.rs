@@ -23,7 +23,7 @@ use crate::{backoff::Backoff, shared::Shared};
 const CLAIM_LEN_MAX: usize = BATCH_LEN_MAX;
 
 /// Polls of many processes drift apart by this share of the interval.
-const POLL_JITTER: std::ops::RangeInclusive<f64> = 0.8..=1.2;
+pub(crate) const POLL_JITTER: std::ops::RangeInclusive<f64> = 0.8..=1.2;
 
 /// Claims jobs until it is told to stop.
 pub(crate) struct Fetcher {

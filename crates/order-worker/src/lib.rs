@@ -1,5 +1,5 @@
 //! Claim → process → complete: the worker pool over the [`JobQueue`](order_core::JobQueue)
-//! port, and the built-in [`AutoProcessor`].
+//! port, the built-in [`AutoProcessor`], and the same protocol for [`RemoteWorkers`].
 //!
 //! # The life of a job in this process
 //! ```text
@@ -23,6 +23,10 @@
 //! starts over. Nothing here is the truth: a process that dies at any point leaves rows
 //! whose lease runs out, which is the same as jobs that are due.
 //!
+//! Workers outside this process (`remote/`) take the same way without the local queue and
+//! the table: they hold their leases themselves. What an attempt means for its job is
+//! decided in one place for both (`verdict.rs`).
+//!
 //! # What this crate must not know
 //! Which database, queue or bus is behind the ports, and how orders are made. It keeps no
 //! time of its own that decides a claim: the database does that. The local monotonic clock
@@ -43,11 +47,15 @@ mod fetcher;
 mod heartbeat;
 mod lease;
 mod pool;
+mod remote;
 mod shared;
+mod start;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 pub use auto::AutoProcessor;
 pub use pool::{DrainReport, WorkerConfig, WorkerDeps, WorkerPool};
-pub use stats::{Counter, WorkerStats};
+pub use remote::{RemoteWorkers, RemoteWorkersConfig, RemoteWorkersDeps};
+pub use stats::{Counter, RemoteWorkersStats, WorkerStats};

@@ -56,3 +56,17 @@ impl WorkerStats {
         self.processed.get() + self.failed.get() + self.retried.get()
     }
 }
+
+/// What workers outside this process have done through it since it began.
+#[derive(Debug, Default)]
+pub struct RemoteWorkersStats {
+    /// Jobs that were handed out, each with its order durably PROCESSING.
+    pub leased: Counter,
+    /// Results that are durable, those of exhausted jobs included.
+    pub completed: Counter,
+    /// Starts and results that were dropped because their token was not current.
+    pub fenced: Counter,
+    /// Jobs given back unfinished: by their worker, because a start failed, or because
+    /// nobody was there any more to take them.
+    pub released: Counter,
+}

@@ -15,8 +15,9 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    CallContext, Change, Clock, Committed, Completed, Completion, Created, Error, Job, JobQueue,
-    JobToken, NewOrder, Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStore, Started,
+    CallContext, Change, Clock, Committed, Completed, Completion, Created, Error, IdempotencyKey,
+    Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent, OrderId,
+    OrderQuery, OrderState, OrderStore, PageTokenKey, Started, StoredKey, TicketGrant, UserId,
     Version,
 };
 
@@ -26,6 +27,7 @@ use self::tables::Tables;
 pub struct MemoryStore {
     clock: Arc<dyn Clock>,
     tables: Mutex<Tables>,
+    page_token_key: PageTokenKey,
 }
 
 impl MemoryStore {
@@ -34,6 +36,7 @@ impl MemoryStore {
         Self {
             clock,
             tables: Mutex::new(Tables::default()),
+            page_token_key: PageTokenKey::from_bytes(rand::random()),
         }
     }
 
@@ -41,6 +44,16 @@ impl MemoryStore {
     fn lock(&self) -> (MutexGuard<'_, Tables>, Timestamp) {
         let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         (tables, self.clock.now())
+    }
+}
+
+fn state(order: &Order) -> OrderState {
+    OrderState {
+        order_id: order.id,
+        user_id: order.user_id.clone(),
+        version: order.version,
+        status: order.status,
+        updated_at: order.updated_at,
     }
 }
 
@@ -57,6 +70,17 @@ impl OrderStore for MemoryStore {
             .iter()
             .map(|change| Ok(tables.commit(change, now)))
             .collect()
+    }
+
+    async fn find_key(
+        &self,
+        _ctx: &CallContext,
+        owner: &UserId,
+        operation: KeyOperation,
+        key: &IdempotencyKey,
+    ) -> Result<Option<StoredKey>, Error> {
+        let (tables, _) = self.lock();
+        Ok(tables.find_key(owner, operation, key))
     }
 
     async fn find(&self, _ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
@@ -85,13 +109,47 @@ impl OrderStore for MemoryStore {
         Ok(order_ids
             .iter()
             .filter_map(|order_id| tables.find(*order_id))
-            .map(|order| OrderState {
-                order_id: order.id,
-                version: order.version,
-                status: order.status,
-                updated_at: order.updated_at,
-            })
+            .map(state)
             .collect())
+    }
+
+    async fn recent_states(
+        &self,
+        user_ids: &[UserId],
+        limit_per_user: usize,
+    ) -> Result<Vec<OrderState>, Error> {
+        let (tables, _) = self.lock();
+        let newest = |user_id: &UserId| {
+            tables.list(&OrderQuery {
+                user_id: Some(user_id.clone()),
+                limit: limit_per_user,
+                ..OrderQuery::default()
+            })
+        };
+        Ok(user_ids
+            .iter()
+            .flat_map(newest)
+            .map(|order| state(&order))
+            .collect())
+    }
+
+    async fn put_ticket(&self, ticket: &NewTicket) -> Result<Timestamp, Error> {
+        let (mut tables, now) = self.lock();
+        Ok(tables.put_ticket(ticket, now))
+    }
+
+    async fn take_ticket(&self, digest: &[u8; 32]) -> Result<Option<TicketGrant>, Error> {
+        let (mut tables, now) = self.lock();
+        Ok(tables.take_ticket(digest, now))
+    }
+
+    async fn page_token_key(&self) -> Result<PageTokenKey, Error> {
+        Ok(self.page_token_key.clone())
+    }
+
+    async fn prune(&self, limit: usize) -> Result<usize, Error> {
+        let (mut tables, now) = self.lock();
+        Ok(tables.prune(limit, now))
     }
 
     async fn check(&self, _ctx: &CallContext) -> Result<(), Error> {

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use order_core::{
-    Cause, Change, Committed, Completed, Completion, Created, Error, Job, JobEffect, JobToken,
-    NewOrder, Order, OrderEvent, OrderId, OrderQuery, OrderStatus, Started, Verdict, Version,
+    Cause, Change, Committed, Completed, Completion, Created, Error, IdempotencyKey, Insertion,
+    Job, JobEffect, JobToken, KeyClaim, KeyOperation, NewOrder, NewTicket, Order, OrderEvent,
+    OrderId, OrderQuery, OrderStatus, Started, StoredKey, TicketGrant, UserId, Verdict, Version,
 };
 
 #[derive(Default)]
@@ -15,6 +16,37 @@ pub(super) struct Tables {
     jobs: BTreeMap<OrderId, JobRow>,
     /// Every event from version 1 on, in order.
     events: BTreeMap<OrderId, Vec<OrderEvent>>,
+    keys: BTreeMap<KeyId, Expiring<StoredKey>>,
+    tickets: BTreeMap<[u8; 32], Expiring<TicketGrant>>,
+}
+
+/// Whose key it is, what it was used for, and the key.
+type KeyId = (UserId, KeyOperation, IdempotencyKey);
+
+/// What may be removed from a point in time on.
+struct Expiring<T> {
+    value: T,
+    expires_at: Timestamp,
+}
+
+impl<T> Expiring<T> {
+    fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires_at <= now
+    }
+}
+
+/// Removes up to `limit` rows that have expired and returns how many.
+fn prune<K: Ord + Clone, T>(
+    rows: &mut BTreeMap<K, Expiring<T>>,
+    limit: usize,
+    now: Timestamp,
+) -> usize {
+    let expired = rows.iter().filter(|(_, row)| row.is_expired(now));
+    let expired: Vec<K> = expired.take(limit).map(|(key, _)| key.clone()).collect();
+    for key in &expired {
+        rows.remove(key);
+    }
+    expired.len()
 }
 
 /// The work an order still needs.
@@ -37,16 +69,29 @@ fn later(now: Timestamp, duration: Duration) -> Timestamp {
     now.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
+/// Whether an order passes all filters of a query.
+fn is_wanted(query: &OrderQuery, order: &Order) -> bool {
+    fn passes<T>(filter: Option<&T>, passes: impl FnOnce(&T) -> bool) -> bool {
+        filter.is_none_or(passes)
+    }
+    let external_id = order.external_id.as_ref();
+    passes(query.after.as_ref(), |after| order.id > *after)
+        && passes(query.before.as_ref(), |before| order.id < *before)
+        && passes(query.user_id.as_ref(), |user| order.user_id == *user)
+        && passes(query.external_id.as_ref(), |id| external_id == Some(id))
+        && passes(query.created_after.as_ref(), |time| {
+            order.created_at > *time
+        })
+        && passes(query.created_before.as_ref(), |time| {
+            order.created_at < *time
+        })
+        && (query.statuses.is_empty() || query.statuses.contains(&order.status))
+}
+
 impl Tables {
     pub(super) fn create(&mut self, new: &NewOrder, now: Timestamp) -> Result<Created, Error> {
-        if let Some(order) = self.orders.get(&new.id) {
-            if !order.is_same_request(new) {
-                return Err(Error::OrderAlreadyExists { order_id: new.id });
-            }
-            return Ok(Created {
-                order: order.clone(),
-                is_new: false,
-            });
+        if let Some(created) = self.find_same(new) {
+            return created;
         }
         let order = Order {
             id: new.id,
@@ -54,6 +99,8 @@ impl Tables {
             money: new.money,
             status: OrderStatus::Pending,
             version: 1,
+            metadata: new.metadata.clone(),
+            external_id: new.external_id.clone(),
             failure: None,
             created_at: now,
             updated_at: now,
@@ -66,16 +113,104 @@ impl Tables {
         self.jobs.insert(order.id, job);
         self.events.insert(order.id, vec![order.last_event()]);
         self.orders.insert(order.id, order.clone());
+        if let Some(claim) = &new.key {
+            self.store_key(claim, order.id, now);
+        }
         Ok(Created {
             order,
-            is_new: true,
+            insertion: Insertion::New,
         })
+    }
+
+    /// The answer to a create that meets what is stored already: its key, its id, or its
+    /// external id.
+    fn find_same(&self, new: &NewOrder) -> Option<Result<Created, Error>> {
+        if let Some(claim) = &new.key
+            && let Some(stored) = self.find_key(&claim.owner, claim.operation, &claim.key)
+        {
+            let order = self.find(stored.order_id)?.as_created();
+            let insertion = if order.id == new.id {
+                Insertion::SameId
+            } else {
+                Insertion::SameKey
+            };
+            let same = stored.check(claim.fingerprint);
+            return Some(same.map(|()| Created { order, insertion }));
+        }
+        if let Some(order) = self.find(new.id) {
+            return Some(if order.is_same_request(new) {
+                Ok(Created {
+                    order: order.clone(),
+                    insertion: Insertion::SameId,
+                })
+            } else {
+                Err(Error::OrderAlreadyExists { order_id: new.id })
+            });
+        }
+        let external_id = new.external_id.as_ref()?;
+        let has_it = |order: &&Order| {
+            order.user_id == new.user_id && order.external_id.as_ref() == Some(external_id)
+        };
+        let order = self.orders.values().find(has_it)?;
+        Some(Err(Error::ExternalIdTaken {
+            external_id: external_id.clone(),
+            order_id: order.id,
+        }))
+    }
+
+    fn store_key(&mut self, claim: &KeyClaim, order_id: OrderId, now: Timestamp) {
+        let id = (claim.owner.clone(), claim.operation, claim.key.clone());
+        let row = Expiring {
+            value: StoredKey {
+                fingerprint: claim.fingerprint,
+                order_id,
+            },
+            expires_at: later(now, claim.retention),
+        };
+        self.keys.insert(id, row);
+    }
+
+    /// A key counts as long as it is there, expired or not: it is kept at least so long.
+    pub(super) fn find_key(
+        &self,
+        owner: &UserId,
+        operation: KeyOperation,
+        key: &IdempotencyKey,
+    ) -> Option<StoredKey> {
+        let id = (owner.clone(), operation, key.clone());
+        self.keys.get(&id).map(|row| row.value)
+    }
+
+    pub(super) fn put_ticket(&mut self, ticket: &NewTicket, now: Timestamp) -> Timestamp {
+        let expires_at = later(now, ticket.lifetime);
+        let row = Expiring {
+            value: ticket.grant.clone(),
+            expires_at,
+        };
+        self.tickets.insert(ticket.digest, row);
+        expires_at
+    }
+
+    pub(super) fn take_ticket(&mut self, digest: &[u8; 32], now: Timestamp) -> Option<TicketGrant> {
+        let row = self.tickets.remove(digest)?;
+        (!row.is_expired(now)).then_some(row.value)
+    }
+
+    pub(super) fn prune(&mut self, limit: usize, now: Timestamp) -> usize {
+        prune(&mut self.keys, limit, now) + prune(&mut self.tickets, limit, now)
     }
 
     pub(super) fn commit(&mut self, change: &Change, now: Timestamp) -> Committed {
         let is_expected = |order: &Order| order.version == change.expected_version;
         if !self.find(change.order_id).is_some_and(is_expected) {
             return Committed::Stale;
+        }
+        if let Some(claim) = &change.key {
+            let stored = self.find_key(&claim.owner, claim.operation, &claim.key);
+            if stored.is_some() {
+                return Committed::Stale;
+            }
+            self.store_key(claim, change.order_id, now);
         }
         match change.job {
             JobEffect::Keep => {}
@@ -135,12 +270,7 @@ impl Tables {
         self.orders
             .values()
             .rev()
-            .filter(|order| query.before.is_none_or(|before| order.id < before))
-            .filter(|order| {
-                let user = query.user_id.as_ref();
-                user.is_none_or(|user| order.user_id == *user)
-            })
-            .filter(|order| query.statuses.is_empty() || query.statuses.contains(&order.status))
+            .filter(|order| is_wanted(query, order))
             .take(query.limit)
             .cloned()
             .collect()

@@ -15,7 +15,8 @@ pub(super) enum Fault {
     /// The connection is of no use any more, and whether the statement took effect is not
     /// known. Every statement here may be repeated on another connection.
     Connection(BoxError),
-    /// The server undid the statement in favour of a concurrent one; it may be repeated.
+    /// The server undid the statement in favour of a concurrent one; repeated, it sees what
+    /// that one did.
     Conflict(BoxError),
     /// The server refuses a value: one row of a batch is bad, the others may be good.
     Row(BoxError),
@@ -64,6 +65,10 @@ impl From<PoolError> for Fault {
 
 fn fault_of_state(code: &SqlState) -> fn(BoxError) -> Fault {
     if *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED {
+        return Fault::Conflict;
+    }
+    // Every statement leaves out what it sees to be taken, so this was taken a moment ago.
+    if *code == SqlState::UNIQUE_VIOLATION {
         return Fault::Conflict;
     }
     // A standby: the connection dates from before a failover, and a fresh one finds the primary.
@@ -122,6 +127,7 @@ mod tests {
             ("25006", "Connection", ErrorKind::Unavailable),
             ("40001", "Conflict", ErrorKind::Unavailable),
             ("40P01", "Conflict", ErrorKind::Unavailable),
+            ("23505", "Conflict", ErrorKind::Unavailable),
             ("57014", "Unavailable", ErrorKind::Unavailable),
             ("55P03", "Unavailable", ErrorKind::Unavailable),
             ("53100", "Unavailable", ErrorKind::Unavailable),

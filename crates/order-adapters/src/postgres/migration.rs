@@ -29,10 +29,14 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "V4__create_idempotency_keys",
         include_str!("../../../../migrations/postgres/V4__create_idempotency_keys.sql"),
     ),
+    (
+        "V5__add_client_keys",
+        include_str!("../../../../migrations/postgres/V5__add_client_keys.sql"),
+    ),
 ];
 
 /// The schema this program needs: the version of the last of [`MIGRATIONS`].
-pub(super) const VERSION_NEEDED: i32 = 4;
+pub(super) const VERSION_NEEDED: i32 = 5;
 
 /// Whether the schema has at least version $1, and the server takes writes. One row of an
 /// index: cheap enough for a readiness probe.

@@ -13,7 +13,10 @@
 //! prepared statements, which a pooler in transaction mode would mix up.
 
 mod connect;
+mod create;
 mod errors;
+mod key;
+mod list;
 mod migration;
 mod pool;
 mod queue;
@@ -128,10 +131,7 @@ impl PostgresStore {
             maintenance: pool("maintenance", config.maintenance_pool, WORKERS_WAIT)?,
             cancels,
         };
-        let ctx = CallContext {
-            request_id: RequestId::from_uuid(Uuid::nil()),
-            deadline: Deadline::NONE,
-        };
+        let ctx = CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE);
         store
             .check(&ctx)
             .await

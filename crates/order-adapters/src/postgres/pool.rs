@@ -155,10 +155,11 @@ impl Pool {
         }
     }
 
-    /// Runs a statement over a batch, whose items must differ in their keys and ascend by
-    /// them, so that concurrent batches take their locks in the same order. An item the
-    /// database refuses fails alone: the batch is halved until it is found, which takes at
-    /// most two statements for each item.
+    /// Runs a statement over a batch, whose items must differ in their keys and be in the
+    /// order in which every batch takes its locks. An item the database refuses fails alone,
+    /// and so does one that keeps losing against concurrent statements: the batch is halved
+    /// until it is found, which takes at most two statements for each item, and the repeats
+    /// of [`Pool::query`].
     pub(super) async fn query_batch<T, K: Ord, V>(
         &self,
         statement: BatchStatement<T, K, V>,
@@ -175,7 +176,7 @@ impl Pool {
             });
             match answer {
                 Ok(rows) => answers.extend(rows.into_iter().map(|(key, value)| (key, Ok(value)))),
-                Err(Fault::Row(_)) if items.len() > 1 => {
+                Err(Fault::Row(_) | Fault::Conflict(_)) if items.len() > 1 => {
                     let (left, right) = items.split_at(items.len() / 2);
                     pending.extend([right, left]);
                 }

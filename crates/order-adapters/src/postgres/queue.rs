@@ -62,7 +62,7 @@ fn failed<'a>() -> BatchStatement<(JobToken, &'a Cause), TokenKey, Option<OrderE
         },
         key: |(token, _)| token_key(token),
         read: |row| {
-            let event = row::event(row, OrderStatus::Failed, row::cause(row, 4)?)?;
+            let event = row::event(row, OrderStatus::Failed, row::cause(row, 5)?)?;
             Ok((read_token_key(row)?, Some(event)))
         },
     }

@@ -3,11 +3,12 @@
 //! Invariant: what the schema allows and the domain does not is an error that names the
 //! order, never a panic and never a guess.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use order_core::{
-    Cause, JobEffect, JobToken, Money, Order, OrderEvent, OrderId, OrderStatus, UserId, Version,
+    Cause, ExternalId, JobEffect, JobToken, Metadata, Money, Order, OrderEvent, OrderId,
+    OrderState, OrderStatus, UserId, Version,
 };
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -16,10 +17,10 @@ use super::errors::Fault;
 
 /// The columns of `orders` in the order in which [`order`] reads them.
 pub(super) const ORDER_COLUMNS: &str = "id, user_id, amount_minor, currency, status, version, \
-    failure_code, failure_message, created_at, updated_at";
+    failure_code, failure_message, created_at, updated_at, metadata::text, external_id";
 
 /// How many columns [`ORDER_COLUMNS`] names.
-pub(super) const ORDER_COLUMNS_LEN: usize = 10;
+pub(super) const ORDER_COLUMNS_LEN: usize = 12;
 
 /// The longest time the database is asked to add to its clock: a hundred years, far below
 /// where its calendar ends.
@@ -39,10 +40,37 @@ pub(super) fn order(row: &Row) -> Result<Order, Fault> {
             .map_err(|_| corrupt("amount"))?,
         status: status(row, 4)?,
         version: number(row, 5)?,
+        metadata: metadata(row.try_get(10)?).ok_or_else(|| corrupt("metadata"))?,
+        external_id: row
+            .try_get::<_, Option<&str>>(11)?
+            .map(ExternalId::parse)
+            .transpose()
+            .map_err(|_| corrupt("external_id"))?,
         failure: cause(row, 6)?,
         created_at: row.try_get(8)?,
         updated_at: row.try_get(9)?,
     })
+}
+
+/// The entries of a JSON object, none for NULL; `None` for anything else.
+fn metadata(json: Option<&str>) -> Option<Metadata> {
+    let Some(json) = json else {
+        return Some(Metadata::NONE);
+    };
+    let entries: BTreeMap<String, String> = serde_json::from_str(json).ok()?;
+    Metadata::new(entries).ok()
+}
+
+/// Metadata as a JSON object, `None` without entries.
+pub(super) fn metadata_text(metadata: &Metadata) -> Option<String> {
+    if metadata.is_empty() {
+        return None;
+    }
+    let entries = metadata.iter();
+    let object: serde_json::Map<_, _> = entries
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    Some(serde_json::Value::from(object).to_string())
 }
 
 /// Reads an order id.
@@ -86,8 +114,25 @@ pub(super) fn read_token_key(row: &Row) -> Result<TokenKey, Fault> {
     Ok((order_id(row, 0)?, number(row, 1)?))
 }
 
-/// Reads the event of an order that moved to `status` from the token, the version and the
-/// time in the first four columns of a row.
+/// Reads who placed an order.
+pub(super) fn user_id(row: &Row, column: usize) -> Result<UserId, Fault> {
+    UserId::parse(row.try_get(column)?)
+        .map_err(|_| Fault::Defect("a stored user_id breaks the rules of user ids".into()))
+}
+
+/// Reads where an order stands from its id, version, status, time and user.
+pub(super) fn state(row: &Row) -> Result<OrderState, Fault> {
+    Ok(OrderState {
+        order_id: order_id(row, 0)?,
+        version: number(row, 1)?,
+        status: status(row, 2)?,
+        updated_at: row.try_get(3)?,
+        user_id: user_id(row, 4)?,
+    })
+}
+
+/// Reads the event of an order that moved to `status` from the token, the version, the time
+/// and the user in the first five columns of a row.
 pub(super) fn event(
     row: &Row,
     status: OrderStatus,
@@ -95,6 +140,7 @@ pub(super) fn event(
 ) -> Result<OrderEvent, Fault> {
     Ok(OrderEvent {
         order_id: order_id(row, 0)?,
+        user_id: user_id(row, 4)?,
         version: number(row, 2)?,
         status,
         at: row.try_get::<_, Timestamp>(3)?,
@@ -158,6 +204,18 @@ mod tests {
     fn any_error_text_can_be_kept() {
         assert_eq!(last_error("a\0b"), "ab");
         assert_eq!(last_error(&"ß".repeat(2_000)).chars().count(), 1_000);
+    }
+
+    #[test]
+    fn metadata_is_an_object_of_texts_or_null() {
+        let entries = [("a", "\"1\""), ("b", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let some = Metadata::new(entries).unwrap();
+        let text = metadata_text(&some);
+        assert_eq!(text.as_deref(), Some(r#"{"a":"\"1\"","b":""}"#));
+        assert_eq!(metadata(text.as_deref()), Some(some));
+        assert_eq!(metadata_text(&Metadata::NONE), None);
+        assert_eq!(metadata(None), Some(Metadata::NONE));
+        assert_eq!(metadata(Some(r#"{"a":1}"#)), None);
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    CallContext, Change, Committed, Created, Error, NewOrder, Order, OrderEvent, OrderId,
-    OrderQuery, OrderState, OrderStatus, OrderStore, Version,
+    CallContext, Change, Committed, Created, Error, IdempotencyKey, KeyOperation, NewOrder,
+    NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStore, PageTokenKey,
+    StoredKey, TicketGrant, UserId, Version,
 };
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
@@ -14,7 +15,8 @@ use uuid::Uuid;
 use super::{
     PostgresStore,
     errors::Fault,
-    migration,
+    key::{self, key_columns, key_id, operation_code, read_stored},
+    list, migration,
     pool::{BatchStatement, Columns},
     row::{
         self, ORDER_COLUMNS, ORDER_COLUMNS_LEN, ids, job_effect_code, micros, number_code,
@@ -22,29 +24,8 @@ use super::{
     },
 };
 
-fn create<'a>() -> BatchStatement<&'a NewOrder, OrderId, Timestamp> {
-    BatchStatement {
-        sql: include_str!("sql/create.sql"),
-        columns: |orders| {
-            let users = orders.iter().map(|order| order.user_id.as_str());
-            let money = || orders.iter().map(|order| order.money);
-            vec![
-                Box::new(ids(orders.iter().map(|order| &order.id))),
-                Box::new(users.collect::<Vec<_>>()),
-                Box::new(money().map(|money| money.minor_units()).collect::<Vec<_>>()),
-                Box::new(money().map(|money| money.currency()).collect::<Vec<_>>()),
-                Box::new(
-                    orders
-                        .iter()
-                        .map(|order| order.lease.map(micros))
-                        .collect::<Vec<_>>(),
-                ),
-            ]
-        },
-        key: |order| order.id,
-        read: |row| Ok((row::order_id(row, 0)?, row.try_get(1)?)),
-    }
-}
+/// The name of the secret that seals page tokens.
+const PAGE_TOKEN_KEY: &str = "page_token_key";
 
 fn commit<'a>() -> BatchStatement<&'a Change, (OrderId, Version), Order> {
     BatchStatement {
@@ -72,14 +53,18 @@ fn change_columns<'a>(changes: &'a [&Change]) -> Columns<'a> {
         .map(|change| number_code(change.expected_version));
     let codes = causes().map(|cause| cause.map(|cause| cause.code.as_str()));
     let messages = causes().map(|cause| cause.map(|cause| cause.message.as_str()));
-    vec![
+    let mut columns: Columns<'a> = vec![
         Box::new(ids(changes.iter().map(|change| &change.order_id))),
         Box::new(versions.collect::<Vec<_>>()),
         Box::new(numbers(|change| status_code(change.status))),
         Box::new(numbers(|change| job_effect_code(change.job))),
         Box::new(codes.collect::<Vec<_>>()),
         Box::new(messages.collect::<Vec<_>>()),
-    ]
+    ];
+    columns.extend(key_columns(
+        changes.iter().map(|change| change.key.as_ref()),
+    ));
+    columns
 }
 
 /// The items in the order of their keys, the first of those with equal keys.
@@ -91,44 +76,21 @@ pub(super) fn ascending<T, K: Ord>(items: &[T], key: fn(&T) -> K) -> Vec<&T> {
     items
 }
 
-/// The SELECT of a page, with only the conditions that the query has: one that asks "or is
-/// the parameter absent" would keep the planner from using the index.
-fn list_sql(query: &OrderQuery) -> String {
-    let mut n_params = 0;
-    let mut param = || {
-        n_params += 1;
-        format!("${n_params}")
-    };
-    let mut conditions = Vec::with_capacity(3);
-    if query.user_id.is_some() {
-        conditions.push(format!("user_id = {}", param()));
-    }
-    if query.before.is_some() {
-        conditions.push(format!("id < {}", param()));
-    }
-    if !query.statuses.is_empty() {
-        conditions.push(format!("status = ANY ({})", param()));
-    }
-    let filter = if conditions.is_empty() {
-        String::new()
-    } else {
-        format!(" WHERE {}", conditions.join(" AND "))
-    };
-    format!(
-        "SELECT {ORDER_COLUMNS} FROM orders{filter} ORDER BY id DESC LIMIT {}",
-        param()
-    )
-}
-
 fn read_all<T>(rows: &[Row], read: fn(&Row) -> Result<T, Fault>) -> Result<Vec<T>, Error> {
     rows.iter()
         .map(|row| read(row).map_err(Error::from))
         .collect()
 }
 
+/// The row of a statement that always returns one.
+fn only(rows: &[Row]) -> Result<&Row, Error> {
+    rows.first()
+        .ok_or_else(|| Error::internal("a statement returned no row"))
+}
+
 impl PostgresStore {
     /// The orders among `ids` that exist.
-    async fn find_all(&self, ids: Vec<Uuid>) -> Result<BTreeMap<OrderId, Order>, Error> {
+    pub(super) async fn find_all(&self, ids: Vec<Uuid>) -> Result<BTreeMap<OrderId, Order>, Error> {
         if ids.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -139,66 +101,19 @@ impl PostgresStore {
     }
 }
 
-/// What a new order is once it is stored.
-fn stored(new: &NewOrder, created_at: Timestamp) -> Order {
-    Order {
-        id: new.id,
-        user_id: new.user_id.clone(),
-        money: new.money,
-        status: OrderStatus::Pending,
-        version: 1,
-        failure: None,
-        created_at,
-        updated_at: created_at,
-    }
-}
-
-/// The answer to a new order whose id is taken.
-fn taken(
-    new: &NewOrder,
-    existing: &Result<BTreeMap<OrderId, Order>, Error>,
-) -> Result<Created, Error> {
-    match existing.as_ref().map(|orders| orders.get(&new.id)) {
-        Ok(Some(order)) if order.is_same_request(new) => Ok(Created {
-            order: order.clone(),
-            is_new: false,
-        }),
-        Ok(Some(_)) => Err(Error::OrderAlreadyExists { order_id: new.id }),
-        // The first of two equal ids in this slice was refused; repeated alone, this one
-        // gets its own answer.
-        Ok(None) => Err(Error::store_unavailable(
-            "the order was neither inserted nor found",
-        )),
-        Err(error) => Err(error.without_source()),
-    }
-}
-
 #[async_trait]
 impl OrderStore for PostgresStore {
     async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
-        let new = ascending(orders, |order| order.id);
-        let mut inserted = self.requests.query_batch(create(), &new).await;
-        // What was not inserted was there before, or comes a second time in this slice.
-        let mut seen = BTreeSet::new();
-        let others = orders
-            .iter()
-            .map(|order| &order.id)
-            .filter(|id| !inserted.contains_key(*id) || !seen.insert(**id));
-        let existing = self.find_all(ids(others)).await;
-        orders
-            .iter()
-            .map(|new| match inserted.remove(&new.id) {
-                Some(created_at) => Ok(Created {
-                    order: stored(new, created_at?),
-                    is_new: true,
-                }),
-                None => taken(new, &existing),
-            })
-            .collect()
+        self.create_all(orders).await
     }
 
     async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>> {
-        let unique = ascending(changes, change_key);
+        let mut keys = BTreeSet::new();
+        let mut unique = ascending(changes, change_key);
+        unique.retain(|change| {
+            let key = change.key.as_ref().map(key_id);
+            key.is_none_or(|key| keys.insert(key))
+        });
         let mut moved = self.requests.query_batch(commit(), &unique).await;
         changes
             .iter()
@@ -211,10 +126,25 @@ impl OrderStore for PostgresStore {
                     };
                     Ok(Committed::Applied { order, event })
                 }
-                // No row: another version, no order, or the second of two equal changes.
+                // No row: another version, no order, a key that was there before, or the
+                // second of two changes that are equal or have the same key.
                 None => Ok(Committed::Stale),
             })
             .collect()
+    }
+
+    async fn find_key(
+        &self,
+        ctx: &CallContext,
+        owner: &UserId,
+        operation: KeyOperation,
+        key: &IdempotencyKey,
+    ) -> Result<Option<StoredKey>, Error> {
+        let params: [&(dyn ToSql + Sync); 3] =
+            [&owner.as_str(), &operation_code(operation), &key.as_str()];
+        let rows = self.requests.read(ctx, key::FIND_SQL, &params).await?;
+        let stored = rows.first().map(|row| read_stored(row, 0));
+        Ok(stored.transpose()?.flatten())
     }
 
     async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
@@ -224,22 +154,9 @@ impl OrderStore for PostgresStore {
     }
 
     async fn list(&self, ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error> {
-        let user_id = query.user_id.as_ref().map(order_core::UserId::as_str);
-        let before = query.before.as_ref().map(OrderId::as_uuid);
-        let statuses: Vec<i16> = query.statuses.iter().copied().map(status_code).collect();
-        let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
-        let mut params: Vec<&(dyn ToSql + Sync)> = Vec::with_capacity(4);
-        if let Some(user_id) = &user_id {
-            params.push(user_id);
-        }
-        if let Some(before) = before {
-            params.push(before);
-        }
-        if !statuses.is_empty() {
-            params.push(&statuses);
-        }
-        params.push(&limit);
-        let rows = self.requests.read(ctx, &list_sql(query), &params).await?;
+        let page = list::page(query);
+        let params: Vec<_> = page.params.iter().map(|param| &**param as _).collect();
+        let rows = self.requests.read(ctx, &page.sql, &params).await?;
         read_all(&rows, row::order)
     }
 
@@ -267,7 +184,8 @@ impl OrderStore for PostgresStore {
                     version: row::number(row, 0)?,
                     status: row::status(row, 1)?,
                     at: row.try_get(2).map_err(Fault::from)?,
-                    cause: row::cause(row, 3)?,
+                    user_id: row::user_id(row, 3)?,
+                    cause: row::cause(row, 4)?,
                 })
             })
             .collect()
@@ -277,16 +195,72 @@ impl OrderStore for PostgresStore {
         if order_ids.is_empty() {
             return Ok(Vec::new());
         }
-        let sql = "SELECT id, version, status, updated_at FROM orders WHERE id = ANY ($1)";
+        let sql = "SELECT id, version, status, updated_at, user_id FROM orders WHERE id = ANY ($1)";
         let rows = self.maintenance.query(sql, &[&ids(order_ids)]).await?;
-        read_all(&rows, |row| {
-            Ok(OrderState {
-                order_id: row::order_id(row, 0)?,
-                version: row::number(row, 1)?,
-                status: row::status(row, 2)?,
-                updated_at: row.try_get(3)?,
-            })
-        })
+        read_all(&rows, row::state)
+    }
+
+    async fn recent_states(
+        &self,
+        user_ids: &[UserId],
+        limit_per_user: usize,
+    ) -> Result<Vec<OrderState>, Error> {
+        let users: BTreeSet<_> = user_ids.iter().map(UserId::as_str).collect();
+        if users.is_empty() {
+            return Ok(Vec::new());
+        }
+        let users = Vec::from_iter(users);
+        let limit = i64::try_from(limit_per_user).unwrap_or(i64::MAX);
+        let sql = include_str!("sql/recent_states.sql");
+        let rows = self.maintenance.query(sql, &[&users, &limit]).await?;
+        read_all(&rows, row::state)
+    }
+
+    async fn put_ticket(&self, ticket: &NewTicket) -> Result<Timestamp, Error> {
+        let digest = &ticket.digest[..];
+        let user_id = ticket.grant.user_id.as_str();
+        let lifetime = micros(ticket.lifetime);
+        let sql = include_str!("sql/put_ticket.sql");
+        let rows = self
+            .requests
+            .query(sql, &[&digest, &user_id, &lifetime])
+            .await?;
+        let expires_at = only(&rows)?.try_get(0).map_err(Fault::from)?;
+        Ok(expires_at)
+    }
+
+    async fn take_ticket(&self, digest: &[u8; 32]) -> Result<Option<TicketGrant>, Error> {
+        // Repeated after a broken connection it may not find what it took itself; then the
+        // client asks for another ticket.
+        let sql = "DELETE FROM stream_tickets WHERE digest = $1 AND expires_at > now() \
+            RETURNING user_id";
+        let rows = self.requests.query(sql, &[&&digest[..]]).await?;
+        let grant = |row| row::user_id(row, 0).map(|user_id| TicketGrant { user_id });
+        Ok(rows.first().map(grant).transpose()?)
+    }
+
+    async fn page_token_key(&self) -> Result<PageTokenKey, Error> {
+        let offered: [u8; 32] = rand::random();
+        let offer = "INSERT INTO secrets (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        self.requests
+            .query(offer, &[&PAGE_TOKEN_KEY, &&offered[..]])
+            .await?;
+        // A statement of its own sees whichever process was first.
+        let read = "SELECT value FROM secrets WHERE name = $1";
+        let rows = self.requests.query(read, &[&PAGE_TOKEN_KEY]).await?;
+        let value: &[u8] = only(&rows)?.try_get(0).map_err(Fault::from)?;
+        let value = value
+            .try_into()
+            .map_err(|_| Error::internal("the stored page token key does not have 32 bytes"))?;
+        Ok(PageTokenKey::from_bytes(value))
+    }
+
+    async fn prune(&self, limit: usize) -> Result<usize, Error> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let sql = include_str!("sql/prune.sql");
+        let rows = self.maintenance.query(sql, &[&limit]).await?;
+        let n_pruned: i64 = only(&rows)?.try_get(0).map_err(Fault::from)?;
+        usize::try_from(n_pruned).map_err(Error::internal)
     }
 
     async fn check(&self, ctx: &CallContext) -> Result<(), Error> {
@@ -306,43 +280,5 @@ impl OrderStore for PostgresStore {
                 "the schema of the database is older than this program needs",
             )),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use order_core::UserId;
-
-    use super::*;
-
-    #[test]
-    fn page_asks_only_for_what_the_query_filters_by() {
-        let all = OrderQuery {
-            user_id: None,
-            statuses: vec![],
-            before: None,
-            limit: 1,
-        };
-        let sql = |query: &OrderQuery| {
-            let sql = list_sql(query);
-            sql.split_once("FROM ").map(|(_, rest)| rest.to_owned())
-        };
-        assert_eq!(
-            sql(&all).as_deref(),
-            Some("orders ORDER BY id DESC LIMIT $1")
-        );
-        let some = OrderQuery {
-            user_id: Some(UserId::parse("u").unwrap()),
-            statuses: vec![OrderStatus::Failed],
-            before: Some(OrderId::from_uuid(Uuid::nil())),
-            limit: 1,
-        };
-        assert_eq!(
-            sql(&some).as_deref(),
-            Some(
-                "orders WHERE user_id = $1 AND id < $2 AND status = ANY ($3) \
-                ORDER BY id DESC LIMIT $4"
-            )
-        );
     }
 }

@@ -9,19 +9,24 @@
 //! supported: the write-ahead log needs shared memory.
 
 mod jobs;
+mod keys;
+mod list;
 mod open;
 mod orders;
 mod readers;
 mod rows;
+mod secrets;
 mod writer;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use order_core::{
-    CallContext, Change, Clock, Committed, Completed, Completion, Created, Deadline, Error, Job,
-    JobQueue, JobToken, NewOrder, Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStore,
-    Started, Version,
+    CallContext, Change, Clock, Committed, Completed, Completion, Created, Deadline, Error,
+    IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent,
+    OrderId, OrderQuery, OrderState, OrderStore, PageTokenKey, Started, StoredKey, TicketGrant,
+    UserId, Version,
 };
 use rusqlite::Connection;
 
@@ -132,6 +137,21 @@ impl OrderStore for SqliteStore {
         self.write_each(changes, orders::commit).await
     }
 
+    async fn find_key(
+        &self,
+        ctx: &CallContext,
+        owner: &UserId,
+        operation: KeyOperation,
+        key: &IdempotencyKey,
+    ) -> Result<Option<StoredKey>, Error> {
+        let (owner, key) = (owner.clone(), key.clone());
+        self.readers
+            .run(ctx.deadline, move |connection| {
+                keys::find(connection, &owner, operation, &key)
+            })
+            .await
+    }
+
     async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
         self.readers
             .run(ctx.deadline, move |connection| {
@@ -144,7 +164,7 @@ impl OrderStore for SqliteStore {
         let query = query.clone();
         self.readers
             .run(ctx.deadline, move |connection| {
-                orders::list(connection, &query)
+                list::list(connection, &query)
             })
             .await
     }
@@ -170,6 +190,45 @@ impl OrderStore for SqliteStore {
                 orders::states(connection, &order_ids)
             })
             .await
+    }
+
+    async fn recent_states(
+        &self,
+        user_ids: &[UserId],
+        limit_per_user: usize,
+    ) -> Result<Vec<OrderState>, Error> {
+        let user_ids = user_ids.to_vec();
+        self.readers
+            .run(Deadline::NONE, move |connection| {
+                list::recent_states(connection, &user_ids, limit_per_user)
+            })
+            .await
+    }
+
+    async fn put_ticket(&self, ticket: &NewTicket) -> Result<Timestamp, Error> {
+        let ticket = ticket.clone();
+        self.write(move |connection, now| secrets::put_ticket(connection, now, &ticket))
+            .await
+    }
+
+    async fn take_ticket(&self, digest: &[u8; 32]) -> Result<Option<TicketGrant>, Error> {
+        let digest = *digest;
+        self.write(move |connection, now| secrets::take_ticket(connection, now, &digest))
+            .await
+    }
+
+    async fn page_token_key(&self) -> Result<PageTokenKey, Error> {
+        let random = rand::random();
+        self.write(move |connection, _| secrets::page_token_key(connection, random))
+            .await
+    }
+
+    async fn prune(&self, limit: usize) -> Result<usize, Error> {
+        self.write(move |connection, now| {
+            let n_keys = keys::prune(connection, now, limit)?;
+            Ok(n_keys + secrets::prune_tickets(connection, now, limit)?)
+        })
+        .await
     }
 
     async fn check(&self, ctx: &CallContext) -> Result<(), Error> {

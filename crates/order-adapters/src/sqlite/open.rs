@@ -238,7 +238,30 @@ mod tests {
     }
 
     #[test]
+    fn orders_of_an_older_schema_are_kept() {
+        let directory = tempfile::tempdir().expect("a directory for the test");
+        let path = directory.path().join("orders.db");
+        let mut connection = open_writer(&path).expect("opens");
+        embedded::migrations::runner()
+            .set_target(refinery::Target::Version(4))
+            .run(&mut connection)
+            .expect("migrates");
+        let insert = "INSERT INTO orders (id, user_id, amount_minor, currency, status, version, \
+                      created_at, updated_at) VALUES (zeroblob(16), 'a', 1, 'USD', 1, 1, 0, 0)";
+        assert_eq!(connection.execute(insert, []), Ok(1));
+
+        migrate(&path).expect("migrates");
+
+        assert_eq!(read_schema_version(&connection), Ok(schema_version()));
+        let count = "SELECT count(*) FROM orders WHERE external_id IS NULL AND metadata IS NULL";
+        assert_eq!(connection.query_row(count, [], |row| row.get(0)), Ok(1));
+        // A program of that version that still runs goes on storing orders.
+        let next = insert.replace("zeroblob(16)", "randomblob(16)");
+        assert_eq!(connection.execute(&next, []), Ok(1));
+    }
+
+    #[test]
     fn schema_version_is_that_of_the_last_migration() {
-        assert_eq!(schema_version(), 4);
+        assert_eq!(schema_version(), 5);
     }
 }

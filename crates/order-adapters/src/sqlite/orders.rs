@@ -1,48 +1,111 @@
 //! The SQL of orders and their history: one function per element of a call.
 
 use order_core::{
-    Cause, Change, Committed, Created, Error, JobEffect, NewOrder, Order, OrderEvent, OrderId,
-    OrderQuery, OrderState, OrderStatus, Version,
+    Cause, Change, Committed, Created, Error, ExternalId, Insertion, JobEffect, NewOrder, Order,
+    OrderEvent, OrderId, OrderState, OrderStatus, StoredKey, Version,
 };
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
 use super::{
-    jobs,
-    rows::{key, order_columns, read_cause, read_id, read_order, read_status, read_time, to_limit},
+    jobs, keys,
+    rows::{
+        key, metadata_text, order_columns, read_cause, read_id, read_order, read_state,
+        read_status, read_time, read_user_id, state_columns, to_limit,
+    },
 };
 
-/// An id that is taken inserts nothing; the caller then looks at the row that is there.
+/// An id or an external id that is taken inserts nothing; the caller then looks at the row
+/// that is there.
 const INSERT: &str = "\
 INSERT INTO orders
-  (id, user_id, amount_minor, currency, status, version, created_at, updated_at)
-VALUES (:id, :user_id, :amount_minor, :currency, :status, 1, :now, :now)
-ON CONFLICT (id) DO NOTHING";
+  (id, user_id, amount_minor, currency, status, version, metadata, external_id,
+   created_at, updated_at)
+VALUES (:id, :user_id, :amount_minor, :currency, :status, 1, :metadata, :external_id, :now, :now)
+ON CONFLICT DO NOTHING";
 
-/// Stores an order with its job; [`Error::OrderAlreadyExists`] if its id is taken by
-/// another one.
+/// Stores an order with its job and its key. An order without a key runs no statement more
+/// than it would if there were no keys.
 pub(super) fn create(
     connection: &Connection,
     now: i64,
     new: &NewOrder,
 ) -> rusqlite::Result<Result<Created, Error>> {
+    if let Some(claim) = &new.key
+        && let Some(stored) = keys::find_claimed(connection, claim)?
+    {
+        return match stored.check(claim.fingerprint) {
+            Ok(()) => replay(connection, new.id, stored).map(Ok),
+            Err(error) => Ok(Err(error)),
+        };
+    }
     let n_inserted = connection.prepare_cached(INSERT)?.execute(named_params! {
         ":id": key(new.id),
         ":user_id": new.user_id.as_str(),
         ":amount_minor": new.money.minor_units(),
         ":currency": new.money.currency(),
         ":status": OrderStatus::Pending.code(),
+        ":metadata": metadata_text(&new.metadata)?,
+        ":external_id": new.external_id.as_ref().map(ExternalId::as_str),
         ":now": now,
     })?;
-    let is_new = n_inserted > 0;
-    if is_new {
-        jobs::insert(connection, now, new)?;
+    if n_inserted == 0 {
+        return find_same(connection, new);
     }
-    let order = find(connection, new.id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-    if order.is_same_request(new) {
-        Ok(Ok(Created { order, is_new }))
+    jobs::insert(connection, now, new)?;
+    if let Some(claim) = &new.key {
+        keys::insert(connection, now, claim, new.id)?;
+    }
+    Ok(Ok(Created {
+        order: find_stored(connection, new.id)?,
+        insertion: Insertion::New,
+    }))
+}
+
+/// The answer to a create whose key is there already.
+fn replay(
+    connection: &Connection,
+    new_id: OrderId,
+    stored: StoredKey,
+) -> rusqlite::Result<Created> {
+    let insertion = if stored.order_id == new_id {
+        Insertion::SameId
     } else {
-        Ok(Err(Error::OrderAlreadyExists { order_id: new.id }))
+        Insertion::SameKey
+    };
+    Ok(Created {
+        order: find_stored(connection, stored.order_id)?.as_created(),
+        insertion,
+    })
+}
+
+const FIND_EXTERNAL_ID: &str =
+    "SELECT id FROM orders WHERE external_id = :external_id AND user_id = :user_id";
+
+/// The answer to a create whose id or external id is taken.
+fn find_same(connection: &Connection, new: &NewOrder) -> rusqlite::Result<Result<Created, Error>> {
+    if let Some(order) = find(connection, new.id)? {
+        return Ok(if order.is_same_request(new) {
+            Ok(Created {
+                order,
+                insertion: Insertion::SameId,
+            })
+        } else {
+            Err(Error::OrderAlreadyExists { order_id: new.id })
+        });
     }
+    let external_id = new.external_id.as_ref();
+    let external_id = external_id.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    let order_id = connection.prepare_cached(FIND_EXTERNAL_ID)?.query_row(
+        named_params! {
+            ":external_id": external_id.as_str(),
+            ":user_id": new.user_id.as_str(),
+        },
+        |row| read_id(row, 0),
+    )?;
+    Ok(Err(Error::ExternalIdTaken {
+        external_id: external_id.clone(),
+        order_id,
+    }))
 }
 
 const IS_AT_VERSION: &str = "SELECT 1 FROM orders WHERE id = :id AND version = :version";
@@ -61,6 +124,12 @@ pub(super) fn commit(
         })?;
     if !is_expected {
         return Ok(Committed::Stale);
+    }
+    if let Some(claim) = &change.key {
+        if keys::find_claimed(connection, claim)?.is_some() {
+            return Ok(Committed::Stale);
+        }
+        keys::insert(connection, now, claim, change.order_id)?;
     }
     match change.job {
         JobEffect::Keep => {}
@@ -138,71 +207,19 @@ pub(super) fn find(connection: &Connection, order_id: OrderId) -> rusqlite::Resu
         .optional()
 }
 
-/// Walks the orders backwards from an id. `:statuses` has bit n set for status n.
-const LIST: &str = concat!(
-    "SELECT ",
-    order_columns!(),
-    " FROM orders
-WHERE id < :before AND (:statuses >> status) & 1
-ORDER BY id DESC LIMIT :limit"
-);
-
-/// The same for the orders of one user, by the index on user and id.
-const LIST_OF_USER: &str = concat!(
-    "SELECT ",
-    order_columns!(),
-    " FROM orders
-WHERE user_id = :user_id AND id < :before AND (:statuses >> status) & 1
-ORDER BY id DESC LIMIT :limit"
-);
-
-/// Sorts behind every id, which has 16 bytes.
-const AFTER_EVERY_ID: [u8; 17] = [0xff; 17];
-
-/// Reads orders by id descending.
-pub(super) fn list(connection: &Connection, query: &OrderQuery) -> rusqlite::Result<Vec<Order>> {
-    let before = query.before.map(key);
-    let before = before
-        .as_ref()
-        .map_or(&AFTER_EVERY_ID[..], |before| &before[..]);
-    let statuses: &[OrderStatus] = match &query.statuses[..] {
-        [] => &OrderStatus::ALL,
-        some => some,
-    };
-    let statuses = statuses
-        .iter()
-        .fold(0_i64, |mask, status| mask | 1 << status.code());
-    let limit = to_limit(query.limit);
-    match &query.user_id {
-        Some(user_id) => connection
-            .prepare_cached(LIST_OF_USER)?
-            .query_map(
-                named_params! {
-                    ":user_id": user_id.as_str(),
-                    ":before": before,
-                    ":statuses": statuses,
-                    ":limit": limit,
-                },
-                read_order,
-            )?
-            .collect(),
-        None => connection
-            .prepare_cached(LIST)?
-            .query_map(
-                named_params! { ":before": before, ":statuses": statuses, ":limit": limit },
-                read_order,
-            )?
-            .collect(),
-    }
+/// Reads an order that must be there.
+fn find_stored(connection: &Connection, order_id: OrderId) -> rusqlite::Result<Order> {
+    find(connection, order_id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
 }
 
 /// Version 1 comes from the order itself, the later ones from the log.
 const EVENTS: &str = "\
-SELECT 1 AS version, :pending AS status, created_at AS at,
+SELECT user_id, 1 AS version, :pending AS status, created_at AS at,
        NULL AS cause_code, NULL AS cause_message
 FROM orders WHERE id = :order_id AND :after < 1
 UNION ALL
-SELECT version, status, at, cause_code, cause_message
+SELECT (SELECT user_id FROM orders WHERE id = :order_id),
+       version, status, at, cause_code, cause_message
 FROM order_events WHERE order_id = :order_id AND version > :after
 ORDER BY version LIMIT :limit";
 
@@ -225,17 +242,18 @@ pub(super) fn events(
             |row| {
                 Ok(OrderEvent {
                     order_id,
-                    version: row.get(0)?,
-                    status: read_status(row, 1)?,
-                    at: read_time(row, 2)?,
-                    cause: read_cause(row, 3)?,
+                    user_id: read_user_id(row, 0)?,
+                    version: row.get(1)?,
+                    status: read_status(row, 2)?,
+                    at: read_time(row, 3)?,
+                    cause: read_cause(row, 4)?,
                 })
             },
         )?
         .collect()
 }
 
-const STATE: &str = "SELECT id, version, status, updated_at FROM orders WHERE id = :id";
+const STATE: &str = concat!("SELECT ", state_columns!(), " FROM orders WHERE id = :id");
 
 /// Reads where orders stand. A row that cannot be read is logged and left out, so that it
 /// blinds nobody who watches others.
@@ -248,20 +266,13 @@ pub(super) fn states(
     for order_id in order_ids {
         let state = statement
             .query_row(named_params! { ":id": key(*order_id) }, |row| {
-                let read = || {
-                    Ok(OrderState {
-                        order_id: read_id(row, 0)?,
-                        version: row.get(1)?,
-                        status: read_status(row, 2)?,
-                        updated_at: read_time(row, 3)?,
-                    })
-                };
-                Ok(read().inspect_err(|error: &rusqlite::Error| {
-                    tracing::error!(order.id = %order_id, %error, "order is unreadable");
-                }))
+                Ok(read_state(row))
             })
             .optional()?;
-        states.extend(state.and_then(Result::ok));
+        states.extend(state.flatten());
     }
     Ok(states)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,13 @@
 //! Rows of the tables as types of the domain, and failures of SQLite as errors of the
 //! domain. The only place that knows how values are stored.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
-use order_core::{BoxError, Cause, Error, Money, Order, OrderId, OrderStatus, UserId, Version};
+use order_core::{
+    BoxError, Cause, Error, ExternalId, Metadata, Money, Order, OrderId, OrderState, OrderStatus,
+    UserId, Version,
+};
 use rusqlite::{ErrorCode, Row, types::Type};
 use uuid::Uuid;
 
@@ -55,6 +58,40 @@ pub(super) fn read_time(row: &Row<'_>, index: usize) -> rusqlite::Result<Timesta
         .map_err(|error| unreadable(index, Type::Integer, error))
 }
 
+/// Reads the user id in column `index`.
+pub(super) fn read_user_id(row: &Row<'_>, index: usize) -> rusqlite::Result<UserId> {
+    let user_id: String = row.get(index)?;
+    UserId::parse(&user_id).map_err(|error| unreadable(index, Type::Text, error))
+}
+
+/// Metadata as it is stored: a JSON object, or NULL without entries.
+pub(super) fn metadata_text(metadata: &Metadata) -> rusqlite::Result<Option<String>> {
+    if metadata.is_empty() {
+        return Ok(None);
+    }
+    let entries: BTreeMap<_, _> = metadata.iter().collect();
+    serde_json::to_string(&entries)
+        .map(Some)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+/// Reads the metadata in column `index`.
+fn read_metadata(row: &Row<'_>, index: usize) -> rusqlite::Result<Metadata> {
+    let Some(text) = row.get::<_, Option<String>>(index)? else {
+        return Ok(Metadata::NONE);
+    };
+    let entries: BTreeMap<String, String> =
+        serde_json::from_str(&text).map_err(|error| unreadable(index, Type::Text, error))?;
+    Metadata::new(entries).map_err(|error| unreadable(index, Type::Text, error))
+}
+
+/// Reads the external id in column `index`.
+fn read_external_id(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<ExternalId>> {
+    let external_id: Option<String> = row.get(index)?;
+    let parsed = external_id.map(|id| ExternalId::parse(&id)).transpose();
+    parsed.map_err(|error| unreadable(index, Type::Text, error))
+}
+
 /// Reads the cause in columns `index` (code) and `index + 1` (message).
 pub(super) fn read_cause(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<Cause>> {
     let code: Option<String> = row.get(index)?;
@@ -68,30 +105,57 @@ pub(super) fn read_cause(row: &Row<'_>, index: usize) -> rusqlite::Result<Option
 /// these names.
 macro_rules! order_columns {
     () => {
-        "id, user_id, amount_minor, currency, status, version, \
+        "id, user_id, amount_minor, currency, status, version, metadata, external_id, \
          failure_code, failure_message, created_at, updated_at"
     };
 }
 pub(super) use order_columns;
 
 /// How many columns an order has.
-pub(super) const ORDER_COLUMNS: usize = 10;
+pub(super) const ORDER_COLUMNS: usize = 12;
 
 /// Reads an order from the first [`ORDER_COLUMNS`] columns.
 pub(super) fn read_order(row: &Row<'_>) -> rusqlite::Result<Order> {
-    let user_id: String = row.get(1)?;
     let currency: String = row.get(3)?;
     Ok(Order {
         id: read_id(row, 0)?,
-        user_id: UserId::parse(&user_id).map_err(|error| unreadable(1, Type::Text, error))?,
+        user_id: read_user_id(row, 1)?,
         money: Money::from_minor_units(row.get(2)?, &currency)
             .map_err(|error| unreadable(2, Type::Integer, error))?,
         status: read_status(row, 4)?,
         version: row.get::<_, Version>(5)?,
-        failure: read_cause(row, 6)?,
-        created_at: read_time(row, 8)?,
-        updated_at: read_time(row, 9)?,
+        metadata: read_metadata(row, 6)?,
+        external_id: read_external_id(row, 7)?,
+        failure: read_cause(row, 8)?,
+        created_at: read_time(row, 10)?,
+        updated_at: read_time(row, 11)?,
     })
+}
+
+/// The columns that [`read_state`] reads, in its order.
+macro_rules! state_columns {
+    () => {
+        "id, user_id, version, status, updated_at"
+    };
+}
+pub(super) use state_columns;
+
+/// Reads where an order stands; `None`, and a line in the log, if the row cannot be read.
+pub(super) fn read_state(row: &Row<'_>) -> Option<OrderState> {
+    let read = || {
+        Ok(OrderState {
+            order_id: read_id(row, 0)?,
+            user_id: read_user_id(row, 1)?,
+            version: row.get(2)?,
+            status: read_status(row, 3)?,
+            updated_at: read_time(row, 4)?,
+        })
+    };
+    let state = read().inspect_err(|error: &rusqlite::Error| {
+        let order_id = read_id(row, 0).ok().map(tracing::field::display);
+        tracing::error!(order.id = order_id, %error, "order is unreadable");
+    });
+    state.ok()
 }
 
 /// Translates a failure: what may go away by itself is the store being unavailable, a

@@ -24,6 +24,26 @@ async fn refused_row_fails_alone() {
 }
 
 #[tokio::test]
+async fn refused_order_gives_its_id_and_its_key_to_the_next() {
+    let fixture = available!(fixture());
+    fixture
+        .run("ALTER TABLE orders ADD CHECK (amount_minor <> 666)")
+        .await;
+    let refused = NewOrder {
+        money: order(1, 666).money,
+        ..keyed(1, "k", 1)
+    };
+    let slice = [refused, order(1, 100), keyed(2, "k", 2), keyed(3, "k", 2)];
+
+    let created = fixture.store.create(&slice).await;
+
+    assert!(matches!(created[0], Err(Error::Internal { .. })));
+    assert!(is_new(&created[1]) && is_new(&created[2]), "{created:?}");
+    let same_key = Some(Insertion::SameKey);
+    assert_eq!(created[3].as_ref().ok().map(|c| c.insertion), same_key);
+}
+
+#[tokio::test]
 async fn refused_verdict_fails_alone() {
     let fixture = available!(fixture());
     let slice = orders(3);
@@ -193,6 +213,12 @@ async fn server_that_was_killed_loses_nothing_and_is_used_again() {
     server.restart().await.unwrap();
     assert!(is_new(&store.create(&[order(2, 100)]).await[0]));
     let again = store.create(&orders(1)).await;
-    assert!(matches!(again[..], [Ok(Created { is_new: false, .. })]));
+    assert!(matches!(
+        again[..],
+        [Ok(Created {
+            insertion: Insertion::SameId,
+            ..
+        })]
+    ));
     assert!(store.start(&tokens(&orders(1))).await[0].is_ok());
 }

@@ -15,8 +15,9 @@ use async_trait::async_trait;
 use order_adapters::postgres::{ConnectError, PostgresConfig, PostgresStore};
 use order_core::{
     CallContext, Cause, Change, Committed, Completed, Completion, Created, Deadline, Error,
-    ErrorKind, JobEffect, JobQueue, JobToken, Money, NewOrder, OrderId, OrderStatus, OrderStore,
-    RequestId, Started, UserId, Verdict,
+    ErrorKind, ExternalId, Fingerprint, IdempotencyKey, Insertion, JobEffect, JobQueue, JobToken,
+    KeyClaim, KeyOperation, Money, NewOrder, NewTicket, OrderId, OrderStatus, OrderStore,
+    RequestId, Started, TicketGrant, UserId, Verdict,
 };
 use order_testkit::{
     conformance::Subject,
@@ -45,6 +46,8 @@ macro_rules! available {
 }
 
 mod faults;
+mod keys;
+mod pages;
 mod plans;
 mod start;
 
@@ -80,9 +83,20 @@ impl Subject for Fixture {
         self.run("UPDATE jobs SET due_at = now() WHERE due_at < 'infinity'")
             .await;
     }
+
+    async fn another_store(&self) -> Option<Arc<dyn OrderStore>> {
+        Some(self.connect().await as _)
+    }
 }
 
 impl Fixture {
+    /// A store as another process would open it.
+    async fn connect(&self) -> Arc<PostgresStore> {
+        let config = PostgresConfig::new(&self.database.url);
+        let store = PostgresStore::connect(config).await;
+        Arc::new(store.expect("the database can be used"))
+    }
+
     async fn run(&self, sql: &str) {
         self.sql
             .batch_execute(sql)
@@ -152,18 +166,34 @@ fn lease_protocol_holds_under_random_histories() {
 }
 
 fn ctx() -> CallContext {
-    CallContext {
-        request_id: RequestId::from_uuid(Uuid::nil()),
-        deadline: Deadline::NONE,
-    }
+    CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE)
 }
 
 fn order(id: u128, minor_units: i64) -> NewOrder {
+    let id = OrderId::from_uuid(Uuid::from_u128(id));
+    let money = Money::from_minor_units(minor_units, "EUR").unwrap();
     NewOrder {
-        id: OrderId::from_uuid(Uuid::from_u128(id)),
-        user_id: UserId::parse("ada").unwrap(),
-        money: Money::from_minor_units(minor_units, "EUR").unwrap(),
         lease: Some(LEASE),
+        ..NewOrder::new(id, UserId::parse("ada").unwrap(), money)
+    }
+}
+
+/// An order with a key, which came with a request for `content`.
+fn keyed(id: u128, key: &str, content: u8) -> NewOrder {
+    let order = order(id, 100);
+    NewOrder {
+        key: Some(key_claim(KeyOperation::CreateOrder, key, content)),
+        ..order
+    }
+}
+
+fn key_claim(operation: KeyOperation, key: &str, content: u8) -> KeyClaim {
+    KeyClaim {
+        owner: UserId::parse("ada").unwrap(),
+        operation,
+        key: IdempotencyKey::parse(key).unwrap(),
+        fingerprint: Fingerprint::from_bytes([content; 32]),
+        retention: LEASE,
     }
 }
 
@@ -180,5 +210,5 @@ fn tokens(orders: &[NewOrder]) -> Vec<JobToken> {
 }
 
 fn is_new(created: &Result<Created, Error>) -> bool {
-    matches!(created, Ok(Created { is_new: true, .. }))
+    created.as_ref().is_ok_and(Created::is_new)
 }

@@ -6,7 +6,12 @@
 )]
 
 mod contract;
+mod crashes;
 mod http;
+mod positions;
+mod processes;
+mod processing;
+mod promises;
 mod readme;
 mod shutdown;
 mod simulation;

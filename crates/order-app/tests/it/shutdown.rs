@@ -13,54 +13,17 @@ use futures_util::StreamExt as _;
 use http_body_util::Empty;
 use hyper::{Method, body::Bytes};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use order_testkit::server::{
-    free_port,
-    process::{ChildServer, Signal},
-};
+use order_testkit::server::process::{ChildServer, Signal};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{connect_async, tungstenite::Message};
 
-use crate::support::{Database, Engine, Http, PATIENCE, database, run, wait_for};
+use crate::{
+    processes::{Ports, command, start},
+    support::{Database, Engine, Http, PATIENCE, database, run, wait_for},
+};
 
 /// A lease so long that a job comes back only if it was released.
-const LEASE_LONG: &str = "1h";
-
-struct Ports {
-    http: u16,
-    grpc: u16,
-    ws: u16,
-}
-
-impl Ports {
-    fn free() -> Self {
-        let port = || free_port().expect("a port");
-        Self {
-            http: port(),
-            grpc: port(),
-            ws: port(),
-        }
-    }
-}
-
-fn start(database: &Database, ports: &Ports, settings: &[(&str, &str)]) -> ChildServer {
-    ChildServer::spawn(&mut command(database, ports, settings)).expect("the binary runs")
-}
-
-fn command(database: &Database, ports: &Ports, settings: &[(&str, &str)]) -> Command {
-    let addr = |port: u16| format!("127.0.0.1:{port}");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_order-system"));
-    command
-        .env("DATABASE_URL", &database.url)
-        .env("HTTP_ADDR", addr(ports.http))
-        .env("GRPC_ADDR", addr(ports.grpc))
-        .env("WS_ADDR", addr(ports.ws))
-        .env("ADMIN_ADDR", addr(0))
-        .env("LEASE", LEASE_LONG)
-        .env("SHUTDOWN_TIMEOUT", "10s")
-        .env("RUST_LOG", "info,http_access=warn")
-        .envs(settings.iter().copied());
-    command
-}
+const LEASE_LONG: (&str, &str) = ("LEASE", "1h");
 
 /// What clients of a system that is being stopped see.
 #[derive(Default)]
@@ -104,11 +67,7 @@ fn sigterm_under_load_loses_nothing_and_gives_leases_back() {
 async fn stop_under_load(database: &Database) {
     let ports = Ports::free();
     // A job takes longer than the drain, so that leases are held when the signal comes.
-    let process = start(database, &ports, &[("PROCESSOR_DELAY", "1h")]);
-    process
-        .wait_for_line("is ready", PATIENCE)
-        .await
-        .expect("ready");
+    let process = start(database, &ports, &[LEASE_LONG, ("PROCESSOR_DELAY", "1h")]).await;
     let idle = idle_http2_connection(ports.http).await;
     let (mut silent, _) = connect_async(format!("ws://127.0.0.1:{}/ws", ports.ws))
         .await
@@ -139,11 +98,7 @@ async fn stop_under_load(database: &Database) {
     drop(idle);
 
     // The leases last an hour: only released jobs are processed now.
-    let process = start(database, &ports, &[]);
-    process
-        .wait_for_line("is ready", PATIENCE)
-        .await
-        .expect("ready");
+    let process = start(database, &ports, &[LEASE_LONG]).await;
     let n_processed = wait_for_all_processed(&ports).await;
     let n_created = load.created.load(Ordering::Relaxed);
     assert!(
@@ -204,15 +159,8 @@ fn a_second_signal_ends_at_once() {
     run(async {
         let database = database!(Engine::Sqlite);
         let ports = Ports::free();
-        let process = start(
-            &database,
-            &ports,
-            &[("PROCESSOR_DELAY", "1h"), ("SHUTDOWN_TIMEOUT", "1h")],
-        );
-        process
-            .wait_for_line("is ready", PATIENCE)
-            .await
-            .expect("ready");
+        let settings = [("PROCESSOR_DELAY", "1h"), ("SHUTDOWN_TIMEOUT", "1h")];
+        let process = start(&database, &ports, &settings).await;
         // A job that runs for an hour holds the first signal up.
         let id = Http::new(([127, 0, 0, 1], ports.http).into())
             .create_order()

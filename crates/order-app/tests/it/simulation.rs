@@ -2,9 +2,9 @@
 //! test's control. One seed is one run: `SIM_SEED=n` repeats it alone, `SIM_SEEDS=n` runs
 //! more.
 //!
-//! Invariants: an acknowledged order is never lost; every order settles once faults stop; its
-//! history has no gap and at most one terminal event; a watcher sees the final state and
-//! never a step back.
+//! Invariants: an acknowledged order is never lost; a create repeated by id or key makes one
+//! order; every order settles once faults stop; its history has no gap and at most one terminal
+//! event; a watcher sees every version exactly once, and the final state.
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,8 +17,9 @@ use jiff::Timestamp;
 use order_adapters::memory::MemoryStore;
 use order_core::{
     Attempt, CallContext, CancelOrder, Cause, Clock, CreateOrder, Deadline, Effects, Error, IdGen,
-    Money, Order, OrderApi, OrderId, OrderService, OrderServiceConfig, OrderServiceDeps,
-    OrderStatus, OrderStore, Outcome, Processor, RequestId, RetryPolicy, UserId, WatchOrder,
+    IdempotencyKey, Money, Order, OrderApi, OrderId, OrderQuery, OrderService, OrderServiceConfig,
+    OrderServiceDeps, OrderStatus, OrderStore, Outcome, PageTokenKey, Processor, RequestId,
+    RetryPolicy, UserId, WatchOrder,
 };
 use order_hub::{Hub, HubConfig};
 use order_testkit::{
@@ -44,6 +45,7 @@ const SETTLE_TIMEOUT: Duration = Duration::from_mins(5);
 /// The paused clock of tokio as the system's clock.
 struct PausedClock(tokio::time::Instant);
 
+#[async_trait]
 impl Clock for PausedClock {
     fn now(&self) -> Timestamp {
         let elapsed = i64::try_from(self.0.elapsed().as_micros()).expect("a short run");
@@ -52,6 +54,10 @@ impl Clock for PausedClock {
 
     fn instant(&self) -> Instant {
         tokio::time::Instant::now().into_std()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
     }
 }
 
@@ -136,7 +142,9 @@ impl Process {
                 bus: Arc::clone(&hub) as _,
                 watch: Arc::clone(&hub) as _,
                 clock: Arc::clone(clock),
-                ids: Arc::new(SeededIds::new(seed)),
+                // Never the ids that clients make.
+                ids: Arc::new(SeededIds::new(!seed)),
+                page_token_key: PageTokenKey::from_bytes([0; 32]),
             },
         );
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -164,14 +172,11 @@ impl Process {
 }
 
 fn context() -> CallContext {
-    CallContext {
-        request_id: RequestId::parse("sim").expect("valid"),
-        deadline: Deadline::NONE,
-    }
+    CallContext::new(RequestId::parse("sim").expect("valid"), Deadline::NONE)
 }
 
-/// Creates an order through any process until one acknowledges it, watches it from another,
-/// and now and then cancels it. Returns the id and the watcher.
+/// Creates an order through any process until one acknowledges it, by its id or by a key,
+/// watches it from another, and now and then cancels it. Returns the ids.
 async fn client(
     services: Vec<Arc<OrderService>>,
     ids: Arc<SeededIds>,
@@ -180,7 +185,9 @@ async fn client(
 ) -> Vec<OrderId> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut acknowledged = Vec::new();
-    for _ in 0..ORDERS_PER_CLIENT {
+    let user_id = UserId::parse(&format!("sim-{seed}")).expect("valid");
+    for n in 0..ORDERS_PER_CLIENT {
+        let is_keyed = rng.random_bool(0.5);
         let id = ids.order_id();
         let mut any = || {
             services
@@ -188,18 +195,23 @@ async fn client(
                 .expect("one")
                 .clone()
         };
-        loop {
+        let key = IdempotencyKey::parse(&n.to_string()).expect("valid");
+        let id = loop {
             let request = CreateOrder {
-                order_id: Some(id),
-                user_id: UserId::parse("sim").expect("valid"),
-                money: Money::parse("1", "USD").expect("valid"),
+                order_id: (!is_keyed).then_some(id),
+                idempotency_key: is_keyed.then(|| key.clone()),
+                ..CreateOrder::new(user_id.clone(), Money::parse("1", "USD").expect("valid"))
             };
             match any().create_order(&context(), request).await {
-                Ok(order) => break assert_eq!(order.id, id),
+                Ok(receipt) if is_keyed => break receipt.order.id,
+                Ok(receipt) => {
+                    assert_eq!(receipt.order.id, id);
+                    break id;
+                }
                 Err(Error::StoreUnavailable { .. }) => {}
                 Err(error) => panic!("{error:?}"),
             }
-        }
+        };
         acknowledged.push(id);
         watchers
             .lock()
@@ -210,34 +222,30 @@ async fn client(
                 .get(rng.random_range(0..services.len()))
                 .expect("one");
             // Refused, unavailable or done: whatever the answer, the order must stay consistent.
-            let _ = service
-                .cancel_order(
-                    &context(),
-                    CancelOrder {
-                        order_id: id,
-                        reason: None,
-                    },
-                )
-                .await;
+            let cancel = CancelOrder {
+                order_id: id,
+                reason: None,
+                if_match: None,
+                idempotency_key: is_keyed.then_some(key),
+            };
+            let _ = service.cancel_order(&context(), cancel).await;
         }
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..500))).await;
     }
     acknowledged
 }
 
-/// Follows an order to its end, reconnecting where it was.
+/// Follows an order to its end, reconnecting where it was: every version, each once.
 async fn watcher(service: Arc<OrderService>, order_id: OrderId) {
     let mut seen = 0;
     loop {
-        let since = (seen > 0).then_some(seen);
-        let watch = vec![WatchOrder { order_id, since }];
+        let watch = vec![WatchOrder {
+            order_id,
+            since: Some(seen),
+        }];
         if let Ok(mut events) = service.watch_orders(&context(), watch).await {
             while let Some(Ok(event)) = events.next().await {
-                assert!(
-                    event.version > seen,
-                    "{order_id} went from {seen} to {}",
-                    event.version
-                );
+                assert_eq!(event.version, seen + 1, "{order_id} after {seen}");
                 seen = event.version;
                 if event.status.is_settled() {
                     return;
@@ -303,6 +311,13 @@ async fn simulate(seed: u64) {
     });
     converged.await.expect("every watcher sees the final state");
     assert_eq!(acknowledged.len(), CLIENTS * ORDERS_PER_CLIENT);
+    // A create that was repeated by its key made one order.
+    let query = OrderQuery {
+        limit: 1_000,
+        ..OrderQuery::default()
+    };
+    let all = memory.list(&context(), &query).await.expect("memory");
+    assert_eq!(all.len(), acknowledged.len());
     for order_id in acknowledged {
         check_history(&memory, order_id).await;
     }

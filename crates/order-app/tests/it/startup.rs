@@ -52,9 +52,28 @@ fn a_bad_flag_is_named() {
 }
 
 #[test]
+fn a_bad_fulfilment_setting_is_named_without_its_secret() {
+    let http = ("PROCESSOR", "http");
+    let url = ("FULFILMENT_URL", "https://shop.example/orders");
+    let text = failure(SYSTEM, &[], &[http, url, ("FULFILMENT_SECRET", "hunter2")]);
+    assert_says(&text, &["--fulfilment-secret", "whsec_"]);
+    assert!(!text.contains("hunter2"), "{text}");
+    assert_says(&failure(SYSTEM, &[], &[http]), &["--fulfilment-url"]);
+    let secret = (
+        "FULFILMENT_SECRET",
+        "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+    );
+    let loopback = ("FULFILMENT_URL", "http://127.0.0.1:9000/");
+    let database = ("DATABASE_URL", "sqlite:target/never-made.db");
+    let text = failure(SYSTEM, &[], &[http, loopback, secret, database]);
+    assert_says(&text, &["FULFILMENT_URL", "public"]);
+}
+
+#[test]
 fn a_bad_database_url_is_named_without_its_password() {
     let text = failure(SERVICE, &["--database-url", "mysql://a:hunter2@b/c"], &[]);
     assert_says(&text, &["--database-url", "postgres://", "sqlite:"]);
+    assert!(!text.contains("hunter2"), "{text}");
     let text = failure(
         SERVICE,
         &["--database-url", "postgres://a:hunter2@b:notaport/c"],

@@ -4,7 +4,11 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser as _;
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, body::Bytes, header};
+use hyper::{
+    Method, Request, Response,
+    body::{Bytes, Incoming},
+    header,
+};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -236,10 +240,10 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
 /// A context with time enough.
 pub(crate) fn context() -> CallContext {
     let deadline = Instant::now() + PATIENCE;
-    CallContext {
-        request_id: RequestId::parse("test").expect("valid"),
-        deadline: Deadline::at(deadline.into_std()),
-    }
+    CallContext::new(
+        RequestId::parse("test").expect("valid"),
+        Deadline::at(deadline.into_std()),
+    )
 }
 
 /// An answer of the HTTP API.
@@ -287,17 +291,30 @@ impl Http {
         path: &str,
         body: Option<&str>,
     ) -> Result<Answer, hyper_util::client::legacy::Error> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("http://{}{path}", self.addr));
-        if body.is_some() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
-        }
-        let body = Full::from(body.unwrap_or_default().to_owned());
-        let response = self
-            .client
-            .request(request.body(body).expect("a request"))
-            .await?;
+        self.try_send_with(method, path, &[], body).await
+    }
+
+    /// Sends a request with headers of its own.
+    pub(crate) async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&str>,
+    ) -> Answer {
+        self.try_send_with(method, path, headers, body)
+            .await
+            .expect("an answer")
+    }
+
+    async fn try_send_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&str>,
+    ) -> Result<Answer, hyper_util::client::legacy::Error> {
+        let response = self.open(method, path, headers, body).await?;
         let (head, body) = response.into_parts();
         let body = body.collect().await.expect("a whole body").to_bytes();
         Ok(Answer {
@@ -305,6 +322,29 @@ impl Http {
             headers: head.headers,
             body,
         })
+    }
+
+    /// Sends a request and leaves the body of the answer to be read bit by bit.
+    pub(crate) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&str>,
+    ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.addr));
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = Full::from(body.unwrap_or_default().to_owned());
+        self.client
+            .request(request.body(body).expect("a request"))
+            .await
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

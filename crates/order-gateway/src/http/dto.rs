@@ -1,31 +1,90 @@
-//! JSON out: the order of the base contract, and the answers made of it.
+//! JSON out: the order of the base contract, its history, and the answers made of them.
+//!
+//! Each struct is also the schema of what it writes.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use axum::{body::Body, response::Response};
 use http::{
-    HeaderValue, StatusCode,
+    HeaderName, HeaderValue, StatusCode,
     header::{CONTENT_TYPE, ETAG},
 };
-use order_core::{Cause, Error, Money, Order, OrderPage};
+use order_core::{
+    Cause, Error, EventPage, ExternalId, ListEvents, Metadata, Money, Order, OrderEvent, OrderId,
+    OrderPage, StreamTicket,
+};
 use serde::{Serialize, Serializer, ser};
 use serde_json::value::RawValue;
 
+use super::{etag::entity_tag, schema};
+
+/// Comes with the answer to a repeated request
+/// (draft-ietf-httpapi-idempotency-key-header-07).
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
 /// An answer that is one order, with its version as a strong `ETag`.
 pub(super) fn order_response(status: StatusCode, order: &Order) -> Result<Response, Error> {
-    let mut response = json_response(&OrderBody::from(order))?;
-    *response.status_mut() = status;
-    let etag = format!("\"{}\"", order.version);
-    response.headers_mut().insert(ETAG, header_value(etag)?);
+    let mut response = json_response(status, &OrderBody::from(order))?;
+    let etag = header_value(entity_tag(order.version))?;
+    response.headers_mut().insert(ETAG, etag);
+    Ok(response)
+}
+
+/// Says whether an earlier request with the same key did the work.
+pub(super) fn announce_replay(is_replayed: bool, response: &mut Response) {
+    if is_replayed {
+        let replayed = HeaderValue::from_static("true");
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, replayed);
+    }
+}
+
+/// The answer to a client that has the order at this version already.
+pub(super) fn not_modified(order: &Order) -> Result<Response, Error> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    let etag = header_value(entity_tag(order.version))?;
+    response.headers_mut().insert(ETAG, etag);
     Ok(response)
 }
 
 /// An answer that is a page of orders.
 pub(super) fn page_response(page: &OrderPage) -> Result<Response, Error> {
-    json_response(&PageBody {
+    let body = PageBody {
         orders: page.orders.iter().map(OrderBody::from).collect(),
         next_page_token: page.next_page_token.as_deref(),
-    })
+    };
+    json_response(StatusCode::OK, &body)
+}
+
+/// An answer that is a page of the history of an order.
+pub(super) fn events_response(list: &ListEvents, page: &EventPage) -> Result<Response, Error> {
+    let body = EventsBody {
+        order_id: list.order_id,
+        events: page.events.iter().map(EventBody::from).collect(),
+        next_after: next_after(page),
+    };
+    json_response(StatusCode::OK, &body)
+}
+
+/// The version after which the next page of a history begins; `None` on the last page.
+pub(super) fn next_after(page: &EventPage) -> Option<u32> {
+    let last = page.events.last().filter(|_| page.has_more);
+    last.map(|event| event.version)
+}
+
+/// An event as it is listed and streamed.
+pub(super) fn event_json(event: &OrderEvent) -> Result<String, Error> {
+    serde_json::to_string(&EventBody::from(event)).map_err(Error::internal)
+}
+
+/// The answer to a wish for a ticket.
+pub(super) fn ticket_response(ticket: &StreamTicket) -> Result<Response, Error> {
+    let body = TicketBody {
+        ticket: ticket.secret.to_text(),
+        user_id: ticket.grant.user_id.as_str(),
+        expires_at: ticket.expires_at,
+    };
+    json_response(StatusCode::CREATED, &body)
 }
 
 /// Text that this crate made, as a header value.
@@ -33,44 +92,137 @@ pub(super) fn header_value(text: String) -> Result<HeaderValue, Error> {
     HeaderValue::try_from(text).map_err(Error::internal)
 }
 
-fn json_response(body: &impl Serialize) -> Result<Response, Error> {
+fn json_response(status: StatusCode, body: &impl Serialize) -> Result<Response, Error> {
     let bytes = serde_json::to_vec(body).map_err(Error::internal)?;
     let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = status;
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
-#[derive(Serialize)]
-struct OrderBody<'a> {
+/// An order as JSON, in the form of the base contract.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Order)]
+pub struct OrderBody<'a> {
+    /// Its id.
     #[serde(serialize_with = "as_text")]
-    order_id: order_core::OrderId,
+    #[schema(value_type = String, format = "uuid")]
+    order_id: OrderId,
+    /// Who placed it.
     user_id: &'a str,
+    /// What it is worth, in major units, exactly.
     #[serde(serialize_with = "as_number")]
+    #[schema(value_type = f64, exclusive_minimum = 0)]
     amount: Money,
+    /// ISO 4217.
+    #[schema(pattern = "^[A-Z]{3}$")]
     currency: &'static str,
+    /// Where it stands.
+    #[schema(schema_with = schema::status)]
     status: &'static str,
+    /// Its position in its own history: 1 when it is created, raised by one with every
+    /// change. Also in `ETag`.
+    #[schema(minimum = 1, format = Int64)]
     version: u32,
+    /// What the client attached to it; absent if nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    failure: Option<FailureBody<'a>>,
+    #[schema(nullable = false)]
+    metadata: Option<BTreeMap<&'a str, &'a str>>,
+    /// Its name in the client's own system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    external_id: Option<&'a str>,
+    /// Why it failed, while it is FAILED.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    failure: Option<CauseBody<'a>>,
+    /// When the database first saw it.
     #[serde(serialize_with = "as_micros")]
+    #[schema(value_type = String, format = DateTime)]
     created_at: jiff::Timestamp,
+    /// When it last changed.
     #[serde(serialize_with = "as_micros")]
+    #[schema(value_type = String, format = DateTime)]
     updated_at: jiff::Timestamp,
 }
 
-#[derive(Serialize)]
-struct FailureBody<'a> {
+/// Why an order moved.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Cause)]
+pub struct CauseBody<'a> {
+    /// For programs.
     code: &'a str,
+    /// For people.
     message: &'a str,
 }
 
-#[derive(Serialize)]
-struct PageBody<'a> {
+/// A page of orders, newest first.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = OrderPage)]
+pub(super) struct PageBody<'a> {
+    /// The orders.
     orders: Vec<OrderBody<'a>>,
+    /// Where the next page begins; absent on the last page, and only there.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     next_page_token: Option<&'a str>,
+}
+
+/// A page of the history of an order, oldest event first.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = EventPage)]
+pub(super) struct EventsBody<'a> {
+    /// The order.
+    #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String, format = "uuid")]
+    order_id: OrderId,
+    /// The events.
+    events: Vec<EventBody<'a>>,
+    /// The value of `after` for the next page; absent on the last page, and only there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, format = Int64)]
+    next_after: Option<u32>,
+}
+
+/// One entry of the history of an order. Versions start at 1 and have no gaps.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = OrderEvent)]
+pub struct EventBody<'a> {
+    /// The order.
+    #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String, format = "uuid")]
+    order_id: OrderId,
+    /// The status that the order moved to.
+    #[schema(schema_with = schema::status)]
+    status: &'static str,
+    /// The position in the history.
+    #[schema(minimum = 1, format = Int64)]
+    version: u32,
+    /// When.
+    #[serde(serialize_with = "as_micros")]
+    #[schema(value_type = String, format = DateTime)]
+    at: jiff::Timestamp,
+    /// Why, where there is a reason to give.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    cause: Option<CauseBody<'a>>,
+}
+
+/// A ticket with which a client opens one stream.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = StreamTicket)]
+pub(super) struct TicketBody<'a> {
+    /// The ticket. It is shown once.
+    #[schema(pattern = "^[A-Za-z0-9_-]{43}$")]
+    ticket: String,
+    /// Whose orders may be watched with it.
+    user_id: &'a str,
+    /// When it is worth nothing any more.
+    #[serde(serialize_with = "as_micros")]
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: jiff::Timestamp,
 }
 
 impl<'a> From<&'a Order> for OrderBody<'a> {
@@ -82,18 +234,34 @@ impl<'a> From<&'a Order> for OrderBody<'a> {
             currency: order.money.currency(),
             status: order.status.as_str(),
             version: order.version,
-            failure: order.failure.as_ref().map(FailureBody::from),
+            metadata: Some(&order.metadata)
+                .filter(|metadata| !metadata.is_empty())
+                .map(|metadata| Metadata::iter(metadata).collect()),
+            external_id: order.external_id.as_ref().map(ExternalId::as_str),
+            failure: order.failure.as_ref().map(CauseBody::from),
             created_at: order.created_at,
             updated_at: order.updated_at,
         }
     }
 }
 
-impl<'a> From<&'a Cause> for FailureBody<'a> {
+impl<'a> From<&'a Cause> for CauseBody<'a> {
     fn from(cause: &'a Cause) -> Self {
         Self {
             code: &cause.code,
             message: &cause.message,
+        }
+    }
+}
+
+impl<'a> From<&'a OrderEvent> for EventBody<'a> {
+    fn from(event: &'a OrderEvent) -> Self {
+        Self {
+            order_id: event.order_id,
+            status: event.status.as_str(),
+            version: event.version,
+            at: event.at,
+            cause: event.cause.as_ref().map(CauseBody::from),
         }
     }
 }

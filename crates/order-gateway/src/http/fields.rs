@@ -2,13 +2,17 @@
 //! that is wrong reported at once.
 //!
 //! Values stay text until a rule has looked at them, so numbers never pass through
-//! floating point. All fields of this API are scalars; what is nested is skipped without
-//! recursion and then refused by its type, so the depth of a body needs no limit of its own.
+//! floating point. All fields of this API are scalars or objects of text; what is nested is
+//! skipped without recursion and then refused by its type, so the depth of a body needs no
+//! limit of its own.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use order_core::{Error, Violation};
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::{
+    Deserialize,
+    de::{DeserializeSeed, Deserializer, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use super::problem::{Problem, ProtocolError};
@@ -16,7 +20,7 @@ use super::problem::{Problem, ProtocolError};
 /// The most broken rules that are reported at once, so that an answer stays small.
 const VIOLATIONS_MAX: usize = 32;
 
-/// The longest name of an unknown field that is repeated to the client, in characters.
+/// The longest name made up by the client that is repeated to the client, in characters.
 const NAME_CHARS_MAX: usize = 64;
 
 /// The rules that a request broke so far.
@@ -31,14 +35,9 @@ impl Violations {
         }
     }
 
-    /// Notes a name that nothing has.
-    pub(super) fn push_unknown(&mut self, name: &str, rule: &str) {
-        let is_long = name.chars().nth(NAME_CHARS_MAX).is_some();
-        let mut pointer: String = name.chars().take(NAME_CHARS_MAX).collect();
-        if is_long {
-            pointer.push('…');
-        }
-        self.push(pointer.replace('~', "~0").replace('/', "~1"), rule);
+    /// Notes that the member `name` of `field` broke `rule`.
+    fn push_inside(&mut self, field: &str, name: &str, rule: &str) {
+        self.push(format!("{field}/{}", pointer_step(name)), rule);
     }
 
     /// Takes a value if its rules hold, and notes those that do not.
@@ -133,12 +132,49 @@ impl<'a> Fields<'a> {
         text
     }
 
+    /// The entries of an object whose values are strings, if it is given and is one.
+    /// Entries that are none are left out and noted.
+    pub(super) fn text_by_name(&mut self, name: &'static str) -> Option<BTreeMap<String, String>> {
+        let raw = self.find(name)?.get();
+        let Ok(Entries(entries)) = serde_json::from_str::<Entries<'_>>(raw) else {
+            self.violations.push(name, "must be an object of strings");
+            return None;
+        };
+        let mut texts = BTreeMap::new();
+        for (key, value) in entries {
+            let is_repeated = texts.contains_key(&key);
+            match parse_text(value.get()) {
+                Some(text) if !is_repeated => {
+                    texts.insert(key, text.into_owned());
+                }
+                Some(_) => self.violations.push_inside(name, &key, "is given twice"),
+                None => self.violations.push_inside(name, &key, "must be a string"),
+            }
+        }
+        Some(texts)
+    }
+
     fn find(&self, name: &str) -> Option<&'a RawValue> {
         self.given
             .iter()
             .find(|(given, _)| *given == name)
             .map(|(_, value)| *value)
     }
+}
+
+/// A name that the client made up, cut if it is long.
+pub(super) fn shorten(name: &str) -> String {
+    let is_long = name.chars().nth(NAME_CHARS_MAX).is_some();
+    let mut short: String = name.chars().take(NAME_CHARS_MAX).collect();
+    if is_long {
+        short.push('…');
+    }
+    short
+}
+
+/// A name that the client made up as one step of a JSON Pointer (RFC 6901 §3).
+fn pointer_step(name: &str) -> String {
+    shorten(name).replace('~', "~0").replace('/', "~1")
 }
 
 fn parse_text(raw: &str) -> Option<Cow<'_, str>> {
@@ -181,9 +217,36 @@ impl<'de> Visitor<'de> for Object {
                     fields.violations.push(*known, "is given twice");
                 }
                 Some(known) => fields.given.push((known, value)),
-                None => fields.violations.push_unknown(&name, "unknown field"),
+                None => fields.violations.push(pointer_step(&name), "unknown field"),
             }
         }
         Ok(fields)
+    }
+}
+
+/// The entries of an object as they came, repeated ones too.
+struct Entries<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Entries<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EntriesVisitor;
+
+        impl<'de> Visitor<'de> for EntriesVisitor {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(EntriesVisitor)
     }
 }

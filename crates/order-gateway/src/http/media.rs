@@ -7,6 +7,12 @@ use http::{
 
 use super::problem::ProtocolError;
 
+pub(super) const JSON: &str = "application/json";
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
+
+/// The weight of a range that names none.
+const WEIGHT_MAX: u16 = 1000;
+
 /// Whether the body is JSON in UTF-8, as it is.
 pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), ProtocolError> {
     let is_json = headers
@@ -43,44 +49,78 @@ fn is_json(content_type: &str) -> bool {
 
 /// Whether the client reads JSON. No `Accept` means that it reads anything.
 pub(super) fn check_accept(headers: &HeaderMap) -> Result<(), ProtocolError> {
-    // The most specific range that covers JSON decides (RFC 9110 §12.5.1).
-    let mut best: Option<(u8, bool)> = None;
-    let mut is_restricted = false;
-    for value in headers.get_all(ACCEPT) {
-        let Ok(ranges) = value.to_str() else { continue };
-        for range in ranges.split(',').map(str::trim).filter(|r| !r.is_empty()) {
-            is_restricted = true;
-            let mut parts = range.split(';').map(str::trim);
-            let Some(specificity) = parts.next().and_then(specificity) else {
-                continue;
-            };
-            let is_wanted = !parts.any(is_zero_weight);
-            if best.is_none_or(|(known, _)| known < specificity) {
-                best = Some((specificity, is_wanted));
-            }
-        }
-    }
-    match best {
-        Some((_, true)) => Ok(()),
-        None if !is_restricted => Ok(()),
-        Some((_, false)) | None => Err(ProtocolError::NotAcceptable),
-    }
+    negotiate(headers, &[JSON]).map(|_| ())
 }
 
-/// How closely a media range names JSON; `None` if it does not cover it.
-fn specificity(range: &str) -> Option<u8> {
-    match range {
-        "*/*" => Some(0),
-        _ if range.eq_ignore_ascii_case("application/*") => Some(1),
-        _ if range.eq_ignore_ascii_case("application/json") => Some(2),
+/// The media type that the client likes best, the first of equals (RFC 9110 §12.5.1). No
+/// `Accept` means that it likes all of them.
+pub(super) fn negotiate<'a>(
+    headers: &HeaderMap,
+    offered: &[&'a str],
+) -> Result<&'a str, ProtocolError> {
+    let ranges: Vec<&str> = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|ranges| ranges.split(','))
+        .map(str::trim)
+        .filter(|range| !range.is_empty())
+        .collect();
+    let weigh = |kind| match ranges.as_slice() {
+        [] => WEIGHT_MAX,
+        ranges => weight_of(kind, ranges),
+    };
+    offered
+        .iter()
+        .map(|kind| (weigh(kind), *kind))
+        // Of equals `max_by_key` takes the last one.
+        .rev()
+        .max_by_key(|(weight, _)| *weight)
+        .filter(|(weight, _)| *weight > 0)
+        .map(|(_, kind)| kind)
+        .ok_or_else(|| ProtocolError::NotAcceptable {
+            offered: offered.join(" or "),
+        })
+}
+
+/// The weight of a media type, in thousandths: that of the most specific range that covers
+/// it.
+fn weight_of(kind: &str, ranges: &[&str]) -> u16 {
+    let mut best = (None, 0);
+    for range in ranges {
+        let mut parts = range.split(';').map(str::trim);
+        let specificity = parts.next().and_then(|range| specificity(range, kind));
+        if specificity.is_some() && best.0 < specificity {
+            best = (specificity, parts.find_map(weight).unwrap_or(WEIGHT_MAX));
+        }
+    }
+    best.1
+}
+
+/// How closely a media range names a type; `None` if it does not cover it.
+fn specificity(range: &str, kind: &str) -> Option<u8> {
+    if range == "*/*" {
+        return Some(0);
+    }
+    let (range_type, range_subtype) = range.split_once('/')?;
+    let (type_, subtype) = kind.split_once('/')?;
+    match range_type.eq_ignore_ascii_case(type_) {
+        true if range_subtype == "*" => Some(1),
+        true if range_subtype.eq_ignore_ascii_case(subtype) => Some(2),
         _ => None,
     }
 }
 
-fn is_zero_weight(parameter: &str) -> bool {
-    parameter.split_once('=').is_some_and(|(name, value)| {
-        name.trim().eq_ignore_ascii_case("q")
-            && value.trim().bytes().all(|c| matches!(c, b'0' | b'.'))
+/// The weight that a parameter gives (RFC 9110 §12.4.2), in thousandths. One that cannot
+/// be read counts as the largest, like an absent one.
+fn weight(parameter: &str) -> Option<u16> {
+    let (name, value) = parameter.split_once('=')?;
+    name.trim().eq_ignore_ascii_case("q").then(|| {
+        let (whole, fraction) = value.trim().split_once('.').unwrap_or((value.trim(), ""));
+        match (whole, format!("{fraction:0<3}").parse()) {
+            ("0", Ok(thousandths)) if fraction.len() <= 3 => thousandths,
+            _ => WEIGHT_MAX,
+        }
     })
 }
 
@@ -129,6 +169,41 @@ mod tests {
         ] {
             let checked = check_accept(&headers(ACCEPT, value));
             assert_eq!(checked.is_ok(), is_accepted, "{value}");
+        }
+    }
+
+    #[test]
+    fn client_gets_what_it_likes_best() {
+        let offered = [JSON, EVENT_STREAM];
+        for (value, expected) in [
+            ("", Some(JSON)),
+            ("*/*", Some(JSON)),
+            ("text/event-stream", Some(EVENT_STREAM)),
+            ("text/*", Some(EVENT_STREAM)),
+            ("Text/Event-Stream, */*;q=0.1", Some(EVENT_STREAM)),
+            ("text/event-stream, application/json", Some(JSON)),
+            (
+                "text/event-stream;q=0.9, application/json;q=0.8",
+                Some(EVENT_STREAM),
+            ),
+            (
+                "text/event-stream;q=0.25, application/json;q=0.3",
+                Some(JSON),
+            ),
+            ("*/*, application/json;q=0", Some(EVENT_STREAM)),
+            (
+                "text/event-stream; q=1.000, */*; q=0.999",
+                Some(EVENT_STREAM),
+            ),
+            (
+                "text/event-stream;q=nonsense, */*;q=0.9",
+                Some(EVENT_STREAM),
+            ),
+            ("text/html", None),
+            ("*/*;q=0", None),
+        ] {
+            let chosen = negotiate(&headers(ACCEPT, value), &offered).ok();
+            assert_eq!(chosen, expected, "{value}");
         }
     }
 }

@@ -6,14 +6,25 @@
 //!
 //! Each answered API request is one line of the log with the target `http_access`.
 
+mod asyncapi;
 mod body;
-mod dto;
+mod contract;
+pub(crate) mod dto;
+mod etag;
 mod fields;
 mod media;
+mod openapi;
 pub(crate) mod operation;
+mod pages;
+mod prefer;
 pub(crate) mod problem;
+mod query;
 pub(crate) mod request_id;
+mod rfc3339;
 mod routes;
+mod schema;
+mod sse;
+mod wait;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,12 +34,19 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use order_core::{CallContext, Clock, Deadline, Error, IdGen, OrderApi, RequestId};
+use order_core::{CallContext, Clock, Deadline, Error, IdGen, OrderApi, RequestId, TraceParent};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use self::{
     body::BodyLimits,
     operation::{Frame, Operation},
     problem::ProtocolError,
+    routes::{
+        cancel_order::cancel_order, create_order::create_order,
+        create_stream_ticket::create_stream_ticket, get_order::get_order, list_events::list_events,
+        list_orders::list_orders, retry_order::retry_order,
+    },
 };
 use crate::admin::{self, Readiness};
 
@@ -41,6 +59,8 @@ pub struct HttpDeps {
     pub ids: Arc<dyn IdGen>,
     /// Time, for deadlines and durations.
     pub clock: Arc<dyn Clock>,
+    /// Ends event streams and waits, so that a drain need not wait for them.
+    pub stop: CancellationToken,
 }
 
 /// What the API grants its requests.
@@ -55,6 +75,16 @@ pub struct HttpConfig {
     /// Requests at the same time; one more is answered 503 at once. Together with
     /// `body_len_max` this bounds the memory that bodies take.
     pub in_flight_max: usize,
+    /// Event streams at the same time; one more is answered 503 at once. A stream counts
+    /// until its connection is done with it, and not as a request in flight.
+    pub streams_max: usize,
+    /// Requests that wait for the end of an order at the same time (`Prefer: wait`); one
+    /// more is answered without the wait.
+    pub waiters_max: usize,
+    /// Whether the documents of the API and the page to try it out are served.
+    pub docs: bool,
+    /// The longest such wait. It comes on top of `request_timeout`.
+    pub wait_max: Duration,
 }
 
 impl Default for HttpConfig {
@@ -64,6 +94,10 @@ impl Default for HttpConfig {
             body_len_max: 64 * 1024,
             body_timeout: Duration::from_secs(10),
             in_flight_max: 4096,
+            streams_max: 10_000,
+            waiters_max: 1_000,
+            docs: true,
+            wait_max: Duration::from_secs(30),
         }
     }
 }
@@ -71,41 +105,37 @@ impl Default for HttpConfig {
 /// The REST API, with `/livez` and `/readyz` for whoever can reach no other listener.
 pub fn router(deps: HttpDeps, readiness: Readiness, config: HttpConfig) -> Router {
     let frame = Frame::limited(&deps, config.in_flight_max);
-    let gateway = Arc::new(Gateway { deps, config });
+    let gateway = Arc::new(Gateway::new(deps, config));
+    let documents = if config.docs {
+        pages::document_routes(&frame)
+    } else {
+        Router::new()
+    };
     Router::new()
-        .route(
-            "/orders",
-            get(Operation::new(
-                "list_orders",
-                &frame,
-                &gateway,
-                routes::list_orders,
-            ))
-            .post(Operation::new(
-                "create_order",
-                &frame,
-                &gateway,
-                routes::create_order,
-            )),
-        )
-        .route(
-            "/orders/{order_id}",
-            get(Operation::new(
-                "get_order",
-                &frame,
-                &gateway,
-                routes::get_order,
-            )),
-        )
-        .route(
-            "/orders/{order_id}/cancel",
-            post(Operation::new(
-                "cancel_order",
-                &frame,
-                &gateway,
-                routes::cancel_order,
-            )),
-        )
+        .route("/orders", {
+            let list = Operation::new("list_orders", &frame, &gateway, list_orders);
+            let create = Operation::new("create_order", &frame, &gateway, create_order);
+            get(list).post(create)
+        })
+        .route("/orders/{order_id}", {
+            get(Operation::new("get_order", &frame, &gateway, get_order))
+        })
+        .route("/orders/{order_id}/cancel", {
+            let cancel = Operation::new("cancel_order", &frame, &gateway, cancel_order);
+            post(cancel)
+        })
+        .route("/orders/{order_id}/retry", {
+            post(Operation::new("retry_order", &frame, &gateway, retry_order))
+        })
+        .route("/orders/{order_id}/events", {
+            get(Operation::new("list_events", &frame, &gateway, list_events))
+        })
+        .route("/stream-tickets", {
+            let name = "create_stream_ticket";
+            post(Operation::new(name, &frame, &gateway, create_stream_ticket))
+        })
+        .merge(documents)
+        .merge(pages::problem_routes(&frame))
         .merge(admin::probes(readiness))
         .fallback(operation::route_not_found(&frame))
         .method_not_allowed_fallback(operation::method_not_allowed(&frame))
@@ -115,9 +145,23 @@ pub fn router(deps: HttpDeps, readiness: Readiness, config: HttpConfig) -> Route
 struct Gateway {
     deps: HttpDeps,
     config: HttpConfig,
+    /// A place for each event stream.
+    streams: Arc<Semaphore>,
+    /// A place for each request that waits.
+    waiters: Semaphore,
 }
 
 impl Gateway {
+    fn new(deps: HttpDeps, config: HttpConfig) -> Self {
+        let places = |n: usize| Semaphore::new(n.min(Semaphore::MAX_PERMITS));
+        Self {
+            streams: Arc::new(places(config.streams_max)),
+            waiters: places(config.waiters_max),
+            deps,
+            config,
+        }
+    }
+
     async fn read(&self, body: Body) -> Result<Bytes, ProtocolError> {
         let limits = BodyLimits {
             len_max: self.config.body_len_max,
@@ -127,10 +171,11 @@ impl Gateway {
     }
 
     /// A call that begins now.
-    fn context(&self, request_id: RequestId) -> CallContext {
+    fn context(&self, request_id: RequestId, trace_parent: Option<TraceParent>) -> CallContext {
         CallContext {
             request_id,
             deadline: Deadline::at(self.deps.clock.instant() + self.config.request_timeout),
+            trace_parent,
         }
     }
 

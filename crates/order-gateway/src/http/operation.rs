@@ -5,7 +5,8 @@
 //! costs one boxed future however much is done around its handler.
 
 use std::{
-    any::Any, net::SocketAddr, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration,
+    any::Any, convert::Infallible, net::SocketAddr, panic::AssertUnwindSafe, pin::Pin, sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -14,13 +15,14 @@ use axum::{
     handler::Handler,
     response::Response,
 };
-use futures_util::FutureExt as _;
+use bytes::Bytes;
+use futures_util::{FutureExt as _, stream};
 use http::{
-    HeaderValue, Method, Uri,
+    HeaderMap, HeaderValue, Method, StatusCode, Uri,
     header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS},
     request::Parts,
 };
-use order_core::{Clock, Error, IdGen, RequestId};
+use order_core::{Clock, Error, IdGen, RequestId, TraceParent};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
@@ -35,6 +37,8 @@ const LOGGED_PATH_LEN_MAX: usize = 128;
 /// A request on its way to a handler.
 pub(crate) struct Call {
     pub(crate) request_id: RequestId,
+    /// Where the call is in a distributed trace, if the client takes part in one.
+    pub(crate) trace_parent: Option<TraceParent>,
     pub(crate) parts: Parts,
     pub(crate) body: Body,
 }
@@ -88,11 +92,13 @@ impl Frame {
         let started = self.clock.instant();
         let (parts, body) = request.into_parts();
         let request_id = request_id::accept(&parts.headers, &*self.ids);
+        let trace_parent = trace_parent(&parts.headers);
         let seen = Seen::new(operation, &parts);
         let answered = match self.admit() {
             Ok(_permit) => {
                 let call = Call {
                     request_id: request_id.clone(),
+                    trace_parent: trace_parent.clone(),
                     parts,
                     body,
                 };
@@ -104,18 +110,37 @@ impl Frame {
             }
             Err(error) => Err(error.into()),
         };
-        let mut response =
-            answered.unwrap_or_else(|problem| problem.into_response(&request_id, &seen.method));
+        let mut response = answered.unwrap_or_else(|problem| {
+            problem.into_traced_response(&request_id, trace_parent.as_ref(), &seen.method)
+        });
+        if matches!(
+            response.status(),
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        ) {
+            // An empty body of known length would be announced as `Content-Length: 0`, which
+            // these answers must not have (RFC 9110 §8.6).
+            *response.body_mut() = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
+        }
         let headers = response.headers_mut();
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers
+            .entry(CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         request_id::echo(&request_id, headers);
         if self.in_flight.is_some() {
             let duration = self.clock.instant().saturating_duration_since(started);
-            seen.log(&request_id, &response, duration);
+            seen.log(&request_id, trace_parent.as_ref(), &response, duration);
         }
         response
     }
+}
+
+/// The position in a trace that the client sent. One that is not valid counts as absent, and
+/// so do several (W3C Trace Context §3.2 and §4.3).
+fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut values = headers.get_all("traceparent").iter();
+    let value = values.next().filter(|_| values.next().is_none())?;
+    TraceParent::parse(value.to_str().ok()?)
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Error {
@@ -149,12 +174,19 @@ impl Seen {
     }
 
     /// The query stays out of the log: it names users.
-    fn log(&self, request_id: &RequestId, response: &Response, duration: Duration) {
+    fn log(
+        &self,
+        request_id: &RequestId,
+        trace_parent: Option<&TraceParent>,
+        response: &Response,
+        duration: Duration,
+    ) {
         let path = self.uri.path();
         tracing::event!(
             target: "http_access",
             tracing::Level::INFO,
             request.id = %request_id,
+            trace.id = trace_parent.map(TraceParent::trace_id),
             http.operation = self.operation,
             http.method = self.method.as_str(),
             http.path = path.get(..LOGGED_PATH_LEN_MAX).unwrap_or(path),

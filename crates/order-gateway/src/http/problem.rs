@@ -3,21 +3,35 @@
 //! What a client reads comes from the fields of an error only; sources go to the log, once,
 //! here: 5xx as an error with its whole chain, 4xx for whoever debugs a client.
 
+mod document;
+mod protocol;
+
 use std::time::Duration;
 
-use axum::{body::Body, response::Response};
+use axum::response::Response;
 use http::{
-    HeaderValue, Method, StatusCode,
-    header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE},
+    HeaderMap, HeaderValue, Method, StatusCode,
+    header::{
+        CONNECTION, ETAG, LINK, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+    },
 };
-use order_core::{Error, ErrorKind, OrderId, OrderStatus, RequestId, Retry, Violation};
-use serde::Serialize;
+use order_core::{Error, Reason, RequestId, Retry, TraceParent};
+
+pub(in crate::http) use self::document::Document;
+use self::document::FieldError;
+pub(crate) use self::{
+    document::slug,
+    protocol::{ALL_PROTOCOL, ProtocolError, ProtocolFacts},
+};
 
 /// Why a request gets no other answer.
 #[derive(Debug)]
 pub(crate) enum Problem {
-    /// The system says no.
+    /// The system says no; what it says about fields is about the body.
     Core(Error),
+    /// The system says no; what it says about fields is about the parameters of the path
+    /// and the query, and about headers.
+    Parameters(Error),
     /// The request never got that far.
     Protocol(ProtocolError),
 }
@@ -34,143 +48,44 @@ impl From<ProtocolError> for Problem {
     }
 }
 
-/// What is wrong with a request as HTTP. The texts never repeat the request.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ProtocolError {
-    /// Nothing has this path.
-    #[error("nothing is served at this path")]
-    RouteNotFound,
-    /// The path does not serve this method.
-    #[error("this path does not serve this method; the Allow header lists those it serves")]
-    MethodNotAllowed,
-    /// The client reads no JSON.
-    #[error("the answer would be application/json, which the Accept header excludes")]
-    NotAcceptable,
-    /// The body is too long.
-    #[error("the body has more than {len_max} bytes")]
-    BodyTooLarge {
-        /// The limit.
-        len_max: usize,
-    },
-    /// The body says that it is something else.
-    #[error("the body must be application/json in UTF-8 without a content encoding")]
-    UnsupportedMediaType,
-    /// The body is not what it says.
-    #[error("the body is not valid JSON: {rule}")]
-    InvalidJson {
-        /// What is wrong, and where.
-        rule: String,
-    },
-    /// The body took too long.
-    #[error("the body did not arrive in time")]
-    RequestTimeout,
-    /// The web page that asks for a socket is not allowed to.
-    #[error("pages of this origin may not open a socket here")]
-    OriginNotAllowed,
-    /// The request is not the handshake that RFC 6455 §4.2.1 asks for.
-    #[error("this path serves WebSocket version 13 over HTTP/1.1 only")]
-    UpgradeRequired,
-}
-
-impl ProtocolError {
-    const fn facts(&self) -> (StatusCode, &'static str, &'static str) {
-        match self {
-            Self::RouteNotFound => (
-                StatusCode::NOT_FOUND,
-                "ROUTE_NOT_FOUND",
-                "The path does not exist",
-            ),
-            Self::MethodNotAllowed => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "METHOD_NOT_ALLOWED",
-                "The method is not allowed here",
-            ),
-            Self::NotAcceptable => (
-                StatusCode::NOT_ACCEPTABLE,
-                "NOT_ACCEPTABLE",
-                "No acceptable representation exists",
-            ),
-            Self::BodyTooLarge { .. } => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "BODY_TOO_LARGE",
-                "The body is too large",
-            ),
-            Self::UnsupportedMediaType => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "UNSUPPORTED_MEDIA_TYPE",
-                "The media type is not supported",
-            ),
-            Self::InvalidJson { .. } => (
-                StatusCode::BAD_REQUEST,
-                "INVALID_JSON",
-                "The body is not valid JSON",
-            ),
-            Self::RequestTimeout => (
-                StatusCode::REQUEST_TIMEOUT,
-                "REQUEST_TIMEOUT",
-                "The request took too long to arrive",
-            ),
-            Self::OriginNotAllowed => (
-                StatusCode::FORBIDDEN,
-                "ORIGIN_NOT_ALLOWED",
-                "The origin is not allowed",
-            ),
-            Self::UpgradeRequired => (
-                StatusCode::UPGRADE_REQUIRED,
-                "UPGRADE_REQUIRED",
-                "A WebSocket handshake is required",
-            ),
-        }
-    }
-}
-
 impl Problem {
     /// Logs the problem and makes the answer of it. `method` decides whether a request
     /// with an unknown outcome may be repeated.
     pub(crate) fn into_response(self, request_id: &RequestId, method: &Method) -> Response {
+        self.into_traced_response(request_id, None, method)
+    }
+
+    /// The same for a request that may be part of a trace.
+    pub(crate) fn into_traced_response(
+        self,
+        request_id: &RequestId,
+        trace_parent: Option<&TraceParent>,
+        method: &Method,
+    ) -> Response {
         let (status, code, title) = match &self {
-            Self::Core(error) => (
-                status_of(error.kind()),
-                error.reason().as_str(),
-                error.reason().title(),
-            ),
-            Self::Protocol(error) => error.facts(),
+            Self::Core(error) | Self::Parameters(error) => {
+                let reason = error.reason();
+                (status_of(reason), reason.as_str(), reason.title())
+            }
+            Self::Protocol(error) => {
+                let facts = error.facts();
+                (facts.status, facts.code, facts.title)
+            }
         };
-        let mut document = Document {
-            kind: format!("/problems/{}", code.to_ascii_lowercase().replace('_', "-")),
-            title,
-            status: status.as_u16(),
-            detail: self.detail(),
-            instance: instance_of(request_id),
-            code,
-            errors: Vec::new(),
-            request_id: request_id.as_str(),
-            retryable: false,
-            current_status: None,
-            allowed: None,
-        };
+        let mut document = Document::new(status, (code, title), self.detail(), request_id);
+        document.trace_id = trace_parent.map(|trace| trace.trace_id().to_owned());
         self.log(request_id, &document);
-        let mut retry_after = None;
-        if let Self::Core(error) = &self {
+        document.errors = self.field_errors();
+        if let Self::Core(error) | Self::Parameters(error) = &self {
             document.describe(error);
-            retry_after = match error.retry() {
-                Retry::Never | Retry::Reread | Retry::IfIdempotent => None,
-                Retry::After(delay) => Some(seconds(delay)),
-            };
             document.retryable = match error.retry() {
                 Retry::Never | Retry::Reread => false,
                 Retry::After(_) => true,
                 Retry::IfIdempotent => method.is_safe(),
             };
         }
-        let mut response = document.respond(status, retry_after);
-        if status == StatusCode::UPGRADE_REQUIRED {
-            // RFC 9110 §15.5.22 and RFC 6455 §4.4: the answer says which protocol.
-            let headers = response.headers_mut();
-            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        }
+        let mut response = document.respond(status);
+        self.add_headers(status, &document, response.headers_mut());
         response
     }
 
@@ -183,23 +98,69 @@ impl Problem {
                 let rules: Vec<&str> = violations.iter().map(|v| v.rule.as_str()).collect();
                 format!("the body {}", rules.join("; "))
             }
-            Self::Core(error) => error.to_string(),
+            Self::Core(error) | Self::Parameters(error) => error.to_string(),
             Self::Protocol(error) => error.to_string(),
         }
     }
 
-    fn log(&self, request_id: &RequestId, document: &Document<'_>) {
+    fn field_errors(&self) -> Vec<FieldError> {
+        match self {
+            Self::Core(Error::InvalidArgument { violations }) => {
+                violations.iter().map(FieldError::in_body).collect()
+            }
+            Self::Parameters(Error::InvalidArgument { violations }) => {
+                violations.iter().map(FieldError::in_parameter).collect()
+            }
+            Self::Core(_) | Self::Parameters(_) | Self::Protocol(_) => Vec::new(),
+        }
+    }
+
+    /// Adds the headers that go with a status or say what a member of the document says.
+    fn add_headers(&self, status: StatusCode, document: &Document, headers: &mut HeaderMap) {
+        if let Self::Core(error) | Self::Parameters(error) = self {
+            if let Retry::After(delay) = error.retry() {
+                headers.insert(RETRY_AFTER, HeaderValue::from(seconds(delay)));
+            }
+            if let Error::EtagMismatch { current, .. } = error
+                && let Ok(etag) = HeaderValue::try_from(format!("\"{current}\""))
+            {
+                headers.insert(ETAG, etag);
+            }
+        }
+        if let Some(order) = &document.existing_order
+            && let Ok(link) = HeaderValue::try_from(format!("<{order}>; rel=\"related\""))
+        {
+            headers.insert(LINK, link);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            // RFC 9110 §15.5.2: the answer names at least one way to authenticate.
+            headers.insert(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Ticket realm=\"order-system\""),
+            );
+        }
+        if status == StatusCode::UPGRADE_REQUIRED {
+            // RFC 9110 §15.5.22 and RFC 6455 §4.4: the answer says which protocol.
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+    }
+
+    fn log(&self, request_id: &RequestId, document: &Document) {
         let (status, code) = (document.status, document.code);
         match self {
-            Self::Core(error) if status >= 500 => tracing::error!(
+            Self::Core(error) | Self::Parameters(error) if status >= 500 => tracing::error!(
                 request.id = %request_id,
+                trace.id = document.trace_id.as_deref(),
                 error.code = code,
                 error.chain = error.chain(),
                 "request failed"
             ),
             // The detail may hold names of fields that the client made up: it is escaped.
-            Self::Core(_) | Self::Protocol(_) => tracing::debug!(
+            Self::Core(_) | Self::Parameters(_) | Self::Protocol(_) => tracing::debug!(
                 request.id = %request_id,
+                trace.id = document.trace_id.as_deref(),
                 error.code = code,
                 error.detail = ?document.detail,
                 "request refused"
@@ -208,25 +169,29 @@ impl Problem {
     }
 }
 
-const fn status_of(kind: ErrorKind) -> StatusCode {
-    match kind {
-        ErrorKind::InvalidArgument => StatusCode::BAD_REQUEST,
-        ErrorKind::NotFound => StatusCode::NOT_FOUND,
-        ErrorKind::AlreadyExists | ErrorKind::FailedPrecondition | ErrorKind::Conflict => {
-            StatusCode::CONFLICT
-        }
-        ErrorKind::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
-        ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        ErrorKind::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-        ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-/// A URI for the request: its UUID if it is one, else a name in a space of our own.
-fn instance_of(request_id: &RequestId) -> String {
-    match request_id.as_str().parse::<OrderId>() {
-        Ok(uuid) => format!("urn:uuid:{uuid}"),
-        Err(_) => format!("urn:order-system:request:{request_id}"),
+/// The status of every answer that has this reason.
+pub(crate) const fn status_of(reason: Reason) -> StatusCode {
+    match reason {
+        Reason::InvalidArgument => StatusCode::BAD_REQUEST,
+        Reason::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+        Reason::TicketInvalid => StatusCode::UNAUTHORIZED,
+        Reason::PermissionDenied => StatusCode::FORBIDDEN,
+        Reason::OrderNotFound => StatusCode::NOT_FOUND,
+        Reason::OrderAlreadyExists
+        | Reason::ExternalIdTaken
+        | Reason::RequestInProgress
+        | Reason::OrderNotCancellable
+        | Reason::OrderNotRetryable
+        | Reason::TransitionRefused
+        | Reason::VersionConflict => StatusCode::CONFLICT,
+        Reason::EtagMismatch => StatusCode::PRECONDITION_FAILED,
+        Reason::LimitExceeded => StatusCode::TOO_MANY_REQUESTS,
+        Reason::Overloaded
+        | Reason::StoreUnavailable
+        | Reason::ServiceUnavailable
+        | Reason::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        Reason::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -234,89 +199,4 @@ fn instance_of(request_id: &RequestId) -> String {
 fn seconds(delay: Duration) -> u64 {
     let whole = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
     whole.max(1)
-}
-
-#[derive(Serialize)]
-struct Document<'a> {
-    #[serde(rename = "type")]
-    kind: String,
-    title: &'static str,
-    status: u16,
-    detail: String,
-    instance: String,
-    code: &'static str,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    errors: Vec<FieldError>,
-    request_id: &'a str,
-    retryable: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    current_status: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    allowed: Option<Vec<&'static str>>,
-}
-
-/// One broken rule, with a JSON Pointer (RFC 6901) to the value that broke it.
-#[derive(Serialize)]
-struct FieldError {
-    pointer: String,
-    detail: String,
-}
-
-impl From<&Violation> for FieldError {
-    fn from(violation: &Violation) -> Self {
-        // The empty pointer is the whole document.
-        let pointer = match violation.field.as_str() {
-            "" => String::new(),
-            field => format!("/{field}"),
-        };
-        Self {
-            pointer,
-            detail: violation.rule.clone(),
-        }
-    }
-}
-
-impl Document<'_> {
-    /// Adds the members that only some errors have.
-    fn describe(&mut self, error: &Error) {
-        match error {
-            Error::InvalidArgument { violations } => {
-                self.errors = violations.iter().map(FieldError::from).collect();
-            }
-            Error::OrderNotCancellable {
-                current, allowed, ..
-            }
-            | Error::TransitionRefused {
-                current, allowed, ..
-            } => {
-                self.current_status = Some(current.as_str());
-                self.allowed = Some(allowed.iter().copied().map(OrderStatus::as_str).collect());
-            }
-            Error::OrderNotFound { .. }
-            | Error::OrderAlreadyExists { .. }
-            | Error::VersionConflict { .. }
-            | Error::LimitExceeded { .. }
-            | Error::Overloaded { .. }
-            | Error::StoreUnavailable { .. }
-            | Error::ServiceUnavailable { .. }
-            | Error::ShuttingDown { .. }
-            | Error::DeadlineExceeded
-            | Error::Internal { .. } => {}
-        }
-    }
-
-    fn respond(&self, status: StatusCode, retry_after: Option<u64>) -> Response {
-        // Strings and numbers always serialise; an empty body still has the right status.
-        let mut response = Response::new(Body::from(serde_json::to_vec(self).unwrap_or_default()));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
-        if let Some(seconds) = retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
-    }
 }

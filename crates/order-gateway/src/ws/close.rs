@@ -10,9 +10,12 @@
 //! | 1012 | [`RESTARTING`] | reconnect after the time in the reason |
 //! | 4008 | [`SLOW_READER`] | reconnect, and read |
 //! | 4009 | [`PONG_TIMEOUT`] | reconnect |
+//! | 4010 | [`HISTORY_UNAVAILABLE`] | reconnect, and resume with `since` |
+//! | 4011 | [`TOO_MANY_CONNECTIONS`] | close another connection, then reconnect |
+//! | 4501 | [`TICKET_INVALID`] | reconnect only with a new ticket |
 //!
 //! Codes below 4000 are those of RFC 6455 §7.4.1 and its IANA registry. Of ours, 4000 to
-//! 4499 ask for a reconnect and 4500 to 4999 forbid one; none of the latter is in use.
+//! 4499 ask for a reconnect and 4500 to 4999 forbid one with what the client has.
 
 /// A close code with the reason that goes with it on the wire, at most 123 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +63,8 @@ pub const RESTARTING: Close = Close {
     reason: "the server restarts",
 };
 
-/// The client has taken no bytes for longer than the write timeout.
+/// The client has taken no bytes for longer than the write timeout, or too many orders of
+/// a user have changed since it last took some.
 pub const SLOW_READER: Close = Close {
     code: 4008,
     reason: "the client does not read",
@@ -70,4 +74,23 @@ pub const SLOW_READER: Close = Close {
 pub const PONG_TIMEOUT: Close = Close {
     code: 4009,
     reason: "no pong came",
+};
+
+/// Changes that the client was too slow for could not be read from the history. Going on
+/// without them would hide a gap.
+pub const HISTORY_UNAVAILABLE: Close = Close {
+    code: 4010,
+    reason: "the history cannot be read",
+};
+
+/// The user whose ticket the client showed has as many sockets as are allowed.
+pub const TOO_MANY_CONNECTIONS: Close = Close {
+    code: 4011,
+    reason: "too many connections of this user",
+};
+
+/// The client showed a ticket that was never issued, has been redeemed or is too old.
+pub const TICKET_INVALID: Close = Close {
+    code: 4501,
+    reason: "the ticket is not valid",
 };

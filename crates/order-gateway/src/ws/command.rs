@@ -1,7 +1,9 @@
 //! What clients send: text in, one command or one refusal out. Nothing is guessed; what is
 //! not understood is refused with the field and its rule.
 
-use order_core::{Error, OrderId, Version, Violation};
+use std::fmt;
+
+use order_core::{Error, OrderId, UserId, Version, Violation};
 use serde_json::{Map, Value};
 
 /// The largest `id` of a command: the largest integer that every JSON reader keeps exact
@@ -12,7 +14,7 @@ const ID_MAX: u64 = (1 << 53) - 1;
 const NAME_CHARS_MAX: usize = 64;
 
 /// One message of a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Command {
     /// An order id and nothing else.
     SubscribeBare(OrderId),
@@ -21,14 +23,43 @@ pub(super) enum Command {
 }
 
 /// What a JSON object asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Subscribe {
         order_id: OrderId,
         since: Option<Version>,
     },
-    Unsubscribe(OrderId),
+    SubscribeUser(UserId),
+    Unsubscribe(Subject),
+    Authenticate(Ticket),
     Ping,
+}
+
+/// What can be subscribed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    Order(OrderId),
+    User(UserId),
+}
+
+/// A ticket as it came. Never shown, so that it cannot end up in a log.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Ticket(String);
+
+impl Ticket {
+    pub(super) const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ticket(…)")
+    }
 }
 
 /// A message that cannot be obeyed, with the `id` it came with, if that could be read.
@@ -80,8 +111,9 @@ fn parse_object(fields: &Map<String, Value>) -> Result<Command, Refusal> {
 }
 
 fn parse_action(fields: &Map<String, Value>) -> Result<Action, Error> {
-    refuse_unknown("", fields, &["id", "subscribe", "unsubscribe", "ping"])?;
-    let one_of = "must have exactly one of subscribe, unsubscribe and ping";
+    let known = ["id", "subscribe", "unsubscribe", "authenticate", "ping"];
+    refuse_unknown("", fields, &known)?;
+    let one_of = "must have exactly one of subscribe, unsubscribe, authenticate and ping";
     let mut actions = fields.iter().filter(|(name, _)| *name != "id");
     let (Some((name, value)), None) = (actions.next(), actions.next()) else {
         return Err(Error::invalid("", one_of));
@@ -90,8 +122,14 @@ fn parse_action(fields: &Map<String, Value>) -> Result<Action, Error> {
         "subscribe" => parse_subscribe(value),
         "unsubscribe" => {
             let fields = object("unsubscribe", value)?;
-            refuse_unknown("unsubscribe", fields, &["order"])?;
-            parse_order("unsubscribe/order", fields).map(Action::Unsubscribe)
+            refuse_unknown("unsubscribe", fields, &["order", "user"])?;
+            parse_subject("unsubscribe", fields).map(Action::Unsubscribe)
+        }
+        "authenticate" => {
+            let fields = object("authenticate", value)?;
+            refuse_unknown("authenticate", fields, &["ticket"])?;
+            let ticket = text("authenticate/ticket", fields.get("ticket"))?;
+            Ok(Action::Authenticate(Ticket::new(ticket.to_owned())))
         }
         _ => match value {
             Value::Bool(true) => Ok(Action::Ping),
@@ -103,34 +141,59 @@ fn parse_action(fields: &Map<String, Value>) -> Result<Action, Error> {
 
 fn parse_subscribe(value: &Value) -> Result<Action, Error> {
     let fields = object("subscribe", value)?;
-    if fields.contains_key("user") {
-        return Err(Error::invalid(
-            "subscribe/user",
-            "is not supported; subscribe to one order with subscribe/order",
-        ));
-    }
-    refuse_unknown("subscribe", fields, &["order", "since"])?;
-    let since = match fields.get("since") {
-        None => None,
-        Some(value) => {
-            let since = value.as_u64().and_then(|since| since.try_into().ok());
-            Some(since.ok_or_else(|| {
-                Error::invalid(
-                    "subscribe/since",
-                    format!("must be an integer from 0 to {}", Version::MAX),
-                )
-            })?)
+    refuse_unknown("subscribe", fields, &["order", "user", "since"])?;
+    let since = fields.get("since").map(parse_since).transpose()?;
+    match parse_subject("subscribe", fields)? {
+        Subject::Order(order_id) => Ok(Action::Subscribe { order_id, since }),
+        Subject::User(_) if since.is_some() => {
+            Err(Error::invalid("subscribe/since", "goes with order only"))
         }
-    };
-    Ok(Action::Subscribe {
-        order_id: parse_order("subscribe/order", fields)?,
-        since,
+        Subject::User(user_id) => Ok(Action::SubscribeUser(user_id)),
+    }
+}
+
+fn parse_since(value: &Value) -> Result<Version, Error> {
+    let since = value.as_u64().and_then(|since| since.try_into().ok());
+    since.ok_or_else(|| {
+        Error::invalid(
+            "subscribe/since",
+            format!("must be an integer from 0 to {}", Version::MAX),
+        )
     })
 }
 
-fn parse_order(field: &str, fields: &Map<String, Value>) -> Result<OrderId, Error> {
-    match fields.get("order") {
-        Some(Value::String(text)) => OrderId::parse_field(field, text),
+fn parse_subject(action: &str, fields: &Map<String, Value>) -> Result<Subject, Error> {
+    match (fields.get("order"), fields.get("user")) {
+        (order @ Some(_), None) => {
+            let field = format!("{action}/order");
+            OrderId::parse_field(&field, text(&field, order)?).map(Subject::Order)
+        }
+        (None, user @ Some(_)) => {
+            let field = format!("{action}/user");
+            parse_user(&field, text(&field, user)?).map(Subject::User)
+        }
+        _ => Err(Error::invalid(
+            action,
+            "must have exactly one of order and user",
+        )),
+    }
+}
+
+fn parse_user(field: &str, text: &str) -> Result<UserId, Error> {
+    UserId::parse(text).map_err(|error| match error {
+        Error::InvalidArgument { violations } => Error::InvalidArgument {
+            violations: violations
+                .into_iter()
+                .map(|violation| Violation::new(field, violation.rule))
+                .collect(),
+        },
+        other => other,
+    })
+}
+
+fn text<'a>(field: &str, value: Option<&'a Value>) -> Result<&'a str, Error> {
+    match value {
+        Some(Value::String(text)) => Ok(text),
         Some(_) => Err(Error::invalid(field, "must be a string")),
         None => Err(Error::invalid(field, "is required")),
     }
@@ -172,6 +235,20 @@ mod tests {
         ID.parse().expect("an order id")
     }
 
+    fn user_id() -> UserId {
+        UserId::parse("user-1").expect("a user id")
+    }
+
+    #[test]
+    fn ticket_is_never_shown() {
+        let command = parse(r#"{"authenticate":{"ticket":"secret"}}"#);
+        let shown = format!("{command:?}");
+        assert!(
+            shown.contains("Ticket") && !shown.contains("secret"),
+            "{shown}"
+        );
+    }
+
     #[test]
     fn order_id_alone_subscribes() {
         for text in [ID.to_owned(), format!("\"{ID}\""), format!(" {ID}\n")] {
@@ -201,7 +278,22 @@ mod tests {
             (
                 r#"{"id":2,"unsubscribe":{"order":"ID"}}"#,
                 Some(2),
-                Action::Unsubscribe(order_id()),
+                Action::Unsubscribe(Subject::Order(order_id())),
+            ),
+            (
+                r#"{"id":3,"subscribe":{"user":"user-1"}}"#,
+                Some(3),
+                Action::SubscribeUser(user_id()),
+            ),
+            (
+                r#"{"unsubscribe":{"user":"user-1"}}"#,
+                None,
+                Action::Unsubscribe(Subject::User(user_id())),
+            ),
+            (
+                r#"{"id":4,"authenticate":{"ticket":"secret"}}"#,
+                Some(4),
+                Action::Authenticate(Ticket::new("secret".to_owned())),
             ),
             (
                 r#"{"id":9007199254740991,"ping":true}"#,
@@ -243,7 +335,16 @@ mod tests {
             r#"{"id":1,"subscribe":{"order":"ID","since":1.5}}"#,
             r#"{"id":1,"subscribe":{"order":"ID","since":4294967296}}"#,
             r#"{"id":1,"subscribe":{"order":"ID","until":3}}"#,
-            r#"{"id":1,"subscribe":{"user":"user-1"}}"#,
+            r#"{"id":1,"subscribe":{"user":"user-1","order":"ID"}}"#,
+            r#"{"id":1,"subscribe":{"user":"user-1","since":1}}"#,
+            r#"{"id":1,"subscribe":{"user":7}}"#,
+            r#"{"id":1,"subscribe":{"user":""}}"#,
+            r#"{"id":1,"unsubscribe":{}}"#,
+            r#"{"id":1,"unsubscribe":{"user":"a\u0007"}}"#,
+            r#"{"id":1,"authenticate":"secret"}"#,
+            r#"{"id":1,"authenticate":{}}"#,
+            r#"{"id":1,"authenticate":{"ticket":1}}"#,
+            r#"{"id":1,"authenticate":{"token":"secret"}}"#,
             r#"{"id":1,"unsubscribe":{"order":"ID","since":3}}"#,
             r#"{"id":1,"unsubscribe":["ID"]}"#,
         ]

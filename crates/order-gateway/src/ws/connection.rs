@@ -11,10 +11,8 @@
 use std::{future::pending, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _, future::BoxFuture};
-use order_core::{
-    CallContext, Deadline, Error, ErrorKind, OrderId, OrderStatus, RequestId, WatchOrder,
-};
-use order_hub::{CatchUp, Delivery, Form, Inbox, Session, Subscribed};
+use order_core::{Error, RequestId, UserId, WatchOrder};
+use order_hub::{Delivery, Inbox, Session};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     time::{Instant, sleep, sleep_until, timeout},
@@ -30,14 +28,13 @@ use tokio_tungstenite::{
 
 use super::{
     Shared,
+    admission::Admitted,
     close::{self, Close},
-    command::{self, Action, Command},
+    command::{self, Action, Command, Subject},
     frame,
+    lookup::{Found, Lookup},
     rate::RateLimit,
 };
-
-/// How long a subscription may read the store.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the closing handshake may take, with all that the client has sent before it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -91,22 +88,34 @@ impl From<tungstenite::Error> for End {
     }
 }
 
-/// A command that reads the store: gives the session back, with the answer if it has one.
-type Running = BoxFuture<'static, (Session, Option<Message>)>;
+/// A command that reads the store: gives the session back.
+type Running = BoxFuture<'static, (Session, Found)>;
 
 /// What the loop waited for.
 enum Step {
-    Answered(Session, Option<Message>),
+    Answered(Session, Found),
     Stopping,
     Received(Option<Result<Message, tungstenite::Error>>),
     Delivered(Result<(), Error>),
     Timer,
 }
 
+/// Somebody who was let in.
+pub(super) struct Guest {
+    pub(super) request_id: RequestId,
+    pub(super) admitted: Admitted,
+    pub(super) session: Session,
+    pub(super) inbox: Inbox,
+    /// Whether a ticket may still be shown.
+    pub(super) may_authenticate: bool,
+}
+
 /// One socket and what it follows.
 pub(super) struct Connection<S> {
     shared: Arc<Shared>,
     request_id: RequestId,
+    admitted: Admitted,
+    may_authenticate: bool,
     socket: WebSocketStream<S>,
     /// `None` while `running` has it.
     session: Option<Session>,
@@ -126,12 +135,7 @@ impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    pub(super) async fn new(
-        shared: Arc<Shared>,
-        request_id: RequestId,
-        stream: S,
-        (session, inbox): (Session, Inbox),
-    ) -> Self {
+    pub(super) async fn new(shared: Arc<Shared>, stream: S, guest: Guest) -> Self {
         let config = &shared.config;
         let socket_config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_LEN)
@@ -149,10 +153,12 @@ where
             socket: WebSocketStream::from_raw_socket(stream, Role::Server, Some(socket_config))
                 .await,
             shared,
-            request_id,
-            session: Some(session),
+            request_id: guest.request_id,
+            admitted: guest.admitted,
+            may_authenticate: guest.may_authenticate,
+            session: Some(guest.session),
             running: None,
-            inbox,
+            inbox: guest.inbox,
             deliveries: Vec::new(),
             is_awaiting_pong: false,
             close_at: None,
@@ -184,7 +190,7 @@ where
             }
             let step = tokio::select! {
                 biased;
-                (session, answer) = running(&mut self.running) => Step::Answered(session, answer),
+                (session, found) = running(&mut self.running) => Step::Answered(session, found),
                 () = self.shared.stop.cancelled(), if self.close_at.is_none() => Step::Stopping,
                 message = self.socket.next(), if self.running.is_none() => Step::Received(message),
                 result = self.inbox.next(&mut self.deliveries), if !self.is_hub_closed => {
@@ -201,21 +207,26 @@ where
 
     async fn step(&mut self, step: Step) -> Result<(), End> {
         match step {
-            Step::Answered(session, answer) => {
+            Step::Answered(session, found) => {
                 self.running = None;
                 self.session = Some(session);
-                self.write(answer).await
+                match found {
+                    Found::Answer(answer) => self.write(answer).await,
+                    Found::Ticket { id, user_id } => self.authenticate(id, user_id).await,
+                }
             }
             Step::Stopping => {
                 self.plan_close();
                 Ok(())
             }
             // The hub has nothing to say any more; the socket ends as on a stop.
-            Step::Delivered(Err(_)) => {
+            Step::Delivered(Err(Error::ShuttingDown { .. })) => {
                 self.is_hub_closed = true;
                 self.plan_close();
                 Ok(())
             }
+            Step::Delivered(Err(Error::LimitExceeded { .. })) => Err(close::SLOW_READER.into()),
+            Step::Delivered(Err(_)) => Err(close::HISTORY_UNAVAILABLE.into()),
             Step::Received(None) => Err(End::Left),
             Step::Received(Some(message)) => self.receive(message?).await,
             Step::Delivered(Ok(())) => {
@@ -294,40 +305,87 @@ where
                     .await;
             }
         };
-        match command {
+        let (id, action) = match command {
             Command::SubscribeBare(order_id) => {
-                let order = WatchOrder {
-                    order_id,
-                    since: None,
-                };
-                self.start_subscribe(order, Answer::Bare);
+                self.may_authenticate = false;
+                self.start(Lookup::Bare(order_id));
+                return Ok(());
             }
-            Command::Numbered { id, action } => match action {
-                Action::Subscribe { order_id, since } => {
-                    self.start_subscribe(WatchOrder { order_id, since }, Answer::Full { id });
+            Command::Numbered { id, action } => (id, action),
+        };
+        match action {
+            Action::Subscribe { order_id, since } => {
+                self.may_authenticate = false;
+                let order = WatchOrder { order_id, since };
+                self.start(Lookup::Order { id, order });
+            }
+            Action::SubscribeUser(user_id) => {
+                self.may_authenticate = false;
+                self.start(Lookup::User { id, user_id });
+            }
+            Action::Unsubscribe(subject) => {
+                if let Some(session) = &mut self.session {
+                    match &subject {
+                        Subject::Order(order_id) => session.unsubscribe(*order_id),
+                        Subject::User(user_id) => session.unsubscribe_user(user_id),
+                    };
                 }
-                Action::Unsubscribe(order_id) => {
-                    if let Some(session) = &mut self.session {
-                        session.unsubscribe(order_id);
-                    }
-                    return self.write([frame::unsubscribed(id, order_id)]).await;
-                }
-                Action::Ping => return self.write([frame::pong(id)]).await,
-            },
+                return self.write([frame::unsubscribed(id, &subject)]).await;
+            }
+            Action::Authenticate(ticket) if self.may_authenticate => {
+                self.start(Lookup::Ticket { id, ticket });
+            }
+            Action::Authenticate(_) => {
+                let what = "authenticating twice or after the first subscription".to_owned();
+                let error = Error::PermissionDenied { what };
+                return self.write([frame::error(id, None, &error)]).await;
+            }
+            Action::Ping => return self.write([frame::pong(id)]).await,
         }
         Ok(())
     }
 
-    fn start_subscribe(&mut self, order: WatchOrder, answer: Answer) {
+    fn start(&mut self, lookup: Lookup) {
         // Messages are read only while the session is here.
-        let Some(session) = self.session.take() else {
-            return;
-        };
-        let ctx = CallContext {
-            request_id: self.request_id.clone(),
-            deadline: Deadline::at(self.shared.clock.instant() + READ_TIMEOUT),
-        };
-        self.running = Some(Box::pin(subscribe(session, ctx, order, answer)));
+        if let Some(session) = self.session.take() {
+            let shared = Arc::clone(&self.shared);
+            self.running = Some(Box::pin(lookup.run(
+                shared,
+                self.request_id.clone(),
+                session,
+            )));
+        }
+    }
+
+    /// Restricts the socket to the user of the ticket, or refuses the ticket. When it is not
+    /// known what has become of the ticket, the client may show it again.
+    async fn authenticate(
+        &mut self,
+        id: Option<u64>,
+        user_id: Result<UserId, Error>,
+    ) -> Result<(), End> {
+        let assigned = user_id.and_then(|user_id| {
+            self.admitted.assign_to(&user_id)?;
+            Ok(user_id)
+        });
+        match assigned {
+            Ok(user_id) => {
+                self.may_authenticate = false;
+                let answer = frame::authenticated(id, &user_id);
+                if let Some(session) = &mut self.session {
+                    session.restrict_to(user_id);
+                }
+                self.write([answer]).await
+            }
+            Err(error) => {
+                self.write([frame::error(id, None, &error)]).await?;
+                match error {
+                    Error::TicketInvalid => Err(close::TICKET_INVALID.into()),
+                    Error::LimitExceeded { .. } => Err(close::TOO_MANY_CONNECTIONS.into()),
+                    _ => Ok(()),
+                }
+            }
+        }
     }
 
     /// Writes messages in one go where they fit the buffer.
@@ -376,65 +434,6 @@ where
     }
 }
 
-/// How a subscription is answered.
-#[derive(Clone, Copy, Debug)]
-enum Answer {
-    /// By the status, and only if there is something to tell.
-    Bare,
-    /// By everything, under the number of the question.
-    Full { id: Option<u64> },
-}
-
-async fn subscribe(
-    mut session: Session,
-    ctx: CallContext,
-    order: WatchOrder,
-    answer: Answer,
-) -> (Session, Option<Message>) {
-    let (form, id) = match answer {
-        Answer::Bare => (Form::Bare, None),
-        Answer::Full { id } => (Form::Full, id),
-    };
-    let result = timeout(READ_TIMEOUT, session.subscribe(&ctx, order, form))
-        .await
-        .unwrap_or(Err(Error::DeadlineExceeded));
-    let message = match (result, answer) {
-        (Ok(subscribed), Answer::Full { id }) => Some(frame::subscribed(id, &subscribed)),
-        (Ok(subscribed), Answer::Bare) => first_frame(&subscribed),
-        (Err(error), _) => {
-            log(&ctx, order.order_id, &error);
-            Some(frame::error(id, Some(order.order_id), &error))
-        }
-    };
-    (session, message)
-}
-
-/// The first frame of a bare subscription: none while the order is PENDING, because that
-/// is what the client expects of a new order anyway.
-fn first_frame(subscribed: &Subscribed) -> Option<Message> {
-    match &subscribed.catch_up {
-        CatchUp::Snapshot(event) if event.status != OrderStatus::Pending => {
-            Some(frame::bare(event))
-        }
-        CatchUp::Snapshot(_) | CatchUp::Replay(_) => None,
-    }
-}
-
-fn log(ctx: &CallContext, order_id: OrderId, error: &Error) {
-    let is_ours = matches!(
-        error.kind(),
-        ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::Internal
-    );
-    if is_ours {
-        tracing::warn!(
-            request.id = %ctx.request_id,
-            order.id = %order_id,
-            error.chain = error.chain(),
-            "subscription failed"
-        );
-    }
-}
-
 fn restarting() -> End {
     let retry_after_ms = rand::random_range(0..=RETRY_AFTER_MAX_MS);
     let Close { code, reason } = close::RESTARTING;
@@ -445,7 +444,7 @@ fn restarting() -> End {
 }
 
 /// Waits for the running command, for ever if there is none.
-async fn running(command: &mut Option<Running>) -> (Session, Option<Message>) {
+async fn running(command: &mut Option<Running>) -> (Session, Found) {
     match command {
         Some(command) => command.await,
         None => pending().await,

@@ -1,8 +1,8 @@
 //! What the server sends, to the byte.
 
 use bytes::Bytes;
-use order_core::{Error, OrderEvent, OrderId, Violation};
-use order_hub::{CatchUp, Delivery, Form, Subscribed};
+use order_core::{Error, OrderEvent, OrderId, UserId, Violation};
+use order_hub::{CatchUp, Delivery, Form, Subscribed, SubscribedUser};
 use serde::{Serialize, Serializer};
 use tokio_tungstenite::tungstenite::{
     Message,
@@ -11,6 +11,8 @@ use tokio_tungstenite::tungstenite::{
         coding::{Data, OpCode},
     },
 };
+
+use super::command::Subject;
 
 /// A change of an order, in the form the subscriber asked for; encoded once for all who
 /// asked for the same form.
@@ -45,11 +47,33 @@ pub(super) fn subscribed(id: Option<u64>, subscribed: &Subscribed) -> Message {
     }))
 }
 
-/// The answer to the end of a subscription, whether there was one or not.
-pub(super) fn unsubscribed(id: Option<u64>, order: OrderId) -> Message {
-    text(json(&UnsubscribedFrame {
+/// The answer to the subscription of a user.
+pub(super) fn subscribed_user(id: Option<u64>, subscribed: &SubscribedUser) -> Message {
+    text(json(&SubscribedUserFrame {
         id,
-        unsubscribed: OrderBody { order },
+        subscribed: UserOrdersBody {
+            user: subscribed.user_id.as_str(),
+            orders: subscribed.orders.iter().map(FullFrame::from).collect(),
+        },
+    }))
+}
+
+/// The answer to the end of a subscription, whether there was one or not.
+pub(super) fn unsubscribed(id: Option<u64>, subject: &Subject) -> Message {
+    let unsubscribed = match subject {
+        Subject::Order(order) => SubjectBody::Order(*order),
+        Subject::User(user) => SubjectBody::User(user.as_str()),
+    };
+    text(json(&UnsubscribedFrame { id, unsubscribed }))
+}
+
+/// The answer to a ticket that was good.
+pub(super) fn authenticated(id: Option<u64>, user_id: &UserId) -> Message {
+    text(json(&AuthenticatedFrame {
+        id,
+        authenticated: UserBody {
+            user: user_id.as_str(),
+        },
     }))
 }
 
@@ -144,16 +168,43 @@ struct SubscribedBody {
 }
 
 #[derive(Serialize)]
-struct UnsubscribedFrame {
+struct SubscribedUserFrame<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<u64>,
-    unsubscribed: OrderBody,
+    subscribed: UserOrdersBody<'a>,
 }
 
 #[derive(Serialize)]
-struct OrderBody {
+struct UserOrdersBody<'a> {
+    user: &'a str,
+    orders: Vec<FullFrame>,
+}
+
+#[derive(Serialize)]
+struct UnsubscribedFrame<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
+    unsubscribed: SubjectBody<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum SubjectBody<'a> {
     #[serde(serialize_with = "as_text")]
-    order: OrderId,
+    Order(OrderId),
+    User(&'a str),
+}
+
+#[derive(Serialize)]
+struct AuthenticatedFrame<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
+    authenticated: UserBody<'a>,
+}
+
+#[derive(Serialize)]
+struct UserBody<'a> {
+    user: &'a str,
 }
 
 #[derive(Serialize)]

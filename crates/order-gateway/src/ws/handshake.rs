@@ -17,7 +17,12 @@ use hyper_util::rt::TokioIo;
 use order_core::{Error, RequestId};
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
-use super::{Shared, connection::Connection, origin};
+use super::{
+    Shared,
+    command::Ticket,
+    connection::{Connection, Guest},
+    origin,
+};
 use crate::http::{
     problem::{Problem, ProtocolError},
     request_id,
@@ -29,7 +34,7 @@ const SUBPROTOCOL: &str = "orders.v1";
 /// Answers `/ws`: with a socket if everything is right.
 pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, mut request: Request) -> Response {
     let request_id = request_id::accept(request.headers(), &*shared.ids);
-    match accept(&shared, &request_id, &mut request) {
+    match accept(&shared, &request_id, &mut request).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(&request_id, request.method()),
     }
@@ -51,7 +56,7 @@ pub(super) async fn method_not_allowed(
     Problem::from(ProtocolError::MethodNotAllowed).into_response(&request_id, request.method())
 }
 
-fn accept(
+async fn accept(
     shared: &Arc<Shared>,
     request_id: &RequestId,
     request: &mut Request,
@@ -62,6 +67,7 @@ fn accept(
     if !origin::is_allowed(request.headers(), &shared.config.allowed_origins) {
         return Err(ProtocolError::OriginNotAllowed.into());
     }
+    let ticket = parse_ticket(request.uri().query())?;
     let mut response = create_response_with_body(request, Body::empty)
         .map_err(|_| ProtocolError::UpgradeRequired)?;
     let on_upgrade = request
@@ -72,29 +78,59 @@ fn accept(
         .extensions()
         .get::<ConnectInfo<SocketAddr>>()
         .map(|ConnectInfo(address)| address.ip());
-    let admitted = shared.admission.admit(address)?;
+    let mut admitted = shared.admission.admit(address)?;
     // The sessions of the hub are a limit of the process, not of this client.
-    let session = shared.hub.session().map_err(|error| match error {
+    let (mut session, inbox) = shared.hub.session().map_err(|error| match error {
         Error::LimitExceeded { .. } => Error::overloaded(),
         other => other,
     })?;
+    let may_authenticate = ticket.is_none();
+    // Last of all: a request that is refused for another reason leaves the ticket as it is.
+    if let Some(ticket) = ticket {
+        let ctx = shared.context(request_id);
+        let user_id = shared.redeem(&ctx, &ticket).await?;
+        admitted.assign_to(&user_id)?;
+        session.restrict_to(user_id);
+    }
     if names_subprotocol(request.headers()) {
         response.headers_mut().insert(
             SEC_WEBSOCKET_PROTOCOL,
             HeaderValue::from_static(SUBPROTOCOL),
         );
     }
-    let (task_shared, request_id) = (Arc::clone(shared), request_id.clone());
+    let task_shared = Arc::clone(shared);
+    let guest = Guest {
+        request_id: request_id.clone(),
+        admitted,
+        session,
+        inbox,
+        may_authenticate,
+    };
     shared.tracker.spawn(async move {
-        let _admitted = admitted;
         // An error means that the client left before it read the answer.
         if let Ok(upgraded) = on_upgrade.await {
             let stream = TokioIo::new(upgraded);
-            let connection = Connection::new(task_shared, request_id, stream, session).await;
+            let connection = Connection::new(task_shared, stream, guest).await;
             connection.run().await;
         }
     });
     Ok(response)
+}
+
+/// Reads the query: nothing, or one ticket. The error repeats nothing of it, because it may
+/// hold a ticket all the same.
+fn parse_ticket(query: Option<&str>) -> Result<Option<Ticket>, Error> {
+    let mut ticket = None;
+    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        if name != "ticket" || ticket.is_some() {
+            return Err(Error::invalid(
+                "ticket",
+                "must be the only query parameter, and be given once",
+            ));
+        }
+        ticket = Some(Ticket::new(value.into_owned()));
+    }
+    Ok(ticket)
 }
 
 fn names_subprotocol(headers: &HeaderMap) -> bool {

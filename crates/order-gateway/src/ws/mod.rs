@@ -5,20 +5,37 @@
 //! |---|---|---|
 //! | an order id, bare or as a JSON string | nothing while the order is PENDING, else `{"order_id","status"}` | `{"order_id","status"}` |
 //! | `{"id":1,"subscribe":{"order":"…","since":3}}` | `{"id":1,"subscribed":{"order","version","recovered","events","snapshot"?}}` | `{"order_id","status","version","at"}` |
-//! | `{"id":2,"unsubscribe":{"order":"…"}}` | `{"id":2,"unsubscribed":{"order":"…"}}` | |
+//! | `{"id":1,"subscribe":{"user":"…"}}` | `{"id":1,"subscribed":{"user","orders":[{"order_id","status","version","at"}…]}}` | `{"order_id","status","version","at"}` |
+//! | `{"id":2,"unsubscribe":{"order":"…"}}` or `{"user":"…"}` | `{"id":2,"unsubscribed":{…}}`, the same | |
 //! | `{"id":3,"ping":true}` | `{"id":3,"pong":true}` | |
+//! | `{"id":4,"authenticate":{"ticket":"…"}}` | `{"id":4,"authenticated":{"user":"…"}}` | |
 //! | anything else | `{"id"?,"error":{"code","message","order_id"?,"errors"?}}` | |
 //!
 //! `id` is an integer that the client chooses; it may be left out, and is then left out of
 //! the answer. `since` is the last version the client has seen: with `recovered: true` the
 //! list `events` holds all that it missed, else `snapshot` says where the order stands and
-//! the client starts over from there. An order that is subscribed twice is pushed once, in
-//! the form asked for last. After an error the socket stays open; what ends it is listed,
-//! with the codes, in [`close`].
+//! the client starts over from there. After that every version of the order is pushed, each
+//! once and in order, however slow the client reads; what a bare order id has asked for is
+//! only the newest. An order that is subscribed twice is pushed once, in the form asked for
+//! last. After an error the socket stays open; what ends it is listed, with the codes, in
+//! [`close`].
+//!
+//! The answer to the subscription of a user holds the 100 newest orders, newest first. From
+//! then on every version of every order of the user is pushed, new orders from version 1
+//! on. An order that is also subscribed by itself is pushed once, in its own form.
+//!
+//! # Tickets
+//! A browser cannot send credentials with a WebSocket. It asks the REST API for a ticket
+//! and shows it in the URL, `/ws?ticket=…`, or in an `authenticate` message before its first
+//! subscription. The socket may then follow only the user of the ticket and the orders of
+//! that user; those of others do not exist for it. A ticket is worth nothing once it has
+//! been shown. A socket that shows none may follow everything, for as long as the server
+//! has no authentication.
 //!
 //! # Before the upgrade
-//! A web page of another origin (403), a request that is no handshake (426) and a
-//! client beyond the limits (429, 503) get a problem document instead of a socket.
+//! A web page of another origin (403), a query that is not understood (400), a request that
+//! is no handshake (426), a ticket that is not valid (401) and a client beyond the limits
+//! (429, 503) get a problem document instead of a socket.
 
 mod admission;
 pub mod close;
@@ -26,6 +43,7 @@ mod command;
 mod connection;
 mod frame;
 mod handshake;
+mod lookup;
 mod origin;
 mod rate;
 
@@ -35,16 +53,19 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
-use order_core::{Clock, IdGen};
+use order_core::{CallContext, Clock, Deadline, Error, IdGen, RequestId, TicketOffice, UserId};
 use order_hub::Hub;
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::admission::Admission;
+use self::{admission::Admission, command::Ticket};
 
 /// What the endpoint stands on.
 pub struct WsDeps {
     /// Subscriptions and fan-out.
     pub hub: Arc<Hub>,
+    /// Takes the tickets of clients.
+    pub tickets: Arc<dyn TicketOffice>,
     /// Time, for the deadlines of reads.
     pub clock: Arc<dyn Clock>,
     /// Ids for requests that come without one.
@@ -68,6 +89,8 @@ pub struct WsConfig {
     pub connections_max: usize,
     /// Sockets at the same time from one IPv4 address or one IPv6 /64 network.
     pub connections_per_address_max: usize,
+    /// Sockets at the same time that showed a ticket of one user.
+    pub connections_per_user_max: usize,
     /// Messages of one client per second, control frames included; twice as many may come
     /// at once.
     pub messages_per_second_max: u32,
@@ -93,6 +116,7 @@ impl Default for WsConfig {
             allowed_origins: Vec::new(),
             connections_max: 50_000,
             connections_per_address_max: 1_000,
+            connections_per_user_max: 20,
             messages_per_second_max: 20,
             message_len_max: 16 * 1024,
             ping_interval: Duration::from_secs(25),
@@ -107,6 +131,7 @@ impl Default for WsConfig {
 /// What all sockets share.
 struct Shared {
     hub: Arc<Hub>,
+    tickets: Arc<dyn TicketOffice>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdGen>,
     config: WsConfig,
@@ -115,26 +140,47 @@ struct Shared {
     admission: Arc<Admission>,
 }
 
+/// How long the store may take for an answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Shared {
+    /// A read that begins now.
+    fn context(&self, request_id: &RequestId) -> CallContext {
+        let deadline = Deadline::at(self.clock.instant() + READ_TIMEOUT);
+        CallContext::new(request_id.clone(), deadline)
+    }
+
+    /// Takes a ticket, and says whose it is.
+    async fn redeem(&self, ctx: &CallContext, ticket: &Ticket) -> Result<UserId, Error> {
+        let grant = self.tickets.redeem_ticket(ctx, ticket.as_str());
+        let grant = timeout(READ_TIMEOUT, grant)
+            .await
+            .unwrap_or(Err(Error::DeadlineExceeded))?;
+        Ok(grant.user_id)
+    }
+}
+
 /// The endpoint as a router. The address of a client is taken from
 /// [`ConnectInfo`](axum::extract::ConnectInfo); without it only the total is limited.
 pub fn router(deps: WsDeps) -> Router {
     let WsDeps {
         hub,
+        tickets,
         clock,
         ids,
         config,
         tracker,
         stop,
     } = deps;
-    let admission = Admission::new(config.connections_max, config.connections_per_address_max);
     let shared = Arc::new(Shared {
+        admission: Admission::new(&config),
         hub,
+        tickets,
         clock,
         ids,
         config,
         tracker,
         stop,
-        admission,
     });
     Router::new()
         .route("/ws", get(handshake::upgrade))

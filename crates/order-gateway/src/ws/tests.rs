@@ -1,9 +1,11 @@
 mod limits;
 mod protocol;
+mod tickets;
 mod time;
+mod users;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -16,8 +18,9 @@ use async_trait::async_trait;
 use futures_util::{SinkExt as _, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use order_core::{
-    CallContext, Change, Committed, Created, Error, EventBus, Money, NewOrder, Order, OrderEvent,
-    OrderId, OrderQuery, OrderState, OrderStatus, OrderStore, UserId, Version,
+    CallContext, Change, Committed, Created, Error, EventBus, IdempotencyKey, KeyOperation,
+    Metadata, Money, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderState,
+    OrderStatus, OrderStore, PageTokenKey, StoredKey, TicketGrant, TicketOffice, UserId, Version,
 };
 use order_hub::{Hub, HubConfig};
 use order_testkit::clock::{SeededIds, SimClock};
@@ -74,14 +77,26 @@ impl OrderStore for FakeStore {
         unreachable!("the endpoint only reads")
     }
 
+    async fn find_key(
+        &self,
+        _ctx: &CallContext,
+        _owner: &UserId,
+        _operation: KeyOperation,
+        _key: &IdempotencyKey,
+    ) -> Result<Option<StoredKey>, Error> {
+        unreachable!("the endpoint knows no keys")
+    }
+
     async fn find(&self, _ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
         self.check_up().await?;
         Ok(self.history(order_id).pop().map(|event| Order {
             id: event.order_id,
-            user_id: UserId::parse("user-1").expect("valid"),
+            user_id: event.user_id,
             money: Money::parse("100", "USD").expect("valid"),
             status: event.status,
             version: event.version,
+            metadata: Metadata::NONE,
+            external_id: None,
             failure: None,
             created_at: Timestamp::UNIX_EPOCH,
             updated_at: event.at,
@@ -99,6 +114,7 @@ impl OrderStore for FakeStore {
         after: Version,
         limit: usize,
     ) -> Result<Vec<OrderEvent>, Error> {
+        self.check_up().await?;
         let mut events = self.history(order_id);
         events.retain(|event| event.version > after);
         events.truncate(limit);
@@ -109,9 +125,84 @@ impl OrderStore for FakeStore {
         unreachable!("no reconcile pass runs")
     }
 
+    async fn recent_states(
+        &self,
+        user_ids: &[UserId],
+        limit_per_user: usize,
+    ) -> Result<Vec<OrderState>, Error> {
+        self.check_up().await?;
+        let [user_id] = user_ids else {
+            unreachable!("no reconcile pass runs");
+        };
+        let histories = self
+            .histories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let newest = histories.values().filter_map(|history| history.last());
+        let mut states: Vec<_> = newest
+            .filter(|event| event.user_id == *user_id)
+            .map(|event| OrderState {
+                order_id: event.order_id,
+                user_id: event.user_id.clone(),
+                version: event.version,
+                status: event.status,
+                updated_at: event.at,
+            })
+            .collect();
+        states.sort_by_key(|state| std::cmp::Reverse(state.order_id));
+        states.truncate(limit_per_user);
+        Ok(states)
+    }
+
+    async fn put_ticket(&self, _ticket: &NewTicket) -> Result<Timestamp, Error> {
+        unreachable!("tickets are not made here")
+    }
+
+    async fn take_ticket(&self, _digest: &[u8; 32]) -> Result<Option<TicketGrant>, Error> {
+        unreachable!("tickets go to the office")
+    }
+
+    async fn page_token_key(&self) -> Result<PageTokenKey, Error> {
+        unreachable!("the endpoint never lists")
+    }
+
+    async fn prune(&self, _limit: usize) -> Result<usize, Error> {
+        unreachable!("the endpoint only reads")
+    }
+
     async fn check(&self, _ctx: &CallContext) -> Result<(), Error> {
         unreachable!("readiness is not asked for")
     }
+}
+
+/// Takes `ticket-of-NAME-N` once, as a ticket of `NAME`.
+#[derive(Default)]
+struct FakeOffice {
+    redeemed: Mutex<HashSet<String>>,
+    is_down: AtomicBool,
+}
+
+#[async_trait]
+impl TicketOffice for FakeOffice {
+    async fn redeem_ticket(&self, _ctx: &CallContext, text: &str) -> Result<TicketGrant, Error> {
+        if self.is_down.load(Ordering::Relaxed) {
+            return Err(Error::store_unavailable("down"));
+        }
+        let user_id = text
+            .strip_prefix("ticket-of-")
+            .and_then(|text| text.rsplit_once('-'))
+            .map(|(user_id, _)| user(user_id))
+            .ok_or(Error::TicketInvalid)?;
+        let mut redeemed = self.redeemed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !redeemed.insert(text.to_owned()) {
+            return Err(Error::TicketInvalid);
+        }
+        Ok(TicketGrant { user_id })
+    }
+}
+
+fn user(text: &str) -> UserId {
+    UserId::parse(text).expect("valid")
 }
 
 fn order_id(n: u128) -> OrderId {
@@ -121,6 +212,7 @@ fn order_id(n: u128) -> OrderId {
 /// The endpoint over a store and a hub, without a listener.
 struct World {
     store: Arc<FakeStore>,
+    office: Arc<FakeOffice>,
     hub: Arc<Hub>,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -132,6 +224,7 @@ impl World {
         Self {
             hub: Hub::new(hub_config, Arc::clone(&store) as Arc<_>),
             store,
+            office: Arc::default(),
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
@@ -140,6 +233,7 @@ impl World {
     fn deps(&self, config: WsConfig) -> WsDeps {
         WsDeps {
             hub: Arc::clone(&self.hub),
+            tickets: Arc::clone(&self.office) as _,
             clock: Arc::new(SimClock::new()),
             ids: Arc::new(SeededIds::new(7)),
             config,
@@ -150,6 +244,11 @@ impl World {
 
     /// Moves the order in the store, without telling anybody.
     fn commit(&self, n: u128, status: OrderStatus) -> OrderEvent {
+        self.commit_of("user-1", n, status)
+    }
+
+    /// Does the same for an order of the named user.
+    fn commit_of(&self, user_id: &str, n: u128, status: OrderStatus) -> OrderEvent {
         let order_id = order_id(n);
         let mut histories = self
             .store
@@ -160,6 +259,7 @@ impl World {
         let version = history.last().map_or(1, |last| last.version + 1);
         let event = OrderEvent {
             order_id,
+            user_id: user(user_id),
             version,
             status,
             at: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(i64::from(version)),
@@ -171,7 +271,12 @@ impl World {
 
     /// Moves the order and tells the hub.
     fn publish(&self, n: u128, status: OrderStatus) {
-        let event = self.commit(n, status);
+        self.publish_of("user-1", n, status);
+    }
+
+    /// Does the same for an order of the named user.
+    fn publish_of(&self, user_id: &str, n: u128, status: OrderStatus) {
+        let event = self.commit_of(user_id, n, status);
         self.hub.publish(&[event]);
     }
 }
@@ -221,7 +326,12 @@ impl Server {
     }
 
     fn request(&self) -> Request {
-        format!("ws://{}/ws", self.address)
+        self.request_with("")
+    }
+
+    /// A request with this query, the question mark included.
+    fn request_with(&self, query: &str) -> Request {
+        format!("ws://{}/ws{query}", self.address)
             .into_client_request()
             .expect("a valid URL")
     }

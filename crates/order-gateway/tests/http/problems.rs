@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::Request;
 
+use crate::document::Document;
 use crate::support::{JSON, KNOWN, post, render, request, send, with};
 
 type Case = (&'static str, Request<Body>);
@@ -15,8 +16,18 @@ fn create(amount: &str) -> Request<Body> {
     post(format!(r#"{{"user_id":"u","amount":{amount}}}"#))
 }
 
+fn metadata(metadata: &str) -> Request<Body> {
+    post(format!(
+        r#"{{"user_id":"u","amount":1,"metadata":{metadata}}}"#
+    ))
+}
+
 fn create_for(user: &str) -> Request<Body> {
     post(format!(r#"{{"user_id":"{user}","amount":1}}"#))
+}
+
+fn keyed(request: Request<Body>, key: &'static str) -> Request<Body> {
+    with(request, "idempotency-key", key)
 }
 
 fn cancel(reason: &str) -> Request<Body> {
@@ -136,6 +147,51 @@ fn fields() -> Vec<Case> {
     ]
 }
 
+fn optional_fields() -> Vec<Case> {
+    vec![
+        (
+            "external id is empty",
+            post(r#"{"user_id":"u","amount":1,"external_id":""}"#),
+        ),
+        (
+            "external id is null",
+            post(r#"{"user_id":"u","amount":1,"external_id":null}"#),
+        ),
+        (
+            "external id has 129 characters",
+            post(format!(
+                r#"{{"user_id":"u","amount":1,"external_id":"{}"}}"#,
+                "x".repeat(129)
+            )),
+        ),
+        ("metadata is null", metadata("null")),
+        ("metadata is a list", metadata("[]")),
+        (
+            "metadata of other things than text",
+            metadata(r#"{"a/b~":1,"b":null,"c":{"d":[]},"e":"ok"}"#),
+        ),
+        ("metadata given twice", metadata(r#"{"a":"1","a":"2"}"#)),
+        (
+            "metadata with bad names and values",
+            metadata(&format!(
+                r#"{{"":"1","{}":"2","bell":"\u0007","long":"{}"}}"#,
+                "n".repeat(41),
+                "v".repeat(501)
+            )),
+        ),
+        (
+            "metadata with 51 entries",
+            metadata(&format!(
+                "{{{}}}",
+                (0..51)
+                    .map(|n| format!("\"{n}\":\"\""))
+                    .collect::<Vec<_>>()
+                    .join(",")
+            )),
+        ),
+    ]
+}
+
 fn routes() -> Vec<Case> {
     let unknown = "/orders/00000000-0000-7000-8000-000000000000";
     vec![
@@ -176,20 +232,172 @@ fn routes() -> Vec<Case> {
             request("POST", &format!("/orders/{KNOWN}/cancel"), "because"),
         ),
         (
-            "list with wrong parameters",
-            request(
-                "GET",
-                "/orders?page_size=many&status=DONE&user_id=&user_id=u&limit=5",
-                "",
+            "wrong method on retry",
+            request("GET", &format!("{unknown}/retry"), ""),
+        ),
+        (
+            "wrong method on the history",
+            request("POST", &format!("{unknown}/events"), ""),
+        ),
+        (
+            "history of an unknown id",
+            request("GET", &format!("{unknown}/events"), ""),
+        ),
+        (
+            "wrong method on tickets",
+            request("GET", "/stream-tickets", ""),
+        ),
+    ]
+}
+
+fn ticket(body: &'static str) -> Request<Body> {
+    with(
+        request("POST", "/stream-tickets", body),
+        "content-type",
+        JSON,
+    )
+}
+
+fn retries() -> Vec<Case> {
+    let unknown = "/orders/00000000-0000-7000-8000-000000000000";
+    vec![
+        (
+            "retry of an unknown id",
+            request("POST", &format!("{unknown}/retry"), ""),
+        ),
+        (
+            "retry with fields",
+            with(
+                request("POST", &format!("/orders/{KNOWN}/retry"), r#"{"now":true}"#),
+                "content-type",
+                JSON,
             ),
         ),
         (
-            "list with a negative size",
-            request("GET", "/orders?page_size=-1", ""),
+            "retry with null",
+            with(
+                request("POST", &format!("/orders/{KNOWN}/retry"), "null"),
+                "content-type",
+                JSON,
+            ),
+        ),
+    ]
+}
+
+fn tickets() -> Vec<Case> {
+    vec![
+        ("ticket for nobody", ticket("{}")),
+        ("ticket for an empty user", ticket(r#"{"user_id":""}"#)),
+        (
+            "ticket with too much",
+            ticket(r#"{"user_id":"u","orders":[]}"#),
+        ),
+    ]
+}
+
+fn headers() -> Vec<Case> {
+    let get = || request("GET", &format!("/orders/{KNOWN}"), "");
+    let retry = || request("POST", &format!("/orders/{KNOWN}/retry"), "");
+    let cancel = || request("POST", &format!("/orders/{KNOWN}/cancel"), "");
+    let events = || request("GET", &format!("/orders/{KNOWN}/events"), "");
+    let mut twice = keyed(create("1"), "a");
+    twice
+        .headers_mut()
+        .append("idempotency-key", http::HeaderValue::from_static("a"));
+    vec![
+        ("key given twice", twice),
+        ("key is empty", keyed(create("1"), "")),
+        ("key has a space", keyed(create("1"), "a b")),
+        ("key is an open string", keyed(create("1"), "\"a")),
+        ("key is an empty string", keyed(cancel(), "\"\"")),
+        ("If-Match without quotes", with(cancel(), "if-match", "1")),
+        ("If-Match is empty", with(retry(), "if-match", "")),
+        (
+            "If-None-Match without end",
+            with(get(), "if-none-match", "\"1"),
         ),
         (
-            "list with a size below i64",
-            request("GET", "/orders?page_size=-99999999999999999999", ""),
+            "cancel of another version",
+            with(cancel(), "if-match", "\"2\", W/\"1\""),
+        ),
+        (
+            "retry of another version",
+            with(retry(), "if-match", "\"2\""),
+        ),
+        ("get of another version", with(get(), "if-match", "\"2\"")),
+        (
+            "history for someone who wants neither",
+            with(events(), "accept", "text/html"),
+        ),
+        (
+            "stream from no number",
+            with(stream(events()), "last-event-id", "two"),
+        ),
+        (
+            "stream from an empty place",
+            with(stream(events()), "last-event-id", ""),
+        ),
+        (
+            "stream from the future",
+            with(stream(events()), "last-event-id", "4"),
+        ),
+        (
+            "stream from beyond all versions",
+            with(stream(events()), "last-event-id", "4294967296"),
+        ),
+        (
+            "stream beyond those of the system behind",
+            with(
+                with(stream(events()), "last-event-id", "2"),
+                "x-request-id",
+                "limit",
+            ),
+        ),
+        (
+            "stream that cannot be opened",
+            with(
+                with(stream(events()), "last-event-id", "2"),
+                "x-request-id",
+                "store",
+            ),
+        ),
+    ]
+}
+
+fn stream(request: Request<Body>) -> Request<Body> {
+    with(request, "accept", "text/event-stream")
+}
+
+fn lists() -> Vec<Case> {
+    let list = |query: &str| request("GET", &format!("/orders?{query}"), "");
+    let events = |query: &str| request("GET", &format!("/orders/{KNOWN}/events?{query}"), "");
+    vec![
+        (
+            "wrong parameters",
+            list("page_size=many&status=DONE&user_id=&user_id=u&limit=5"),
+        ),
+        ("negative size", list("page_size=-1")),
+        ("size below i64", list("page_size=-99999999999999999999")),
+        ("forged token", list("page_token=forged")),
+        ("empty external id", list("external_id=")),
+        (
+            "times that are none",
+            list("created_after=yesterday&created_before=2026-02-30T00:00:00Z"),
+        ),
+        (
+            "offset that is not encoded",
+            list("created_after=2026-11-23T11:30:00+02:00"),
+        ),
+        (
+            "events with wrong parameters",
+            events("after=-1&page_size=x&limit=1"),
+        ),
+        ("events after no number", events("after=")),
+        ("events after the future", events("after=4")),
+        ("events after all versions", events("after=4294967296")),
+        (
+            "stream from the future by query",
+            stream(events("last_event_id=4")),
         ),
     ]
 }
@@ -198,6 +406,31 @@ fn failures() -> Vec<Case> {
     let not_ready = |why| with(request("GET", "/readyz", ""), "x-request-id", why);
     vec![
         ("id taken", create_for("exists")),
+        ("external id taken", create_for("taken")),
+        ("key reused", keyed(create_for("reused"), "k")),
+        ("twin in progress", keyed(create_for("twin"), "k")),
+        ("not authenticated", create_for("ticket")),
+        ("not permitted", create_for("forbidden")),
+        (
+            "not retryable",
+            with(
+                request("POST", &format!("/orders/{KNOWN}/retry"), ""),
+                "x-request-id",
+                "retry",
+            ),
+        ),
+        (
+            "part of a trace",
+            with(
+                create_for("exists"),
+                "traceparent",
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            ),
+        ),
+        (
+            "part of no valid trace",
+            with(create_for("exists"), "traceparent", "00-4bf9-00f0-01"),
+        ),
         ("not cancellable", cancel("cancel")),
         ("transition refused", cancel("refused")),
         ("concurrent change", cancel("conflict")),
@@ -223,16 +456,27 @@ fn failures() -> Vec<Case> {
 /// Time is paused, so that timeouts come at once and nothing else takes any.
 #[tokio::test(start_paused = true)]
 async fn every_refusal_is_a_problem_document() {
+    let document = Document::read().await;
     for (group, cases) in [
         ("problems_of_bodies", bodies()),
         ("problems_of_fields", fields()),
+        ("problems_of_optional_fields", optional_fields()),
         ("problems_of_routes", routes()),
+        ("problems_of_retries", retries()),
+        ("problems_of_tickets", tickets()),
+        ("problems_of_headers", headers()),
+        ("problems_of_lists", lists()),
         ("problems_of_the_system", failures()),
     ] {
         let mut text = String::new();
         for (name, request) in cases {
             let is_head = request.method() == http::Method::HEAD;
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
             let response = send(request).await;
+            // The fake also fails in ways in which the system behind does not.
+            if group != "problems_of_the_system" {
+                document.assert_has(&method, &path, &response);
+            }
             let kind = response.headers()["content-type"].clone();
             assert_eq!(kind, "application/problem+json", "{name}");
             let answer = render(response).await;

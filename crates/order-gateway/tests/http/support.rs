@@ -6,27 +6,38 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use axum::{Router, body::Body};
+use futures_util::{StreamExt as _, stream};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use order_core::{
-    CallContext, CancelOrder, Cause, Clock, CreateOrder, Error, IdGen, ListOrders, Money, Order,
-    OrderApi, OrderEventStream, OrderId, OrderPage, OrderStatus, UpdateStatus, UserId, WatchOrder,
+    CallContext, CancelOrder, Cause, Clock, CreateOrder, Error, EventPage, ExternalId, IdGen,
+    IfMatch, ListEvents, ListOrders, Metadata, Money, Order, OrderApi, OrderEvent,
+    OrderEventStream, OrderId, OrderPage, OrderStatus, Receipt, RetryOrder, StreamTicket,
+    TicketGrant, TicketSecret, UpdateStatus, UserId, Version, WatchOrder,
 };
 use order_gateway::{
     admin::Readiness,
     http::{HttpConfig, HttpDeps},
 };
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
-/// The only order there is before one is created.
+/// How long a test waits for what must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An order that failed.
 pub(crate) const KNOWN: &str = "00000000-0000-7000-8000-00000000abcd";
+
+/// The same, but processed.
+pub(crate) const DONE: &str = "00000000-0000-7000-8000-00000000d04e";
 
 /// Does what the user id says: `ok` or one of the failures of [`FakeApi::fail`].
 #[derive(Default)]
@@ -40,6 +51,21 @@ impl FakeApi {
             "hang" => std::future::pending().await,
             "panic" => panic!("a secret"),
             "exists" => Error::OrderAlreadyExists { order_id },
+            "taken" => Error::ExternalIdTaken {
+                external_id: ExternalId::parse("cart-17").expect("an external id"),
+                order_id,
+            },
+            "reused" => Error::IdempotencyKeyReused,
+            "twin" => Error::request_in_progress(),
+            "ticket" => Error::TicketInvalid,
+            "forbidden" => Error::PermissionDenied {
+                what: "watching the orders of others".to_owned(),
+            },
+            "retry" => Error::OrderNotRetryable {
+                order_id,
+                current,
+                allowed,
+            },
             "cancel" => Error::OrderNotCancellable {
                 order_id,
                 current,
@@ -74,20 +100,89 @@ pub(crate) fn order(id: OrderId, user: &str) -> Order {
         money: Money::parse("99.95", "USD").expect("money"),
         status: OrderStatus::Pending,
         version: 1,
+        metadata: Metadata::NONE,
+        external_id: None,
         failure: None,
         created_at: Timestamp::UNIX_EPOCH,
         updated_at: Timestamp::from_microsecond(1_500_000).expect("a time"),
     }
 }
 
+/// The order that is known: it failed, and everything about it is there.
+fn known_order() -> Order {
+    let metadata = [("channel", "web"), ("empty", "")];
+    let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Order {
+        status: OrderStatus::Failed,
+        version: 3,
+        metadata: Metadata::new(metadata).expect("metadata"),
+        external_id: ExternalId::parse("cart-17").ok(),
+        failure: Some(Cause::new("CARD_DECLINED", "the bank said \"no\"")),
+        ..order(KNOWN.parse().expect("an id"), "user-1")
+    }
+}
+
+fn done_order() -> Order {
+    Order {
+        id: DONE.parse().expect("an id"),
+        status: OrderStatus::Processed,
+        failure: None,
+        ..known_order()
+    }
+}
+
+fn check_known(order_id: OrderId) -> Result<Order, Error> {
+    [known_order(), done_order()]
+        .into_iter()
+        .find(|order| order.id == order_id)
+        .ok_or(Error::OrderNotFound { order_id })
+}
+
+/// Refuses a change as the system does.
+fn check_version(if_match: Option<&IfMatch>, order: &Order) -> Result<(), Error> {
+    if if_match.is_none_or(|if_match| if_match.is_met(order.version)) {
+        return Ok(());
+    }
+    Err(Error::EtagMismatch {
+        order_id: order.id,
+        current: order.version,
+    })
+}
+
+/// The history of a known order.
+fn known_events(order: &Order) -> Vec<OrderEvent> {
+    let event = |version: Version, status, cause| OrderEvent {
+        order_id: order.id,
+        user_id: order.user_id.clone(),
+        version,
+        status,
+        at: Timestamp::from_second(i64::from(version)).expect("a time"),
+        cause,
+    };
+    vec![
+        event(1, OrderStatus::Pending, None),
+        event(2, OrderStatus::Processing, None),
+        event(3, order.status, order.failure.clone()),
+    ]
+}
+
 #[async_trait]
 impl OrderApi for FakeApi {
-    async fn create_order(&self, _: &CallContext, new: CreateOrder) -> Result<Order, Error> {
+    /// A key that begins with `again` has been used before.
+    async fn create_order(&self, _: &CallContext, new: CreateOrder) -> Result<Receipt, Error> {
         self.fail(new.user_id.as_str()).await?;
         let id = new.order_id.expect("the gateway makes the id");
-        Ok(Order {
-            money: new.money,
-            ..order(id, new.user_id.as_str())
+        let key = new.idempotency_key.as_ref();
+        let is_replayed = key.is_some_and(|key| key.as_str().starts_with("again"));
+        let id = if is_replayed { known_order().id } else { id };
+        Ok(Receipt {
+            order: Order {
+                money: new.money,
+                metadata: new.metadata,
+                external_id: new.external_id,
+                ..order(id, new.user_id.as_str())
+            },
+            is_replayed,
         })
     }
 
@@ -95,23 +190,21 @@ impl OrderApi for FakeApi {
         &self,
         _: &CallContext,
         _: Vec<CreateOrder>,
-    ) -> Result<Vec<Result<Order, Error>>, Error> {
+    ) -> Result<Vec<Result<Receipt, Error>>, Error> {
         unreachable!("no route creates many orders")
     }
 
     async fn get_order(&self, _: &CallContext, order_id: OrderId) -> Result<Order, Error> {
-        if order_id.to_string() != KNOWN {
-            return Err(Error::OrderNotFound { order_id });
-        }
-        Ok(Order {
-            status: OrderStatus::Failed,
-            version: 3,
-            failure: Some(Cause::new("CARD_DECLINED", "the bank said \"no\"")),
-            ..order(order_id, "user-1")
-        })
+        check_known(order_id)
     }
 
     async fn list_orders(&self, _: &CallContext, list: ListOrders) -> Result<OrderPage, Error> {
+        if list.page_token.as_deref() == Some("forged") {
+            return Err(Error::invalid(
+                "page_token",
+                "is not a token of this service",
+            ));
+        }
         let user = list.user_id.as_ref().map_or("user-1", UserId::as_str);
         self.fail(user).await?;
         Ok(OrderPage {
@@ -120,13 +213,31 @@ impl OrderApi for FakeApi {
         })
     }
 
-    async fn cancel_order(&self, _: &CallContext, cancel: CancelOrder) -> Result<Order, Error> {
+    async fn cancel_order(&self, _: &CallContext, cancel: CancelOrder) -> Result<Receipt, Error> {
         let reason = cancel.reason.unwrap_or_default();
         self.fail(&reason).await?;
+        let before = order(cancel.order_id, "user-1");
+        check_version(cancel.if_match.as_ref(), &before)?;
+        let key = cancel.idempotency_key.as_ref();
+        Ok(Receipt {
+            order: Order {
+                status: OrderStatus::Cancelled,
+                version: 2,
+                ..before
+            },
+            is_replayed: key.is_some_and(|key| key.as_str().starts_with("again")),
+        })
+    }
+
+    async fn retry_order(&self, ctx: &CallContext, retry: RetryOrder) -> Result<Order, Error> {
+        self.fail(ctx.request_id.as_str()).await?;
+        let failed = check_known(retry.order_id)?;
+        check_version(retry.if_match.as_ref(), &failed)?;
         Ok(Order {
-            status: OrderStatus::Cancelled,
-            version: 2,
-            ..order(cancel.order_id, "user-1")
+            status: OrderStatus::Pending,
+            version: 4,
+            failure: None,
+            ..failed
         })
     }
 
@@ -134,12 +245,46 @@ impl OrderApi for FakeApi {
         unreachable!("no route sets a status")
     }
 
-    async fn watch_orders(
+    async fn list_events(&self, _: &CallContext, list: ListEvents) -> Result<EventPage, Error> {
+        let order = check_known(list.order_id)?;
+        let mut events = known_events(&order);
+        events.retain(|event| event.version > list.after);
+        let page_size = usize::from(list.page_size.get());
+        let has_more = events.len() > page_size;
+        events.truncate(page_size);
+        Ok(EventPage {
+            events,
+            order,
+            has_more,
+        })
+    }
+
+    async fn create_ticket(
         &self,
         _: &CallContext,
-        _: Vec<WatchOrder>,
+        grant: TicketGrant,
+    ) -> Result<StreamTicket, Error> {
+        self.fail(grant.user_id.as_str()).await?;
+        Ok(StreamTicket {
+            secret: TicketSecret::from_bytes([0xfb; 32]),
+            grant,
+            expires_at: Timestamp::from_second(30).expect("a time"),
+        })
+    }
+
+    async fn watch_orders(
+        &self,
+        ctx: &CallContext,
+        orders: Vec<WatchOrder>,
     ) -> Result<OrderEventStream, Error> {
-        unreachable!("no route watches orders")
+        self.fail(ctx.request_id.as_str()).await?;
+        let [order] = orders.as_slice() else {
+            unreachable!("one order is watched at a time")
+        };
+        let since = order.since.unwrap_or_default();
+        let events = known_events(&check_known(order.order_id)?).into_iter();
+        let missed = events.filter(move |event| event.version > since).map(Ok);
+        Ok(stream::iter(missed).chain(stream::pending()).boxed())
     }
 
     async fn check_ready(&self, ctx: &CallContext) -> Result<(), Error> {
@@ -157,11 +302,16 @@ impl IdGen for CountingIds {
         let base = 0x0000_0000_0000_7000_8000_0000_0000_0000;
         OrderId::from_uuid(Uuid::from_u128(base + u128::from(n)))
     }
+
+    fn secret(&self) -> [u8; 32] {
+        unreachable!("the gateway makes no secrets")
+    }
 }
 
 /// The clock of the runtime, which tests pause.
 struct RuntimeClock;
 
+#[async_trait]
 impl Clock for RuntimeClock {
     fn now(&self) -> Timestamp {
         Timestamp::UNIX_EPOCH
@@ -170,18 +320,31 @@ impl Clock for RuntimeClock {
     fn instant(&self) -> Instant {
         tokio::time::Instant::now().into_std()
     }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
 }
 
 pub(crate) fn deps() -> HttpDeps {
+    deps_over(Arc::new(FakeApi))
+}
+
+pub(crate) fn deps_over(api: Arc<dyn OrderApi>) -> HttpDeps {
     HttpDeps {
-        api: Arc::new(FakeApi),
+        api,
         ids: Arc::new(CountingIds::default()),
         clock: Arc::new(RuntimeClock),
+        stop: CancellationToken::new(),
     }
 }
 
 pub(crate) fn app(config: HttpConfig) -> Router {
-    order_gateway::http::router(deps(), Readiness::new(deps()), config)
+    app_over(deps(), config)
+}
+
+pub(crate) fn app_over(deps: HttpDeps, config: HttpConfig) -> Router {
+    order_gateway::http::router(deps.clone(), Readiness::new(deps), config)
 }
 
 /// Sends a request to a fresh app.
@@ -223,7 +386,8 @@ pub(crate) async fn render(response: Response<Body>) -> String {
         .map(|(name, value)| format!("{name}: {}", value.to_str().expect("text")))
         .collect();
     headers.sort();
-    let body = body.collect().await.expect("a body").to_bytes();
+    let body = timeout(PATIENCE, body.collect()).await;
+    let body = body.expect("the body ends").expect("a body").to_bytes();
     let body = std::str::from_utf8(&body).expect("text");
     let mut text = format!("{}\n{}\n", parts.status, headers.join("\n"));
     writeln!(text, "{body}").expect("a string takes everything");

@@ -12,8 +12,9 @@ use std::{
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use order_core::{
-    CallContext, Change, Committed, Created, Deadline, Error, Money, NewOrder, Order, OrderEvent,
-    OrderId, OrderQuery, OrderState, OrderStatus, OrderStore, RequestId, UserId, Version,
+    CallContext, Change, Committed, Created, Deadline, Error, IdempotencyKey, KeyOperation,
+    Metadata, Money, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderState,
+    OrderStatus, OrderStore, PageTokenKey, RequestId, StoredKey, TicketGrant, UserId, Version,
     WatchOrder,
 };
 use uuid::Uuid;
@@ -25,6 +26,8 @@ use crate::lock;
 pub(super) enum Moment {
     BeforeRead,
     AfterRead,
+    BeforeHistory,
+    AfterHistory,
 }
 
 type Hook = Box<dyn FnMut(Moment) + Send>;
@@ -36,8 +39,14 @@ pub(super) struct FakeStore {
     pub(super) is_down: AtomicBool,
     /// Sizes of the batches asked for by `states`.
     pub(super) batches: Mutex<Vec<usize>>,
+    /// The users asked for by `recent_states`, and how many orders of each.
+    pub(super) user_batches: Mutex<Vec<(Vec<UserId>, usize)>>,
     /// How many calls of `find` are to hang for ever.
     pub(super) n_hanging: AtomicUsize,
+    /// Whether calls of `events` are to hang for ever.
+    pub(super) is_history_hanging: AtomicBool,
+    /// How many events the calls of `events` asked for.
+    pub(super) history_limits: Mutex<Vec<usize>>,
 }
 
 impl FakeStore {
@@ -51,10 +60,23 @@ impl FakeStore {
 
     /// Appends a version to the order's history and returns its event.
     pub(super) fn commit(&self, order_id: OrderId, status: OrderStatus) -> OrderEvent {
+        self.commit_of("user-1", order_id, status)
+    }
+
+    /// Does the same for an order of the named user.
+    pub(super) fn commit_of(
+        &self,
+        user_id: &str,
+        order_id: OrderId,
+        status: OrderStatus,
+    ) -> OrderEvent {
         let mut histories = lock(&self.histories);
         let history = histories.entry(order_id).or_default();
         let version = history.last().map_or(1, |last| last.version + 1);
-        let event = event(order_id, version, status);
+        let event = OrderEvent {
+            user_id: user(user_id),
+            ..event(order_id, version, status)
+        };
         history.push(event.clone());
         event
     }
@@ -90,6 +112,16 @@ impl OrderStore for FakeStore {
         unreachable!("the hub only reads")
     }
 
+    async fn find_key(
+        &self,
+        _ctx: &CallContext,
+        _owner: &UserId,
+        _operation: KeyOperation,
+        _key: &IdempotencyKey,
+    ) -> Result<Option<StoredKey>, Error> {
+        unreachable!("the hub knows no keys")
+    }
+
     async fn find(&self, _ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
         let countdown = self
             .n_hanging
@@ -117,14 +149,22 @@ impl OrderStore for FakeStore {
         after: Version,
         limit: usize,
     ) -> Result<Vec<OrderEvent>, Error> {
+        if self.is_history_hanging.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         self.check_up()?;
-        let histories = lock(&self.histories);
-        let history = histories.get(&order_id).into_iter().flatten();
-        Ok(history
+        lock(&self.history_limits).push(limit);
+        self.run_hook(Moment::BeforeHistory);
+        let events = lock(&self.histories)
+            .get(&order_id)
+            .into_iter()
+            .flatten()
             .filter(|event| event.version > after)
             .take(limit)
             .cloned()
-            .collect())
+            .collect();
+        self.run_hook(Moment::AfterHistory);
+        Ok(events)
     }
 
     async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
@@ -132,16 +172,47 @@ impl OrderStore for FakeStore {
         self.check_up()?;
         let histories = lock(&self.histories);
         let last = |order_id| histories.get(order_id).and_then(|history| history.last());
-        Ok(order_ids
-            .iter()
-            .filter_map(last)
-            .map(|event| OrderState {
-                order_id: event.order_id,
-                version: event.version,
-                status: event.status,
-                updated_at: event.at,
-            })
-            .collect())
+        Ok(order_ids.iter().filter_map(last).map(state_at).collect())
+    }
+
+    async fn recent_states(
+        &self,
+        user_ids: &[UserId],
+        limit_per_user: usize,
+    ) -> Result<Vec<OrderState>, Error> {
+        lock(&self.user_batches).push((user_ids.to_vec(), limit_per_user));
+        self.check_up()?;
+        self.run_hook(Moment::BeforeRead);
+        let mut states = Vec::new();
+        for user_id in user_ids {
+            let histories = lock(&self.histories);
+            let mut newest: Vec<_> = histories
+                .values()
+                .filter_map(|history| history.last())
+                .filter(|event| event.user_id == *user_id)
+                .map(state_at)
+                .collect();
+            newest.sort_by_key(|state| std::cmp::Reverse(state.order_id));
+            states.extend(newest.into_iter().take(limit_per_user));
+        }
+        self.run_hook(Moment::AfterRead);
+        Ok(states)
+    }
+
+    async fn put_ticket(&self, _ticket: &NewTicket) -> Result<Timestamp, Error> {
+        unreachable!("the hub knows no tickets")
+    }
+
+    async fn take_ticket(&self, _digest: &[u8; 32]) -> Result<Option<TicketGrant>, Error> {
+        unreachable!("the hub knows no tickets")
+    }
+
+    async fn page_token_key(&self) -> Result<PageTokenKey, Error> {
+        unreachable!("the hub never lists")
+    }
+
+    async fn prune(&self, _limit: usize) -> Result<usize, Error> {
+        unreachable!("the hub only reads")
     }
 
     async fn check(&self, _ctx: &CallContext) -> Result<(), Error> {
@@ -149,13 +220,25 @@ impl OrderStore for FakeStore {
     }
 }
 
+fn state_at(event: &OrderEvent) -> OrderState {
+    OrderState {
+        order_id: event.order_id,
+        user_id: event.user_id.clone(),
+        version: event.version,
+        status: event.status,
+        updated_at: event.at,
+    }
+}
+
 fn order_at(event: OrderEvent) -> Order {
     Order {
         id: event.order_id,
-        user_id: UserId::parse("user-1").expect("valid"),
+        user_id: event.user_id,
         money: Money::parse("100", "USD").expect("valid"),
         status: event.status,
         version: event.version,
+        metadata: Metadata::NONE,
+        external_id: None,
         failure: event.cause,
         created_at: Timestamp::UNIX_EPOCH,
         updated_at: event.at,
@@ -165,11 +248,16 @@ fn order_at(event: OrderEvent) -> Order {
 pub(super) fn event(order_id: OrderId, version: Version, status: OrderStatus) -> OrderEvent {
     OrderEvent {
         order_id,
+        user_id: user("user-1"),
         version,
         status,
         at: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(i64::from(version)),
         cause: None,
     }
+}
+
+pub(super) fn user(text: &str) -> UserId {
+    UserId::parse(text).expect("valid")
 }
 
 pub(super) fn order_id(n: u128) -> OrderId {
@@ -181,10 +269,7 @@ pub(super) fn watch(order_id: OrderId, since: Option<Version>) -> WatchOrder {
 }
 
 pub(super) fn ctx() -> CallContext {
-    CallContext {
-        request_id: RequestId::from_uuid(Uuid::nil()),
-        deadline: Deadline::NONE,
-    }
+    CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE)
 }
 
 /// Longer than any test may take; the clock of the tests is paused.

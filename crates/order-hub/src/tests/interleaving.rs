@@ -1,6 +1,9 @@
 //! A subscription against a store and a bus that change at every point of it.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
 
 use futures_util::FutureExt;
 use order_core::{EventBus, OrderId, OrderStatus, Version};
@@ -23,6 +26,10 @@ enum Step {
     Commit,
     /// One of the versions so far is published: on time, late, again or out of order.
     Publish(Index),
+    /// The reader comes once; only when the subscription stands.
+    Read,
+    /// The reconcile pass comes by; only when the subscription stands.
+    Reconcile,
 }
 
 #[derive(Debug)]
@@ -31,7 +38,7 @@ struct World {
     store: Arc<FakeStore>,
     order_id: OrderId,
     version: Version,
-    steps: Vec<(When, Step)>,
+    steps: VecDeque<(When, Step)>,
 }
 
 impl std::fmt::Debug for FakeStore {
@@ -41,12 +48,15 @@ impl std::fmt::Debug for FakeStore {
 }
 
 impl World {
+    /// Does all that is due by then; one step for each read of the history.
     fn run(&mut self, when: When) {
-        let (due, later) = std::mem::take(&mut self.steps)
-            .into_iter()
-            .partition::<Vec<_>, _>(|(at, _)| *at <= when);
-        self.steps = later;
-        for (_, step) in due {
+        let len_max = if when >= When::During(Moment::BeforeHistory) {
+            1
+        } else {
+            usize::MAX
+        };
+        let n_due = self.steps.iter().take_while(|(at, _)| *at <= when).count();
+        for (_, step) in self.steps.drain(..n_due.min(len_max)).collect::<Vec<_>>() {
             self.step(&step);
         }
     }
@@ -62,6 +72,7 @@ impl World {
                 let version = Version::try_from(pick.index(n_versions) + 1).expect("small");
                 self.publish(version);
             }
+            Step::Read | Step::Reconcile => {}
         }
     }
 
@@ -80,37 +91,54 @@ const fn status_of(version: Version) -> OrderStatus {
     }
 }
 
-fn drain(inbox: &mut Inbox, seen: &mut Vec<Version>) {
+/// Has the reader come once.
+fn read(inbox: &mut Inbox, seen: &mut Vec<Version>) -> bool {
     let mut deliveries = Vec::new();
-    while let Some(result) = inbox.next(&mut deliveries).now_or_never() {
+    let result = inbox.next(&mut deliveries).now_or_never();
+    seen.extend(deliveries.iter().map(|d| d.event.event().version));
+    result.is_some_and(|result| {
         result.expect("the hub is open");
-        seen.extend(deliveries.drain(..).map(|d| d.event.event().version));
-    }
+        true
+    })
 }
 
-fn steps() -> impl Strategy<Value = Vec<(When, Step)>> {
+fn reconcile(hub: &Hub) {
+    let pass = hub.shared.reconcile(Depth::Redrivable).now_or_never();
+    pass.expect("the store answers at once")
+        .expect("the store is up");
+}
+
+fn steps() -> impl Strategy<Value = VecDeque<(When, Step)>> {
     let when = prop_oneof![
         Just(When::Before),
         Just(When::During(Moment::BeforeRead)),
         Just(When::During(Moment::AfterRead)),
+        Just(When::During(Moment::BeforeHistory)),
+        Just(When::During(Moment::AfterHistory)),
+        Just(When::After),
         Just(When::After),
     ];
-    let step = prop_oneof![Just(Step::Commit), any::<Index>().prop_map(Step::Publish),];
-    proptest::collection::vec((when, step), 0..24).prop_map(|mut steps| {
+    let step = prop_oneof![
+        3 => Just(Step::Commit),
+        3 => any::<Index>().prop_map(Step::Publish),
+        1 => Just(Step::Read),
+        1 => Just(Step::Reconcile),
+    ];
+    proptest::collection::vec((when, step), 0..32).prop_map(|mut steps| {
         steps.sort_by_key(|(when, _)| *when);
-        steps
+        steps.into()
     })
 }
 
 proptest! {
     #[test]
-    fn no_gap_and_no_step_back(
+    fn every_version_comes_once_and_in_order(
         steps in steps(),
         since in proptest::option::of(0_u32..12),
         late in any::<bool>(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        let runtime = runtime.expect("a runtime for the timeout of the reconcile pass");
+        let runtime = runtime.expect("a runtime for the timeouts of reads");
         let _entered = runtime.enter();
         let store = FakeStore::new();
         let hub = Hub::new(HubConfig::default(), Arc::clone(&store) as Arc<_>);
@@ -129,19 +157,22 @@ proptest! {
             .now_or_never()
             .expect("the store answers at once")
             .expect("the order exists");
-        let mut seen = match &answer.catch_up {
+        let (first, mut seen) = match &answer.catch_up {
             CatchUp::Replay(events) => {
-                let since = since.expect("a replay was asked for");
                 let versions: Vec<_> = events.iter().map(|event| event.version).collect();
-                prop_assert_eq!(&versions, &(since + 1..=answer.version).collect::<Vec<_>>());
-                versions
+                (since.expect("a replay was asked for") + 1, versions)
             }
-            CatchUp::Snapshot(event) => vec![event.version],
+            CatchUp::Snapshot(event) => (event.version, vec![event.version]),
         };
-        drain(&mut inbox, &mut seen);
-        lock(&world).run(When::After);
-        drain(&mut inbox, &mut seen);
-
+        let next_step = || lock(&world).steps.pop_front();
+        // The reader and the pass run the hook, which takes the lock.
+        while let Some((_, step)) = next_step() {
+            match step {
+                Step::Read => { read(&mut inbox, &mut seen); }
+                Step::Reconcile => reconcile(&hub),
+                Step::Commit | Step::Publish(_) => lock(&world).step(&step),
+            }
+        }
         let version = lock(&world).version;
         if late {
             // Nothing was lost, only late and in the wrong order.
@@ -149,12 +180,10 @@ proptest! {
                 lock(&world).publish(version);
             }
         } else {
-            hub.shared.reconcile(Depth::Redrivable).now_or_never()
-                .expect("the store answers at once").expect("the store is up");
+            reconcile(&hub);
         }
-        drain(&mut inbox, &mut seen);
-        prop_assert!(seen.is_sorted_by(|a, b| a < b), "stepped back: {seen:?}");
-        prop_assert_eq!(seen.last().copied().unwrap_or(answer.version), version);
+        while read(&mut inbox, &mut seen) {}
+        prop_assert_eq!(seen, (first..=version).collect::<Vec<_>>());
         // The hook holds the world, and the world holds the store.
         store.set_hook(|_| {});
     }

@@ -23,9 +23,16 @@ pub(super) const fn is_retryable(error: &Error) -> bool {
         Error::InvalidArgument { .. }
         | Error::OrderNotFound { .. }
         | Error::OrderAlreadyExists { .. }
+        | Error::ExternalIdTaken { .. }
+        | Error::IdempotencyKeyReused
+        | Error::RequestInProgress { .. }
+        | Error::EtagMismatch { .. }
         | Error::OrderNotCancellable { .. }
+        | Error::OrderNotRetryable { .. }
         | Error::TransitionRefused { .. }
         | Error::VersionConflict { .. }
+        | Error::TicketInvalid
+        | Error::PermissionDenied { .. }
         | Error::LimitExceeded { .. }
         | Error::Overloaded { .. }
         | Error::DeadlineExceeded

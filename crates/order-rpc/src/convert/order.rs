@@ -1,8 +1,12 @@
-//! Orders and events, which the service sends and the client reads.
+//! Orders, events and tickets, which the service sends and the client reads.
 
 use jiff::Timestamp;
-use order_core::{Cause, Error, Money, Order, OrderEvent, OrderId, OrderStatus, UserId};
+use order_core::{
+    Cause, Error, ExternalId, Metadata, Money, Order, OrderEvent, OrderId, OrderStatus,
+    StreamTicket, TicketGrant, TicketSecret, UserId,
+};
 
+use super::etag::etag_of;
 use crate::proto;
 
 /// The message of the service breaks the contract.
@@ -18,6 +22,7 @@ fn invalid_answer(what: &'static str) -> Error {
 
 /// Writes an order.
 pub(crate) fn order_to_proto(order: Order) -> proto::Order {
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     proto::Order {
         order_id: order.id.to_string(),
         user_id: order.user_id.as_str().to_owned(),
@@ -27,6 +32,12 @@ pub(crate) fn order_to_proto(order: Order) -> proto::Order {
         failure: order.failure.map(cause_to_proto),
         created_at: Some(time_to_proto(order.created_at)),
         updated_at: Some(time_to_proto(order.updated_at)),
+        metadata: order.metadata.iter().map(owned).collect(),
+        external_id: order
+            .external_id
+            .map(|id| id.as_str().to_owned())
+            .unwrap_or_default(),
+        etag: etag_of(order.version),
     }
 }
 
@@ -37,16 +48,22 @@ pub(crate) fn order_to_proto(order: Order) -> proto::Order {
 pub(crate) fn order_from_proto(order: Option<proto::Order>) -> Result<Order, Error> {
     let order = order.ok_or_else(|| invalid_answer("an order"))?;
     let money = order.money.ok_or_else(|| invalid_answer("an amount"))?;
+    let external_id = Some(order.external_id.as_str()).filter(|id| !id.is_empty());
     Ok(Order {
         id: id_from_proto(&order.order_id)?,
-        user_id: UserId::parse(&order.user_id).map_err(|_| invalid_answer("a user id"))?,
+        user_id: user_of_answer(&order.user_id)?,
         money: Money::from_minor_units(money.minor_units, &money.currency)
             .map_err(|_| invalid_answer("an amount"))?,
         status: status_of_answer(order.status)?,
         version: order.version,
+        metadata: Metadata::new(order.metadata).map_err(|_| invalid_answer("metadata"))?,
+        external_id: external_id
+            .map(ExternalId::parse)
+            .transpose()
+            .map_err(|_| invalid_answer("an external id"))?,
         failure: order.failure.map(cause_of_answer),
-        created_at: time_from_proto(order.created_at)?,
-        updated_at: time_from_proto(order.updated_at)?,
+        created_at: time_of_answer(order.created_at)?,
+        updated_at: time_of_answer(order.updated_at)?,
     })
 }
 
@@ -58,20 +75,45 @@ pub(crate) fn event_to_proto(event: OrderEvent) -> proto::OrderEvent {
         status: status_to_proto(event.status).into(),
         at: Some(time_to_proto(event.at)),
         cause: event.cause.map(cause_to_proto),
+        user_id: event.user_id.as_str().to_owned(),
     }
 }
 
-/// Reads an event of a watch.
+/// Reads an event.
 ///
 /// # Errors
 /// [`Error::Internal`] if it breaks the contract.
 pub(crate) fn event_from_proto(event: proto::OrderEvent) -> Result<OrderEvent, Error> {
     Ok(OrderEvent {
         order_id: id_from_proto(&event.order_id)?,
+        user_id: user_of_answer(&event.user_id)?,
         version: event.version,
         status: status_of_answer(event.status)?,
-        at: time_from_proto(event.at)?,
+        at: time_of_answer(event.at)?,
         cause: event.cause.map(cause_of_answer),
+    })
+}
+
+/// Writes a ticket.
+pub(crate) fn ticket_to_proto(ticket: &StreamTicket) -> proto::CreateStreamTicketResponse {
+    proto::CreateStreamTicketResponse {
+        ticket: ticket.secret.to_text(),
+        expires_at: Some(time_to_proto(ticket.expires_at)),
+    }
+}
+
+/// Reads the ticket for what was asked for.
+///
+/// # Errors
+/// [`Error::Internal`] if it breaks the contract.
+pub(crate) fn ticket_from_proto(
+    ticket: &proto::CreateStreamTicketResponse,
+    grant: TicketGrant,
+) -> Result<StreamTicket, Error> {
+    Ok(StreamTicket {
+        secret: TicketSecret::parse(&ticket.ticket).ok_or_else(|| invalid_answer("a ticket"))?,
+        grant,
+        expires_at: time_of_answer(ticket.expires_at)?,
     })
 }
 
@@ -115,6 +157,10 @@ fn id_from_proto(text: &str) -> Result<OrderId, Error> {
     text.parse().map_err(|_| invalid_answer("an order id"))
 }
 
+fn user_of_answer(text: &str) -> Result<UserId, Error> {
+    UserId::parse(text).map_err(|_| invalid_answer("a user id"))
+}
+
 fn status_of_answer(status: i32) -> Result<OrderStatus, Error> {
     status_from_proto(status).ok_or_else(|| invalid_answer("an order status"))
 }
@@ -126,7 +172,7 @@ fn cause_of_answer(cause: proto::Cause) -> Cause {
     }
 }
 
-fn time_to_proto(time: Timestamp) -> prost_types::Timestamp {
+pub(super) fn time_to_proto(time: Timestamp) -> prost_types::Timestamp {
     // The message wants nanoseconds that count forward, before 1970 too.
     let (mut seconds, mut nanos) = (time.as_second(), time.subsec_nanosecond());
     if nanos < 0 {
@@ -136,7 +182,12 @@ fn time_to_proto(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds, nanos }
 }
 
-fn time_from_proto(time: Option<prost_types::Timestamp>) -> Result<Timestamp, Error> {
-    time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok())
+/// `None` for a time that no calendar here can hold.
+pub(super) fn time_from_proto(time: prost_types::Timestamp) -> Option<Timestamp> {
+    Timestamp::new(time.seconds, time.nanos).ok()
+}
+
+fn time_of_answer(time: Option<prost_types::Timestamp>) -> Result<Timestamp, Error> {
+    time.and_then(time_from_proto)
         .ok_or_else(|| invalid_answer("a time"))
 }

@@ -1,16 +1,17 @@
 use jiff::Timestamp;
 use order_core::{
-    CancelOrder, Cause, CreateOrder, Error, ListOrders, Money, Order, OrderEvent, OrderId,
-    OrderStatus, PageSize, UpdateStatus, UserId, WatchOrder,
+    CancelOrder, Cause, CreateOrder, Error, ExternalId, IdempotencyKey, IfMatch, ListEvents,
+    ListOrders, Metadata, Money, Order, OrderEvent, OrderId, OrderStatus, PageSize, RetryOrder,
+    StreamTicket, TicketGrant, TicketSecret, UpdateStatus, UserId, WatchOrder,
 };
 use proptest::prelude::*;
+use prost::Message as _;
 use uuid::Uuid;
 
-use super::{
-    request::{CREATES_MAX, WATCHES_MAX},
-    *,
-};
-use crate::proto;
+use super::*;
+
+mod refusals;
+mod workers;
 
 fn any_id() -> impl Strategy<Value = OrderId> {
     any::<u128>().prop_map(|n| OrderId::from_uuid(Uuid::from_u128(n)))
@@ -39,6 +40,24 @@ fn any_time() -> impl Strategy<Value = Timestamp> {
         .prop_map(|(seconds, nanos)| Timestamp::new(seconds, nanos).expect("in range"))
 }
 
+fn any_metadata() -> impl Strategy<Value = Metadata> {
+    prop::collection::vec(("\\PC{1,40}", "\\PC{0,500}"), 0..4)
+        .prop_map(|entries| Metadata::new(entries).expect("valid"))
+}
+
+fn any_external_id() -> impl Strategy<Value = Option<ExternalId>> {
+    prop::option::of("\\PC{1,128}".prop_map(|text| ExternalId::parse(&text).expect("valid")))
+}
+
+fn any_key() -> impl Strategy<Value = Option<IdempotencyKey>> {
+    prop::option::of("[!-~]{1,255}".prop_map(|text| IdempotencyKey::parse(&text).expect("valid")))
+}
+
+fn any_precondition() -> impl Strategy<Value = Option<IfMatch>> {
+    let versions = prop::collection::vec(any::<u32>(), 0..3).prop_map(IfMatch::Versions);
+    prop::option::of(prop_oneof![Just(IfMatch::Any), versions])
+}
+
 prop_compose! {
     fn any_order()(
         id in any_id(),
@@ -46,11 +65,29 @@ prop_compose! {
         money in any_money(),
         status in any_status(),
         version in any::<u32>(),
+        metadata in any_metadata(),
+        external_id in any_external_id(),
         failure in prop::option::of(any_cause()),
         created_at in any_time(),
         updated_at in any_time(),
     ) -> Order {
-        Order { id, user_id, money, status, version, failure, created_at, updated_at }
+        Order {
+            id, user_id, money, status, version, metadata, external_id, failure, created_at,
+            updated_at,
+        }
+    }
+}
+
+prop_compose! {
+    fn any_create()(
+        order_id in prop::option::of(any_id()),
+        user_id in any_user(),
+        money in any_money(),
+        metadata in any_metadata(),
+        external_id in any_external_id(),
+        idempotency_key in any_key(),
+    ) -> CreateOrder {
+        CreateOrder { order_id, user_id, money, metadata, external_id, idempotency_key }
     }
 }
 
@@ -58,11 +95,16 @@ prop_compose! {
     fn any_list()(
         user_id in prop::option::of(any_user()),
         statuses in prop::sample::subsequence(OrderStatus::ALL.to_vec(), 0..=5),
+        external_id in any_external_id(),
+        created_after in prop::option::of(any_time()),
+        created_before in prop::option::of(any_time()),
         page_size in 1_i64..=1_000,
         page_token in prop::option::of("[a-z]{1,40}"),
     ) -> ListOrders {
         let page_size = PageSize::new(page_size).expect("valid");
-        ListOrders { user_id, statuses, page_size, page_token }
+        ListOrders {
+            user_id, statuses, external_id, created_after, created_before, page_size, page_token,
+        }
     }
 }
 
@@ -72,31 +114,38 @@ proptest! {
         let message = order_to_proto(order.clone());
         let nanos = message.created_at.as_ref().expect("always there").nanos;
         prop_assert!((0..1_000_000_000).contains(&nanos));
+        prop_assert_eq!(&message.etag, &format!("\"{}\"", order.version));
         prop_assert_eq!(order_from_proto(Some(message)).expect("valid"), order);
     }
 
     #[test]
     fn event_survives_the_way(
         order_id in any_id(),
+        user_id in any_user(),
         version in any::<u32>(),
         status in any_status(),
         at in any_time(),
         cause in prop::option::of(any_cause()),
     ) {
-        let event = OrderEvent { order_id, version, status, at, cause };
+        let event = OrderEvent { order_id, user_id, version, status, at, cause };
         let message = event_to_proto(event.clone());
         prop_assert_eq!(event_from_proto(message).expect("valid"), event);
     }
 
     #[test]
-    fn create_survives_the_way(
-        order_id in prop::option::of(any_id()),
-        user_id in any_user(),
-        money in any_money(),
-    ) {
-        let request = CreateOrder { order_id, user_id, money };
+    fn create_survives_the_way(request in any_create()) {
         let message = create_to_proto(&request);
-        prop_assert_eq!(create_from_proto(&message).expect("valid"), request);
+        prop_assert_eq!(create_from_proto(message).expect("valid"), request);
+    }
+
+    #[test]
+    fn size_of_a_create_is_never_underestimated(
+        requests in prop::collection::vec(any_create(), 0..4),
+    ) {
+        let bound: usize = requests.iter().map(bytes_max).sum();
+        let requests = requests.iter().map(create_to_proto).collect();
+        let batch = crate::proto::BatchCreateOrdersRequest { requests };
+        prop_assert!(batch.encoded_len() <= bound);
     }
 
     #[test]
@@ -109,10 +158,19 @@ proptest! {
     fn cancel_survives_the_way(
         order_id in any_id(),
         reason in prop::option::of("\\PC{1,500}"),
+        if_match in any_precondition(),
+        idempotency_key in any_key(),
     ) {
-        let request = CancelOrder { order_id, reason };
+        let request = CancelOrder { order_id, reason, if_match, idempotency_key };
         let message = cancel_to_proto(&request);
         prop_assert_eq!(cancel_from_proto(message).expect("valid"), request);
+    }
+
+    #[test]
+    fn retry_survives_the_way(order_id in any_id(), if_match in any_precondition()) {
+        let request = RetryOrder { order_id, if_match };
+        let message = retry_to_proto(&request);
+        prop_assert_eq!(retry_from_proto(&message).expect("valid"), request);
     }
 
     #[test]
@@ -120,10 +178,36 @@ proptest! {
         order_id in any_id(),
         status in any_status(),
         cause in prop::option::of(any_cause()),
+        if_match in any_precondition(),
     ) {
-        let request = UpdateStatus { order_id, status, cause };
+        let request = UpdateStatus { order_id, status, cause, if_match };
         let message = update_to_proto(&request);
         prop_assert_eq!(update_from_proto(&message).expect("valid"), request);
+    }
+
+    #[test]
+    fn page_of_events_survives_the_way(
+        order_id in any_id(),
+        after in any::<u32>(),
+        page_size in 1_i64..=1_000,
+    ) {
+        let page_size = PageSize::new(page_size).expect("valid");
+        let request = ListEvents { order_id, after, page_size };
+        let message = events_to_proto(&request);
+        prop_assert_eq!(events_from_proto(&message).expect("valid"), request);
+    }
+
+    #[test]
+    fn ticket_survives_the_way(
+        secret in any::<[u8; 32]>(),
+        user_id in any_user(),
+        expires_at in any_time(),
+    ) {
+        let grant = TicketGrant { user_id };
+        let secret = TicketSecret::from_bytes(secret);
+        let ticket = StreamTicket { secret, grant: grant.clone(), expires_at };
+        let message = ticket_to_proto(&ticket);
+        prop_assert_eq!(ticket_from_proto(&message, grant).expect("valid"), ticket);
     }
 
     #[test]
@@ -145,133 +229,4 @@ fn fields<T: std::fmt::Debug>(result: Result<T, Error>) -> Vec<String> {
         }
         other => panic!("unexpected {other:?}"),
     }
-}
-
-fn create(
-    order_id: &str,
-    user_id: &str,
-    minor_units: i64,
-    currency: &str,
-) -> proto::CreateOrderRequest {
-    proto::CreateOrderRequest {
-        order_id: order_id.to_owned(),
-        user_id: user_id.to_owned(),
-        money: Some(proto::Money {
-            currency: currency.to_owned(),
-            minor_units,
-        }),
-    }
-}
-
-#[test]
-fn create_reports_every_broken_field() {
-    let bad = create("x", "", 0, "USD");
-    assert_eq!(
-        fields(create_from_proto(&bad)),
-        ["order_id", "user_id", "money/minor_units"]
-    );
-    let bad = create("", "u", 1, "usd");
-    assert_eq!(fields(create_from_proto(&bad)), ["money/currency"]);
-    let bad = proto::CreateOrderRequest {
-        money: None,
-        ..create("", "u", 1, "USD")
-    };
-    assert_eq!(fields(create_from_proto(&bad)), ["money"]);
-}
-
-#[test]
-fn missing_currency_is_the_default_one() {
-    let request = create_from_proto(&create("", "u", 5, "")).expect("valid");
-    assert_eq!(
-        (request.money.minor_units(), request.money.currency()),
-        (5, "USD")
-    );
-    assert_eq!(request.order_id, None);
-}
-
-#[test]
-fn batch_names_fields_by_position_and_has_limits() {
-    let requests = [create("", "u", 1, ""), create("", "", -1, "")];
-    let mut results = creates_from_proto(&requests).expect("a valid length");
-    assert_eq!(
-        fields(results.remove(1)),
-        ["requests/1/user_id", "requests/1/money/minor_units"]
-    );
-    assert!(results.remove(0).is_ok());
-    assert_eq!(fields(creates_from_proto(&[])), ["requests"]);
-    let many = vec![create("", "u", 1, ""); CREATES_MAX];
-    assert!(creates_from_proto(&many).is_ok());
-    let too_many = vec![create("", "u", 1, ""); CREATES_MAX + 1];
-    assert_eq!(fields(creates_from_proto(&too_many)), ["requests"]);
-}
-
-#[test]
-fn list_reports_every_broken_field() {
-    let bad = proto::ListOrdersRequest {
-        user_id: "\u{7}".to_owned(),
-        statuses: vec![1, 0],
-        page_size: -1,
-        page_token: String::new(),
-    };
-    assert_eq!(
-        fields(list_from_proto(bad)),
-        ["user_id", "page_size", "statuses/1"]
-    );
-    let repeated = proto::ListOrdersRequest {
-        statuses: vec![1; 10_000],
-        ..Default::default()
-    };
-    let request = list_from_proto(repeated).expect("valid");
-    assert_eq!(request.statuses, [OrderStatus::Pending]);
-}
-
-#[test]
-fn update_and_cancel_report_every_broken_field() {
-    let bad = proto::UpdateStatusRequest {
-        order_id: "x".to_owned(),
-        status: 99,
-        cause: Some(proto::Cause {
-            code: "NOT OK".to_owned(),
-            message: "x".repeat(501),
-        }),
-    };
-    assert_eq!(
-        fields(update_from_proto(&bad)),
-        ["order_id", "status", "cause/code", "cause/message"]
-    );
-    let bad = proto::CancelOrderRequest {
-        order_id: String::new(),
-        reason: "\n".to_owned(),
-    };
-    assert_eq!(fields(cancel_from_proto(bad)), ["order_id", "reason"]);
-}
-
-#[test]
-fn watch_reports_every_broken_field_and_has_limits() {
-    let watch = |id: &str| proto::watch_orders_request::Watch {
-        order_id: id.to_owned(),
-        since_version: None,
-    };
-    let request = |orders| proto::WatchOrdersRequest { orders };
-    assert_eq!(
-        fields(watches_from_proto(&request(vec![watch("x"), watch("y")]))),
-        ["orders/0/order_id", "orders/1/order_id"]
-    );
-    assert_eq!(fields(watches_from_proto(&request(vec![]))), ["orders"]);
-    let id = "0198c5a0-5d5c-7abc-8def-0123456789ab";
-    let too_many = request(vec![watch(id); WATCHES_MAX + 1]);
-    assert_eq!(fields(watches_from_proto(&too_many)), ["orders"]);
-}
-
-#[test]
-fn broken_answer_is_an_internal_error() {
-    assert!(matches!(
-        order_from_proto(None),
-        Err(Error::Internal { source: Some(_) })
-    ));
-    let event = proto::OrderEvent::default();
-    assert!(matches!(
-        event_from_proto(event),
-        Err(Error::Internal { source: Some(_) })
-    ));
 }

@@ -9,7 +9,7 @@ use std::{
 
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use order_core::RequestId;
+use order_core::{RequestId, TraceParent};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -20,16 +20,25 @@ use crate::status::source_chain;
 
 /// The methods of this server. Paths come from the caller, so the log takes its names from
 /// here.
-pub(crate) const METHODS: [&str; 9] = [
+pub(crate) const METHODS: [&str; 18] = [
     "order.v1.OrderService/CreateOrder",
     "order.v1.OrderService/BatchCreateOrders",
     "order.v1.OrderService/GetOrder",
     "order.v1.OrderService/ListOrders",
     "order.v1.OrderService/CancelOrder",
     "order.v1.OrderService/UpdateStatus",
+    "order.v1.OrderService/RetryOrder",
+    "order.v1.OrderService/ListOrderEvents",
+    "order.v1.OrderService/CreateStreamTicket",
     "order.v1.OrderService/WatchOrders",
+    "order.v1.WorkerService/Lease",
+    "order.v1.WorkerService/Heartbeat",
+    "order.v1.WorkerService/Complete",
+    "order.v1.WorkerService/Fail",
+    "order.v1.WorkerService/Release",
     "grpc.health.v1.Health/Check",
     "grpc.health.v1.Health/Watch",
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
 ];
 
 /// The name OpenTelemetry gives to methods that do not exist.
@@ -69,6 +78,7 @@ where
         let call = Call {
             method: method(request.uri().path()),
             request_id: request_id_of(request.extensions()),
+            trace_parent: request.extensions().get().cloned(),
             connection: request.extensions().get::<Arc<Connection>>().cloned(),
             started: Instant::now(),
             // A call without an answer was given up by its caller, or lost its connection.
@@ -94,6 +104,7 @@ fn method(path: &str) -> &'static str {
 struct Call {
     method: &'static str,
     request_id: RequestId,
+    trace_parent: Option<TraceParent>,
     connection: Option<Arc<Connection>>,
     started: Instant,
     code: Code,
@@ -104,6 +115,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         let error = self.source.as_ref().map(source_chain);
         let peer = self.connection.as_ref().map(|connection| connection.peer);
+        let trace_id = self.trace_parent.as_ref().map(TraceParent::trace_id);
         let duration_ms = self.started.elapsed().as_secs_f64() * 1_000.0;
         // The level has to be a constant of each call site.
         macro_rules! line {
@@ -113,6 +125,7 @@ impl Drop for Call {
                     rpc.method = self.method,
                     rpc.response.status_code = code_name(self.code),
                     request.id = self.request_id.as_str(),
+                    trace.id = trace_id,
                     network.peer.address = peer.map(tracing::field::display),
                     duration_ms,
                     error,
@@ -266,7 +279,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(n_methods, 7);
+        assert_eq!(n_methods, 15);
         assert_eq!(method("/order.v1.OrderService/Nope"), METHOD_OTHER);
     }
 }

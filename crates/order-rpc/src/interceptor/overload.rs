@@ -17,18 +17,37 @@ use tower::{Layer, Service};
 
 use super::{refusal, request_id_of};
 
+/// Where the paths begin of the services whose calls are work.
+const WORK_PREFIXES: [&str; 2] = ["/order.v1.OrderService/", "/order.v1.WorkerService/"];
+
+/// A call that mostly waits, and is no work while it does.
+const LEASE_PATH: &str = "/order.v1.WorkerService/Lease";
+
 /// Limits the calls that wait for the beginning of their answer, over all connections.
+/// Workers that wait for a job have places of their own, so that many of them keep no other
+/// call out; health and reflection need none.
 #[derive(Clone)]
 pub(crate) struct OverloadLayer {
-    places: Arc<Semaphore>,
+    work: Arc<Semaphore>,
+    leases: Arc<Semaphore>,
 }
 
 impl OverloadLayer {
-    /// Lets `in_flight_max` calls in.
-    pub(crate) fn new(in_flight_max: usize) -> Self {
+    /// Lets `in_flight_max` calls in, and `leases_max` calls of workers for jobs.
+    pub(crate) fn new(in_flight_max: usize, leases_max: usize) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(in_flight_max)),
+            work: Arc::new(Semaphore::new(in_flight_max)),
+            leases: Arc::new(Semaphore::new(leases_max)),
         }
+    }
+
+    /// Which places a call is to take one of.
+    fn places(&self, path: &str) -> Option<&Arc<Semaphore>> {
+        if path == LEASE_PATH {
+            return Some(&self.leases);
+        }
+        let is_work = WORK_PREFIXES.iter().any(|prefix| path.starts_with(prefix));
+        is_work.then_some(&self.work)
     }
 }
 
@@ -38,7 +57,7 @@ impl<S> Layer<S> for OverloadLayer {
     fn layer(&self, inner: S) -> Self::Service {
         OverloadService {
             inner,
-            places: Arc::clone(&self.places),
+            layer: self.clone(),
         }
     }
 }
@@ -47,7 +66,7 @@ impl<S> Layer<S> for OverloadLayer {
 #[derive(Clone)]
 pub(crate) struct OverloadService<S> {
     inner: S,
-    places: Arc<Semaphore>,
+    layer: OverloadLayer,
 }
 
 impl<S, B> Service<Request<B>> for OverloadService<S>
@@ -63,7 +82,11 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match Arc::clone(&self.places).try_acquire_owned() {
+        let place = self
+            .layer
+            .places(request.uri().path())
+            .map(|places| Arc::clone(places).try_acquire_owned());
+        match place.transpose() {
             Ok(place) => OverloadFuture::Running {
                 inner: self.inner.call(request),
                 _place: place,
@@ -79,7 +102,7 @@ pin_project! {
     /// Holds the place while the call runs.
     #[project = OverloadProjection]
     pub(crate) enum OverloadFuture<F> {
-        Running { #[pin] inner: F, _place: OwnedSemaphorePermit },
+        Running { #[pin] inner: F, _place: Option<OwnedSemaphorePermit> },
         Shed { request_id: RequestId },
     }
 }

@@ -13,6 +13,9 @@ pub struct RpcServerConfig {
     /// Calls that wait for their answer, over all connections; one more is shed with
     /// `OVERLOADED`.
     pub in_flight_max: usize,
+    /// Calls of workers that wait for a job; one more is refused with `OVERLOADED`. They are
+    /// not counted among the calls above.
+    pub leases_max: usize,
     /// Connections; one more waits to be accepted.
     pub connections_max: usize,
     /// Watch streams; one more is refused with `OVERLOADED`.
@@ -36,10 +39,12 @@ pub struct RpcServerConfig {
     /// The time of a call that names none.
     pub deadline_default: Duration,
     /// The longest time a call gets, whatever it names. Streams that have begun are not
-    /// concerned.
+    /// concerned. A worker that would wait longer for a job is answered before that.
     pub deadline_max: Duration,
     /// How often health asks the API whether it is ready.
     pub readiness_interval: Duration,
+    /// Whether clients may ask for the contract (gRPC reflection v1).
+    pub reflection: bool,
     /// How long a stop waits for calls before it aborts connections.
     pub drain_timeout: Duration,
 }
@@ -49,6 +54,7 @@ impl Default for RpcServerConfig {
         Self {
             streams_per_connection_max: 1024,
             in_flight_max: 4096,
+            leases_max: 1024,
             connections_max: 1024,
             watches_max: 10_000,
             header_bytes_max: 16 * 1024,
@@ -61,6 +67,7 @@ impl Default for RpcServerConfig {
             deadline_default: Duration::from_secs(10),
             deadline_max: Duration::from_secs(30),
             readiness_interval: Duration::from_secs(5),
+            reflection: true,
             drain_timeout: Duration::from_secs(15),
         }
     }

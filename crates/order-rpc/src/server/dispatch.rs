@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -14,7 +15,12 @@ use pin_project_lite::pin_project;
 use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
-use crate::{REQUEST_BYTES_MAX, interceptor::unknown_request_id, status::complete_refusal};
+use super::reflection;
+use crate::{
+    REQUEST_BYTES_MAX,
+    interceptor::{Connection, unknown_request_id},
+    status::complete_refusal,
+};
 
 /// Where the paths of the order service begin.
 const ORDERS_PREFIX: &str = "/order.v1.OrderService/";
@@ -57,10 +63,26 @@ where
             }
         } else {
             Inner::Others {
-                future: self.others.call(request.map(Body::new)),
+                future: self.others.call(with_body_of_others(request)),
             }
         };
         DispatchFuture { inner, request_id }
+    }
+}
+
+/// Routes take one type of body.
+fn with_body_of_others<B>(request: Request<B>) -> Request<Body>
+where
+    B: HttpBody<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let is_reflection = request.uri().path().starts_with(reflection::PREFIX);
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    match connection.filter(|_| is_reflection) {
+        Some(connection) => {
+            request.map(|body| reflection::until_draining(body, connection.draining.clone()))
+        }
+        None => request.map(Body::new),
     }
 }
 

@@ -1,25 +1,31 @@
 //! The order service of the contract over an [`OrderApi`]: reads the message, calls, writes
 //! the answer. Decides nothing.
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
 use order_core::{
-    CallContext, Clock, CreateOrder, Deadline, Error, ErrorKind, Order, OrderApi, RequestId,
+    CallContext, Clock, Error, IdempotencyKey, ListOrders, OrderApi, PageSize, TicketGrant, UserId,
 };
 use tokio::sync::Semaphore;
-use tonic::{Request, Response, Status};
-
-use super::watch::WatchStream;
-use crate::{
-    convert,
-    interceptor::{Connection, deadline::StreamDeadline, unknown_request_id},
-    proto::{
-        self, batch_create_orders_response::Result as BatchResult,
-        batch_create_orders_response::result::Result as BatchItem,
-        order_service_server::OrderService,
-    },
-    status::{to_batch_status, to_status},
+use tonic::{
+    Request, Response, Status,
+    metadata::{MetadataMap, MetadataValue},
 };
+
+use super::{
+    batch::create_batch,
+    call::{answer, context, n_fitting},
+    watch::WatchStream,
+};
+use crate::{
+    IDEMPOTENCY_KEY_HEADER, IDEMPOTENT_REPLAYED_HEADER, RESPONSE_BYTES_MAX, convert,
+    interceptor::{Connection, deadline::StreamDeadline},
+    proto::{self, order_service_server::OrderService},
+};
+
+/// How often a page is read until it fits into an answer. The second one fits unless larger
+/// orders were created in between.
+const LIST_READS_MAX: usize = 3;
 
 /// The handlers.
 pub(super) struct OrderRpc {
@@ -38,106 +44,68 @@ impl OrderRpc {
         }
     }
 
-    async fn create_batch(
+    /// Reads a page that fits into an answer: with fewer orders than were asked for if they
+    /// hold much metadata, which AIP-158 allows.
+    async fn list(
         &self,
         ctx: &CallContext,
-        request: proto::BatchCreateOrdersRequest,
-    ) -> Result<proto::BatchCreateOrdersResponse, Error> {
-        let requests = convert::creates_from_proto(&request.requests)?;
-        let (valid, refused) = split(requests);
-        let answers = self.api.create_orders(ctx, valid).await?;
-        log_failures(ctx, &answers);
-        let results = merge(answers, refused)
-            .into_iter()
-            .map(|answer| BatchResult {
-                result: Some(match answer {
-                    Ok(order) => BatchItem::Order(convert::order_to_proto(order)),
-                    Err(error) => BatchItem::Error(to_batch_status(error, &ctx.request_id)),
-                }),
-            })
-            .collect();
-        Ok(proto::BatchCreateOrdersResponse { results })
-    }
-}
-
-/// Takes the refused requests out, each with its position.
-fn split(requests: Vec<Result<CreateOrder, Error>>) -> (Vec<CreateOrder>, Vec<(usize, Error)>) {
-    let mut valid = Vec::with_capacity(requests.len());
-    let mut refused = Vec::new();
-    for (n, request) in requests.into_iter().enumerate() {
-        match request {
-            Ok(request) => valid.push(request),
-            Err(error) => refused.push((n, error)),
+        mut request: ListOrders,
+    ) -> Result<proto::ListOrdersResponse, Error> {
+        for _ in 0..LIST_READS_MAX {
+            let page = self.api.list_orders(ctx, request.clone()).await?;
+            let orders: Vec<_> = page
+                .orders
+                .into_iter()
+                .map(convert::order_to_proto)
+                .collect();
+            let n_fitting = n_fitting(&orders);
+            if n_fitting == orders.len() {
+                return Ok(proto::ListOrdersResponse {
+                    orders,
+                    next_page_token: page.next_page_token.unwrap_or_default(),
+                });
+            }
+            request.page_size = PageSize::new(i64::try_from(n_fitting).unwrap_or(1))?;
         }
+        Err(Error::LimitExceeded {
+            what: "bytes per answer".to_owned(),
+            limit: u64::try_from(RESPONSE_BYTES_MAX).unwrap_or(u64::MAX),
+        })
     }
-    (valid, refused)
 }
 
-/// Puts what [`split`] took out back at its positions.
-fn merge(
-    mut answers: Vec<Result<Order, Error>>,
-    refused: Vec<(usize, Error)>,
-) -> Vec<Result<Order, Error>> {
-    if refused.is_empty() {
-        return answers;
-    }
-    let len = answers.len() + refused.len();
-    let mut merged = Vec::with_capacity(len);
-    let mut answers = answers.drain(..);
-    for (n, error) in refused {
-        let before = n.saturating_sub(merged.len());
-        merged.extend(answers.by_ref().take(before));
-        merged.push(Err(error));
-    }
-    merged.extend(answers);
-    merged
-}
-
-/// A batch succeeds as a call, so the access log does not see why its orders failed. One
-/// line tells how many did and, for the first, why.
-fn log_failures(ctx: &CallContext, answers: &[Result<Order, Error>]) {
-    let is_ours = |error: &&Error| {
-        matches!(
-            error.kind(),
-            ErrorKind::Internal | ErrorKind::Unavailable | ErrorKind::DeadlineExceeded
-        )
+/// The key of a call: from the metadata, from the field, or from both if they agree.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for `idempotency_key`.
+fn agreed_key(
+    metadata: &MetadataMap,
+    field: Option<IdempotencyKey>,
+) -> Result<Option<IdempotencyKey>, Error> {
+    let mut values = metadata.get_all(IDEMPOTENCY_KEY_HEADER).iter();
+    let Some(value) = values.next() else {
+        return Ok(field);
     };
-    let failures = || {
-        answers
-            .iter()
-            .filter_map(|a| a.as_ref().err())
-            .filter(is_ours)
-    };
-    if let Some(first) = failures().next() {
-        tracing::error!(
-            request.id = ctx.request_id.as_str(),
-            n_failed = failures().count(),
-            error = first.chain(),
-            "orders of a batch failed"
-        );
+    // What is no text is no key either.
+    let key = IdempotencyKey::from_header(value.to_str().unwrap_or_default())?;
+    if values.next().is_some() || field.is_some_and(|field| field != key) {
+        return Err(Error::invalid(
+            "idempotency_key",
+            "must be the same wherever it is given",
+        ));
     }
+    Ok(Some(key))
 }
 
-/// What the interceptors found out about the call.
-fn context<T>(request: &Request<T>) -> CallContext {
-    let extensions = request.extensions();
-    CallContext {
-        request_id: extensions
-            .get::<RequestId>()
-            .cloned()
-            .unwrap_or_else(unknown_request_id),
-        deadline: extensions.get().copied().unwrap_or(Deadline::NONE),
+/// Says in the metadata too that an earlier call did the work.
+fn mark_replayed<T>(mut response: Response<T>, is_replayed: bool) -> Response<T> {
+    if is_replayed {
+        let value = MetadataValue::from_static("true");
+        response
+            .metadata_mut()
+            .insert(IDEMPOTENT_REPLAYED_HEADER, value);
     }
-}
-
-async fn answer<T>(
-    ctx: &CallContext,
-    work: impl Future<Output = Result<T, Error>>,
-) -> Result<Response<T>, Status> {
-    match work.await {
-        Ok(answer) => Ok(Response::new(answer)),
-        Err(error) => Err(to_status(error, &ctx.request_id)),
-    }
+    response
 }
 
 #[tonic::async_trait]
@@ -147,14 +115,19 @@ impl OrderService for OrderRpc {
         request: Request<proto::CreateOrderRequest>,
     ) -> Result<Response<proto::CreateOrderResponse>, Status> {
         let ctx = context(&request);
-        answer(&ctx, async {
-            let request = convert::create_from_proto(request.get_ref())?;
-            let order = self.api.create_order(&ctx, request).await?;
+        let response = answer(&ctx, async {
+            let (metadata, _, message) = request.into_parts();
+            let mut create = convert::create_from_proto(message)?;
+            create.idempotency_key = agreed_key(&metadata, create.idempotency_key)?;
+            let receipt = self.api.create_order(&ctx, create).await?;
             Ok(proto::CreateOrderResponse {
-                order: Some(convert::order_to_proto(order)),
+                order: Some(convert::order_to_proto(receipt.order)),
+                replayed: receipt.is_replayed,
             })
-        })
-        .await
+        });
+        let response = response.await?;
+        let is_replayed = response.get_ref().replayed;
+        Ok(mark_replayed(response, is_replayed))
     }
 
     async fn batch_create_orders(
@@ -162,7 +135,8 @@ impl OrderService for OrderRpc {
         request: Request<proto::BatchCreateOrdersRequest>,
     ) -> Result<Response<proto::BatchCreateOrdersResponse>, Status> {
         let ctx = context(&request);
-        answer(&ctx, self.create_batch(&ctx, request.into_inner())).await
+        let batch = create_batch(&*self.api, &ctx, request.into_inner());
+        answer(&ctx, batch).await
     }
 
     async fn get_order(
@@ -187,15 +161,7 @@ impl OrderService for OrderRpc {
         let ctx = context(&request);
         answer(&ctx, async {
             let request = convert::list_from_proto(request.into_inner())?;
-            let page = self.api.list_orders(&ctx, request).await?;
-            Ok(proto::ListOrdersResponse {
-                orders: page
-                    .orders
-                    .into_iter()
-                    .map(convert::order_to_proto)
-                    .collect(),
-                next_page_token: page.next_page_token.unwrap_or_default(),
-            })
+            self.list(&ctx, request).await
         })
         .await
     }
@@ -205,14 +171,19 @@ impl OrderService for OrderRpc {
         request: Request<proto::CancelOrderRequest>,
     ) -> Result<Response<proto::CancelOrderResponse>, Status> {
         let ctx = context(&request);
-        answer(&ctx, async {
-            let request = convert::cancel_from_proto(request.into_inner())?;
-            let order = self.api.cancel_order(&ctx, request).await?;
+        let response = answer(&ctx, async {
+            let (metadata, _, message) = request.into_parts();
+            let mut cancel = convert::cancel_from_proto(message)?;
+            cancel.idempotency_key = agreed_key(&metadata, cancel.idempotency_key)?;
+            let receipt = self.api.cancel_order(&ctx, cancel).await?;
             Ok(proto::CancelOrderResponse {
-                order: Some(convert::order_to_proto(order)),
+                order: Some(convert::order_to_proto(receipt.order)),
+                replayed: receipt.is_replayed,
             })
-        })
-        .await
+        });
+        let response = response.await?;
+        let is_replayed = response.get_ref().replayed;
+        Ok(mark_replayed(response, is_replayed))
     }
 
     async fn update_status(
@@ -226,6 +197,53 @@ impl OrderService for OrderRpc {
             Ok(proto::UpdateStatusResponse {
                 order: Some(convert::order_to_proto(order)),
             })
+        })
+        .await
+    }
+
+    async fn retry_order(
+        &self,
+        request: Request<proto::RetryOrderRequest>,
+    ) -> Result<Response<proto::RetryOrderResponse>, Status> {
+        let ctx = context(&request);
+        answer(&ctx, async {
+            let request = convert::retry_from_proto(request.get_ref())?;
+            let order = self.api.retry_order(&ctx, request).await?;
+            Ok(proto::RetryOrderResponse {
+                order: Some(convert::order_to_proto(order)),
+            })
+        })
+        .await
+    }
+
+    async fn list_order_events(
+        &self,
+        request: Request<proto::ListOrderEventsRequest>,
+    ) -> Result<Response<proto::ListOrderEventsResponse>, Status> {
+        let ctx = context(&request);
+        answer(&ctx, async {
+            let request = convert::events_from_proto(request.get_ref())?;
+            let page = self.api.list_events(&ctx, request).await?;
+            let events = page.events.into_iter().map(convert::event_to_proto);
+            Ok(proto::ListOrderEventsResponse {
+                events: events.collect(),
+                order: Some(convert::order_to_proto(page.order)),
+                has_more: page.has_more,
+            })
+        })
+        .await
+    }
+
+    async fn create_stream_ticket(
+        &self,
+        request: Request<proto::CreateStreamTicketRequest>,
+    ) -> Result<Response<proto::CreateStreamTicketResponse>, Status> {
+        let ctx = context(&request);
+        answer(&ctx, async {
+            let user_id = UserId::parse(&request.get_ref().user_id)?;
+            let grant = TicketGrant { user_id };
+            let ticket = self.api.create_ticket(&ctx, grant).await?;
+            Ok(convert::ticket_to_proto(&ticket))
         })
         .await
     }
@@ -257,43 +275,5 @@ impl OrderService for OrderRpc {
             ))
         })
         .await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn error(n: u64) -> Error {
-        Error::LimitExceeded {
-            what: "x".to_owned(),
-            limit: n,
-        }
-    }
-
-    #[test]
-    fn refused_requests_come_back_at_their_positions() {
-        for refused in [
-            vec![],
-            vec![0],
-            vec![1, 2],
-            vec![0, 3, 4],
-            vec![0, 1, 2, 3, 4],
-        ] {
-            let answers = (0..5).filter(|n| !refused.contains(n));
-            let answers = answers.map(|n| Err(error(n))).collect();
-            let refused = refused
-                .iter()
-                .map(|n| (usize::try_from(*n).expect("small"), error(*n)))
-                .collect();
-            let limits: Vec<u64> = merge(answers, refused)
-                .into_iter()
-                .map(|answer| match answer {
-                    Err(Error::LimitExceeded { limit, .. }) => limit,
-                    other => panic!("unexpected {other:?}"),
-                })
-                .collect();
-            assert_eq!(limits, [0, 1, 2, 3, 4]);
-        }
     }
 }

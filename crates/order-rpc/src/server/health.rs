@@ -10,7 +10,7 @@ use tonic_health::{
     server::{HealthReporter, health_reporter},
 };
 
-use crate::{SERVICE_NAME, interceptor::unknown_request_id};
+use crate::{SERVICE_NAME, WORKER_SERVICE_NAME, interceptor::unknown_request_id};
 
 /// How long one look at the API may take. Slower is not ready.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -21,14 +21,29 @@ const OVERALL: &str = "";
 /// What the health service says.
 pub(super) struct Health {
     reporter: HealthReporter,
+    /// Whose health is told.
+    names: Vec<&'static str>,
     clock: Arc<dyn Clock>,
 }
 
 impl Health {
-    /// Starts as whatever the first check finds; `NOT_SERVING` until then.
-    pub(super) fn new(clock: Arc<dyn Clock>) -> (Self, HealthServer<impl HealthApi>) {
+    /// Starts as whatever the first check finds; `NOT_SERVING` until then. The service for
+    /// workers has a health if it is there.
+    pub(super) fn new(
+        clock: Arc<dyn Clock>,
+        has_workers: bool,
+    ) -> (Self, HealthServer<impl HealthApi>) {
         let (reporter, service) = health_reporter();
-        (Self { reporter, clock }, service)
+        let mut names = vec![OVERALL, SERVICE_NAME];
+        if has_workers {
+            names.push(WORKER_SERVICE_NAME);
+        }
+        let health = Self {
+            reporter,
+            names,
+            clock,
+        };
+        (health, service)
     }
 
     /// Asks `api` again and again; never returns.
@@ -58,16 +73,15 @@ impl Health {
     pub(super) async fn stop(self) {
         self.report(ServingStatus::NotServing).await;
         let mut reporter = self.reporter;
-        for name in [OVERALL, SERVICE_NAME] {
+        for name in self.names {
             reporter.clear_service_status(name).await;
         }
     }
 
     async fn check(&self, api: &dyn OrderApi, is_news: bool) -> bool {
-        let ctx = CallContext {
-            request_id: RequestId::parse("health").unwrap_or_else(unknown_request_id),
-            deadline: Deadline::at(self.clock.instant() + CHECK_TIMEOUT),
-        };
+        let request_id = RequestId::parse("health").unwrap_or_else(unknown_request_id);
+        let deadline = Deadline::at(self.clock.instant() + CHECK_TIMEOUT);
+        let ctx = CallContext::new(request_id, deadline);
         let problem = match tokio::time::timeout(CHECK_TIMEOUT, api.check_ready(&ctx)).await {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => error.chain(),
@@ -80,7 +94,7 @@ impl Health {
     }
 
     async fn report(&self, status: ServingStatus) {
-        for name in [OVERALL, SERVICE_NAME] {
+        for name in &self.names {
             self.reporter.set_service_status(name, status).await;
         }
     }

@@ -1,8 +1,8 @@
 //! The reading side: by (domain, reason), else by code.
 
-use std::{collections::HashMap, error::Error as _, time::Duration};
+use std::{collections::HashMap, error::Error as _, sync::Arc, time::Duration};
 
-use order_core::{Error, OrderId, OrderStatus, Reason, Violation};
+use order_core::{Error, ExternalId, OrderId, OrderStatus, Reason, Violation};
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -63,6 +63,23 @@ fn by_reason(reason: Reason, metadata: &Metadata<'_>, details: &ErrorDetails) ->
         Reason::OrderAlreadyExists => Error::OrderAlreadyExists {
             order_id: metadata.order_id()?,
         },
+        Reason::ExternalIdTaken => Error::ExternalIdTaken {
+            external_id: ExternalId::parse(metadata.text(key::EXTERNAL_ID)?).ok()?,
+            order_id: metadata.order_id()?,
+        },
+        Reason::IdempotencyKeyReused => Error::IdempotencyKeyReused,
+        Reason::RequestInProgress => Error::RequestInProgress {
+            retry_after: retry_after(details)?,
+        },
+        Reason::EtagMismatch => Error::EtagMismatch {
+            order_id: metadata.order_id()?,
+            current: metadata.text(key::CURRENT_VERSION)?.parse().ok()?,
+        },
+        Reason::OrderNotRetryable => Error::OrderNotRetryable {
+            order_id: metadata.order_id()?,
+            current: metadata.status(key::CURRENT_STATUS)?,
+            allowed: metadata.allowed()?,
+        },
         Reason::OrderNotCancellable => Error::OrderNotCancellable {
             order_id: metadata.order_id()?,
             current: metadata.status(key::CURRENT_STATUS)?,
@@ -76,6 +93,10 @@ fn by_reason(reason: Reason, metadata: &Metadata<'_>, details: &ErrorDetails) ->
         },
         Reason::VersionConflict => Error::VersionConflict {
             order_id: metadata.order_id()?,
+        },
+        Reason::TicketInvalid => Error::TicketInvalid,
+        Reason::PermissionDenied => Error::PermissionDenied {
+            what: metadata.text(key::WHAT)?.to_owned(),
         },
         Reason::LimitExceeded => Error::LimitExceeded {
             what: metadata.text(key::WHAT)?.to_owned(),
@@ -106,7 +127,7 @@ fn by_code(status: Status, details: &ErrorDetails) -> Error {
         Code::Unavailable => match retry_after(details) {
             Some(retry_after) => Error::ServiceUnavailable {
                 retry_after,
-                source: Some(status.into()),
+                source: Some(Arc::new(status)),
             },
             None => Error::service_unavailable(status),
         },

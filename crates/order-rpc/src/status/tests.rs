@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use order_core::{OrderId, Reason};
+use order_core::{ExternalId, OrderId, Reason};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -34,91 +34,118 @@ fn any_delay() -> impl Strategy<Value = Duration> {
     (0_u64..100_000, 0_u32..1_000_000_000).prop_map(|(secs, nanos)| Duration::new(secs, nanos))
 }
 
-fn any_source() -> impl Strategy<Value = Option<BoxError>> {
-    any::<bool>().prop_map(|some| some.then(|| BoxError::from("the source")))
-}
-
+/// As many as are allowed, of the length that ours have.
 fn any_violations() -> impl Strategy<Value = Vec<Violation>> {
-    let violation = ("[a-z_/0-9]{1,30}", "\\PC{1,60}");
+    let violation = ("[a-z_/0-9]{1,30}", "[ -~]{1,60}|\\PC{1,20}");
     let violation = violation.prop_map(|(field, rule)| Violation::new(field, rule));
     prop::collection::vec(violation, 1..=VIOLATIONS_MAX)
 }
 
+/// What errors are made of.
+#[derive(Debug)]
+struct Parts {
+    order_id: OrderId,
+    current: OrderStatus,
+    requested: OrderStatus,
+    allowed: Vec<OrderStatus>,
+    version: u32,
+    external_id: ExternalId,
+    violations: Vec<Violation>,
+    what: String,
+    limit: u64,
+    retry_after: Duration,
+    has_source: bool,
+}
+
 prop_compose! {
-    fn any_transition()(
+    fn any_parts()(
         order_id in any_id(),
-        current in any_status(),
-        requested in any_status(),
+        (current, requested) in (any_status(), any_status()),
         allowed in prop::collection::vec(any_status(), 0..4),
-    ) -> (OrderId, OrderStatus, OrderStatus, Vec<OrderStatus>) {
-        (order_id, current, requested, allowed)
+        version in any::<u32>(),
+        external_id in "\\PC{1,128}",
+        violations in any_violations(),
+        what in "\\PC{0,80}",
+        limit in any::<u64>(),
+        retry_after in any_delay(),
+        has_source in any::<bool>(),
+    ) -> Parts {
+        let external_id = ExternalId::parse(&external_id).expect("valid");
+        Parts {
+            order_id, current, requested, allowed, version, external_id, violations, what, limit,
+            retry_after, has_source,
+        }
     }
 }
 
-/// One strategy for each reason; the match makes a new reason fail to compile here.
-fn error_of(reason: Reason) -> BoxedStrategy<Error> {
+/// The match makes a new reason fail to compile here.
+fn error_of(reason: Reason, parts: Parts) -> Error {
+    let Parts {
+        order_id,
+        current,
+        requested,
+        allowed,
+        version,
+        external_id,
+        violations,
+        what,
+        limit,
+        retry_after,
+        has_source,
+    } = parts;
+    let source = has_source.then(|| Arc::from(BoxError::from("the source")));
     match reason {
-        Reason::InvalidArgument => any_violations()
-            .prop_map(|violations| Error::InvalidArgument { violations })
-            .boxed(),
-        Reason::OrderNotFound => any_id()
-            .prop_map(|order_id| Error::OrderNotFound { order_id })
-            .boxed(),
-        Reason::OrderAlreadyExists => any_id()
-            .prop_map(|order_id| Error::OrderAlreadyExists { order_id })
-            .boxed(),
-        Reason::OrderNotCancellable => any_transition()
-            .prop_map(
-                |(order_id, current, _, allowed)| Error::OrderNotCancellable {
-                    order_id,
-                    current,
-                    allowed,
-                },
-            )
-            .boxed(),
-        Reason::TransitionRefused => any_transition()
-            .prop_map(
-                |(order_id, current, requested, allowed)| Error::TransitionRefused {
-                    order_id,
-                    current,
-                    requested,
-                    allowed,
-                },
-            )
-            .boxed(),
-        Reason::VersionConflict => any_id()
-            .prop_map(|order_id| Error::VersionConflict { order_id })
-            .boxed(),
-        Reason::LimitExceeded => ("\\PC{0,40}", any::<u64>())
-            .prop_map(|(what, limit)| Error::LimitExceeded { what, limit })
-            .boxed(),
-        Reason::Overloaded => any_delay()
-            .prop_map(|retry_after| Error::Overloaded { retry_after })
-            .boxed(),
-        Reason::StoreUnavailable => (any_delay(), any_source())
-            .prop_map(|(retry_after, source)| Error::StoreUnavailable {
-                retry_after,
-                source,
-            })
-            .boxed(),
-        Reason::ServiceUnavailable => (any_delay(), any_source())
-            .prop_map(|(retry_after, source)| Error::ServiceUnavailable {
-                retry_after,
-                source,
-            })
-            .boxed(),
-        Reason::ShuttingDown => any_delay()
-            .prop_map(|retry_after| Error::ShuttingDown { retry_after })
-            .boxed(),
-        Reason::DeadlineExceeded => Just(()).prop_map(|()| Error::DeadlineExceeded).boxed(),
-        Reason::Internal => any_source()
-            .prop_map(|source| Error::Internal { source })
-            .boxed(),
+        Reason::InvalidArgument => Error::InvalidArgument { violations },
+        Reason::OrderNotFound => Error::OrderNotFound { order_id },
+        Reason::OrderAlreadyExists => Error::OrderAlreadyExists { order_id },
+        Reason::ExternalIdTaken => Error::ExternalIdTaken {
+            external_id,
+            order_id,
+        },
+        Reason::IdempotencyKeyReused => Error::IdempotencyKeyReused,
+        Reason::RequestInProgress => Error::RequestInProgress { retry_after },
+        Reason::EtagMismatch => Error::EtagMismatch {
+            order_id,
+            current: version,
+        },
+        Reason::OrderNotCancellable => Error::OrderNotCancellable {
+            order_id,
+            current,
+            allowed,
+        },
+        Reason::OrderNotRetryable => Error::OrderNotRetryable {
+            order_id,
+            current,
+            allowed,
+        },
+        Reason::TransitionRefused => Error::TransitionRefused {
+            order_id,
+            current,
+            requested,
+            allowed,
+        },
+        Reason::VersionConflict => Error::VersionConflict { order_id },
+        Reason::TicketInvalid => Error::TicketInvalid,
+        Reason::PermissionDenied => Error::PermissionDenied { what },
+        Reason::LimitExceeded => Error::LimitExceeded { what, limit },
+        Reason::Overloaded => Error::Overloaded { retry_after },
+        Reason::StoreUnavailable => Error::StoreUnavailable {
+            retry_after,
+            source,
+        },
+        Reason::ServiceUnavailable => Error::ServiceUnavailable {
+            retry_after,
+            source,
+        },
+        Reason::ShuttingDown => Error::ShuttingDown { retry_after },
+        Reason::DeadlineExceeded => Error::DeadlineExceeded,
+        Reason::Internal => Error::Internal { source },
     }
 }
 
 fn any_error() -> impl Strategy<Value = Error> {
-    prop::strategy::Union::new(Reason::ALL.iter().map(|reason| error_of(*reason)))
+    let reason = prop::sample::select(Reason::ALL);
+    (reason, any_parts()).prop_map(|(reason, parts)| error_of(reason, parts))
 }
 
 proptest! {
@@ -161,15 +188,28 @@ fn source_stays_for_the_log_and_does_not_travel() {
 
 #[test]
 fn excess_violations_are_cut_to_what_a_header_holds() {
-    let violation = |n| Violation::new(format!("requests/{n}/money/minor_units"), "x".repeat(60));
-    let violations: Vec<_> = (0..1_000).map(violation).collect();
+    for field in [
+        "requests/999/money/minor_units".to_owned(),
+        format!("requests/999/metadata/{}", "\u{10ffff}".repeat(40)),
+    ] {
+        let violations = vec![Violation::new(field, "x".repeat(60)); 1_000];
+        let status = to_status(Error::InvalidArgument { violations }, &request_id());
+        assert!(status.get_details_bad_request().is_some());
+        let headers = status.into_http::<()>().into_parts().0.headers;
+        let bytes: usize = headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + 32)
+            .sum();
+        assert!((5_000..15_000).contains(&bytes), "{bytes}");
+    }
+}
+
+#[test]
+fn first_violation_is_reported_however_long_it_is() {
+    let violations = vec![Violation::new("f", "\u{e4}".repeat(10_000)); 2];
     let status = to_status(Error::InvalidArgument { violations }, &request_id());
-    let headers = status.into_http::<()>().into_parts().0.headers;
-    let bytes: usize = headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 32)
-        .sum();
-    assert!(bytes < 12 * 1024, "{bytes}");
+    let details = status.get_details_bad_request().expect("a detail");
+    assert_eq!(details.field_violations.len(), 1);
 }
 
 #[test]
@@ -266,7 +306,22 @@ fn samples() -> Vec<Error> {
         },
         Error::OrderNotFound { order_id },
         Error::OrderAlreadyExists { order_id },
+        Error::ExternalIdTaken {
+            external_id: ExternalId::parse("cart-7").expect("valid"),
+            order_id,
+        },
+        Error::IdempotencyKeyReused,
+        Error::RequestInProgress { retry_after },
+        Error::EtagMismatch {
+            order_id,
+            current: 3,
+        },
         Error::OrderNotCancellable {
+            order_id,
+            current: OrderStatus::Processing,
+            allowed: vec![OrderStatus::Processed, OrderStatus::Failed],
+        },
+        Error::OrderNotRetryable {
             order_id,
             current: OrderStatus::Processing,
             allowed: vec![OrderStatus::Processed, OrderStatus::Failed],
@@ -278,6 +333,10 @@ fn samples() -> Vec<Error> {
             allowed: vec![],
         },
         Error::VersionConflict { order_id },
+        Error::TicketInvalid,
+        Error::PermissionDenied {
+            what: "watching orders of others".to_owned(),
+        },
         Error::LimitExceeded {
             what: "bytes per message".to_owned(),
             limit: 1_048_576,
@@ -285,11 +344,11 @@ fn samples() -> Vec<Error> {
         Error::Overloaded { retry_after },
         Error::StoreUnavailable {
             retry_after,
-            source: Some("secret".into()),
+            source: Some(Arc::from(BoxError::from("secret"))),
         },
         Error::ServiceUnavailable {
             retry_after,
-            source: Some("secret".into()),
+            source: Some(Arc::from(BoxError::from("secret"))),
         },
         Error::ShuttingDown { retry_after },
         Error::DeadlineExceeded,

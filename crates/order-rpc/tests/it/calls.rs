@@ -1,74 +1,137 @@
 //! Every call answers over the network what it answers in process.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use order_core::{
-    CancelOrder, Cause, Error, ListOrders, OrderApi, OrderStatus, PageSize, Reason, RequestId,
-    UpdateStatus, UserId, Violation, WatchOrder,
+    BoxError, CancelOrder, Cause, CreateOrder, Error, ExternalId, IfMatch, ListEvents, ListOrders,
+    Metadata, OrderApi, OrderStatus, PageSize, Reason, RequestId, RetryOrder, TicketGrant,
+    UpdateStatus, Violation, WatchOrder,
 };
 use order_rpc::proto;
 use uuid::Uuid;
 
 use crate::{
+    fake::{Act, FakeApi},
     raw::RawClient,
-    support::{Act, FakeApi, TestServer, create, ctx, id, order, soon, text},
+    support::{TestServer, create, ctx, id, key, order, soon, text, user},
 };
 
 #[tokio::test]
 async fn every_call_answers_as_in_process() {
     let server = TestServer::start([]).await;
     let remote = server.client();
-    let ctx = ctx();
-    let mut answers = [Vec::new(), Vec::new()];
     let apis: [&dyn OrderApi; 2] = [&*server.api, &remote];
+    let mut answers = [Vec::new(), Vec::new()];
     for (api, answers) in apis.into_iter().zip(&mut answers) {
-        answers.push(text(&api.create_order(&ctx, create(Some(id(5)))).await));
-        let requests = (0..7).map(|n| create(Some(id(n)))).collect();
-        let batch = api.create_orders(&ctx, requests).await.expect("a batch");
-        answers.extend(batch.iter().map(text));
-        let empty = api.create_orders(&ctx, vec![]).await;
-        answers.push(format!("{}", empty.expect("a batch").len()));
-        answers.push(text(&api.get_order(&ctx, id(7)).await));
-        for page_token in [None, Some("next".to_owned())] {
-            let request = ListOrders {
-                user_id: Some(UserId::parse("user-1").expect("valid")),
-                statuses: vec![OrderStatus::Failed],
-                page_size: PageSize::MAX,
-                page_token,
-            };
-            answers.push(text(&api.list_orders(&ctx, request).await));
-        }
-        for reason in [None, Some("changed my mind"), Some("")] {
-            let request = CancelOrder {
-                order_id: id(8),
-                reason: reason.map(str::to_owned),
-            };
-            answers.push(text(&api.cancel_order(&ctx, request).await));
-        }
-        for cause in [None, Some(Cause::new("WHY", "because"))] {
-            let request = UpdateStatus {
-                order_id: id(9),
-                status: OrderStatus::Failed,
-                cause,
-            };
-            answers.push(text(&api.update_status(&ctx, request).await));
-        }
+        answers.extend(answers_to_creates(api).await);
+        answers.extend(answers_to_reads(api).await);
+        answers.extend(answers_to_changes(api).await);
+        let grant = TicketGrant { user_id: user() };
+        let ticket = api.create_ticket(&ctx(), grant).await.expect("a ticket");
+        answers.push(format!("{ticket:?} {}", ticket.secret.to_text()));
         let orders = [None, Some(4)].map(|since| WatchOrder {
             order_id: id(10),
             since,
         });
-        let events = api
-            .watch_orders(&ctx, orders.to_vec())
-            .await
-            .expect("a stream");
-        let events: Vec<_> = soon(events.take(2).collect()).await;
+        let events = api.watch_orders(&ctx(), orders.to_vec()).await;
+        let events = events.expect("a stream").take(2);
+        let events: Vec<_> = soon(events.collect()).await;
         answers.extend(events.iter().map(text));
     }
     let [local, remote] = answers;
-    assert!(local.len() > 15);
+    assert!(local.len() > 30);
     assert_eq!(local, remote);
     server.stop().await;
+}
+
+async fn answers_to_creates(api: &dyn OrderApi) -> Vec<String> {
+    let mut answers = vec![text(&api.create_order(&ctx(), create(Some(id(5)))).await)];
+    let full = CreateOrder {
+        metadata: Metadata::new([("a/b".to_owned(), "ü".to_owned())]).expect("valid"),
+        external_id: Some(ExternalId::parse("cart-8").expect("valid")),
+        idempotency_key: Some(key("key-1")),
+        ..create(None)
+    };
+    answers.push(text(&api.create_order(&ctx(), full.clone()).await));
+    let mut requests: Vec<_> = (0..7).map(|n| create(Some(id(n)))).collect();
+    requests.extend([full.clone(), full.clone(), full]);
+    let batch = api.create_orders(&ctx(), requests).await.expect("a batch");
+    answers.extend(batch.iter().map(text));
+    let empty = api.create_orders(&ctx(), vec![]).await;
+    answers.push(format!("{}", empty.expect("a batch").len()));
+    answers
+}
+
+async fn answers_to_reads(api: &dyn OrderApi) -> Vec<String> {
+    let mut answers = vec![text(&api.get_order(&ctx(), id(7)).await)];
+    let full = ListOrders {
+        user_id: Some(user()),
+        statuses: vec![OrderStatus::Failed],
+        external_id: Some(ExternalId::parse("cart-8").expect("valid")),
+        created_after: Some("2026-01-01T00:00:00.123456789Z".parse().expect("valid")),
+        created_before: Some("2026-01-02T00:00:00Z".parse().expect("valid")),
+        page_size: PageSize::MAX,
+        page_token: Some("next".to_owned()),
+    };
+    for request in [ListOrders::default(), full] {
+        answers.push(text(&api.list_orders(&ctx(), request).await));
+    }
+    for after in [0, 5] {
+        let request = ListEvents {
+            order_id: id(7),
+            after,
+            page_size: PageSize::DEFAULT,
+        };
+        answers.push(text(&api.list_events(&ctx(), request).await));
+    }
+    answers
+}
+
+async fn answers_to_changes(api: &dyn OrderApi) -> Vec<String> {
+    let mut answers = Vec::new();
+    for (reason, idempotency_key) in [
+        (None, None),
+        (Some("changed my mind"), Some(key("k-1"))),
+        (Some(""), None),
+    ] {
+        let request = CancelOrder {
+            order_id: id(8),
+            reason: reason.map(str::to_owned),
+            if_match: None,
+            idempotency_key,
+        };
+        answers.push(text(&api.cancel_order(&ctx(), request).await));
+    }
+    for if_match in [
+        None,
+        Some(IfMatch::Any),
+        Some(IfMatch::Versions(vec![])),
+        Some(IfMatch::Versions(vec![2])),
+        Some(IfMatch::Versions(vec![2, 3])),
+    ] {
+        let order_id = id(9);
+        let request = RetryOrder {
+            order_id,
+            if_match: if_match.clone(),
+        };
+        answers.push(text(&api.retry_order(&ctx(), request).await));
+        let request = CancelOrder {
+            order_id,
+            reason: None,
+            if_match: if_match.clone(),
+            idempotency_key: None,
+        };
+        answers.push(text(&api.cancel_order(&ctx(), request).await));
+        let request = UpdateStatus {
+            order_id,
+            status: OrderStatus::Failed,
+            cause: Some(Cause::new("WHY", "because")),
+            if_match,
+        };
+        answers.push(text(&api.update_status(&ctx(), request).await));
+    }
+    answers
 }
 
 /// One error of each reason.
@@ -81,10 +144,25 @@ fn errors() -> Vec<Error> {
         },
         Error::OrderNotFound { order_id },
         Error::OrderAlreadyExists { order_id },
+        Error::ExternalIdTaken {
+            external_id: ExternalId::parse("cart ü").expect("valid"),
+            order_id,
+        },
+        Error::IdempotencyKeyReused,
+        Error::RequestInProgress { retry_after },
+        Error::EtagMismatch {
+            order_id,
+            current: 4,
+        },
         Error::OrderNotCancellable {
             order_id,
             current: OrderStatus::Processed,
             allowed: vec![],
+        },
+        Error::OrderNotRetryable {
+            order_id,
+            current: OrderStatus::Processing,
+            allowed: vec![OrderStatus::Failed],
         },
         Error::TransitionRefused {
             order_id,
@@ -93,6 +171,10 @@ fn errors() -> Vec<Error> {
             allowed: OrderStatus::Pending.allowed(),
         },
         Error::VersionConflict { order_id },
+        Error::TicketInvalid,
+        Error::PermissionDenied {
+            what: "this".to_owned(),
+        },
         Error::LimitExceeded {
             what: "things".to_owned(),
             limit: 7,
@@ -100,7 +182,7 @@ fn errors() -> Vec<Error> {
         Error::Overloaded { retry_after },
         Error::StoreUnavailable {
             retry_after,
-            source: Some("secret".into()),
+            source: Some(Arc::from(BoxError::from("secret"))),
         },
         Error::ServiceUnavailable {
             retry_after,
@@ -190,54 +272,6 @@ async fn client_sends_its_request_id() {
 }
 
 #[tokio::test]
-async fn batch_answers_each_request_for_itself() {
-    let server = TestServer::start([]).await;
-    let mut raw = RawClient::connect(server.address).await;
-    let create = |n: u128, user_id: &str| proto::CreateOrderRequest {
-        order_id: id(n).to_string(),
-        user_id: user_id.to_owned(),
-        money: Some(proto::Money {
-            currency: String::new(),
-            minor_units: 1,
-        }),
-    };
-    // The api refuses its second valid order; the second request never reaches it.
-    let requests = vec![
-        create(0, "u"),
-        create(1, ""),
-        create(2, "u"),
-        create(3, "u"),
-    ];
-    let answer = raw
-        .call(
-            "BatchCreateOrders",
-            &[],
-            &proto::BatchCreateOrdersRequest { requests },
-        )
-        .await;
-    let response: proto::BatchCreateOrdersResponse = answer.message();
-    let results: Vec<String> = response.results.into_iter().map(describe).collect();
-    assert_eq!(
-        results,
-        [
-            id(0).to_string(),
-            "3 the request is not valid: requests/1/user_id: must not be empty".to_owned(),
-            format!("6 order {} already exists with other content", id(2)),
-            id(3).to_string(),
-        ]
-    );
-    server.stop().await;
-}
-
-fn describe(result: proto::batch_create_orders_response::Result) -> String {
-    use proto::batch_create_orders_response::result::Result::{Error, Order};
-    match result.result.expect("never empty") {
-        Order(order) => order.order_id,
-        Error(status) => format!("{} {}", status.code, status.message),
-    }
-}
-
-#[tokio::test]
 async fn malformed_ids_are_refused_before_the_api() {
     let server = TestServer::start([]).await;
     let mut raw = RawClient::connect(server.address).await;
@@ -318,32 +352,4 @@ async fn fake_api_follows_its_script() {
     let api = FakeApi::new([Act::Fail(Error::DeadlineExceeded)]);
     assert!(api.get_order(&ctx(), id(1)).await.is_err());
     assert!(api.get_order(&ctx(), id(1)).await.is_ok());
-}
-
-#[tokio::test]
-async fn concurrent_creates_share_calls_and_get_their_own_answers() {
-    let (open, gate) = tokio::sync::oneshot::channel();
-    let server = TestServer::start([Act::AnswerAfter(gate)]).await;
-    let remote = std::sync::Arc::new(server.client());
-    let mut creating = tokio::task::JoinSet::new();
-    // The first is on its way alone; the others gather while it is answered.
-    for n in 0..40 {
-        let remote = std::sync::Arc::clone(&remote);
-        creating.spawn(async move { (n, remote.create_order(&ctx(), create(Some(id(n)))).await) });
-    }
-    server.api.wait_for_calls(1).await;
-    open.send(()).expect("the server waits");
-    while let Some(created) = creating.join_next().await {
-        let (n, answer) = created.expect("no panic");
-        // The fake refuses some items of a batch, each by its own id.
-        let order_id = match answer {
-            Ok(order) => order.id,
-            Err(Error::OrderAlreadyExists { order_id }) => order_id,
-            Err(error) => panic!("{error:?}"),
-        };
-        assert_eq!(order_id, id(n));
-    }
-    let n_calls = server.api.calls().len();
-    assert!(n_calls < 20, "40 orders took {n_calls} calls");
-    server.stop().await;
 }

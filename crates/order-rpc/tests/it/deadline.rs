@@ -8,8 +8,9 @@ use order_rpc::{RpcServerConfig, proto};
 use tonic::Code;
 
 use crate::{
+    fake::Act,
     raw::RawClient,
-    support::{Act, TestClock, TestServer, create, ctx, ctx_within, id, server_config, soon},
+    support::{TestClock, TestServer, create, ctx, ctx_within, id, server_config, soon},
 };
 
 fn get() -> proto::GetOrderRequest {

@@ -11,7 +11,10 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::support::{Act, TestServer, ctx, id, server_config, soon};
+use crate::{
+    fake::Act,
+    support::{TestServer, ctx, id, server_config, soon},
+};
 
 #[tokio::test]
 async fn stop_ends_in_time_with_idle_connections_open() {

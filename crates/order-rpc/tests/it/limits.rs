@@ -1,15 +1,18 @@
 //! Every limit refuses with a status that says which.
 
 use futures_util::StreamExt as _;
-use order_core::{CreateOrder, Error, OrderApi, UserId, WatchOrder};
+use order_core::{
+    CreateOrder, Error, ListOrders, Metadata, OrderApi, PageSize, UserId, WatchOrder,
+};
 use order_rpc::{REQUEST_BYTES_MAX, RpcServerConfig, proto};
 use tokio::sync::oneshot;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::{
+    fake::Act,
     raw::RawClient,
-    support::{Act, TestServer, create, ctx, id, server_config, soon},
+    support::{TestServer, create, ctx, id, server_config, soon},
 };
 
 #[tokio::test]
@@ -40,9 +43,30 @@ async fn largest_batch_and_its_answer_pass() {
         .create_orders(&ctx(), requests.collect())
         .await;
     assert_eq!(answers.expect("a batch").len(), 1_000);
-    let requests = (0..1_001).map(|n| create(Some(id(n)))).collect();
-    let refused = server.client().create_orders(&ctx(), requests).await;
-    assert!(matches!(refused, Err(Error::InvalidArgument { .. })));
+    assert_eq!(server.api.calls().len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn page_of_large_orders_holds_fewer_of_them() {
+    let server = TestServer::start([]).await;
+    let entries = (0..50).map(|n| (format!("{n}"), "\u{10ffff}".repeat(500)));
+    *server.api.metadata.lock().expect("not poisoned") = Metadata::new(entries).expect("valid");
+    let request = ListOrders {
+        page_size: PageSize::MAX,
+        page_token: Some("next".to_owned()),
+        ..ListOrders::default()
+    };
+    let page = server.client().list_orders(&ctx(), request).await;
+    let page = page.expect("a page that fits");
+    assert!(
+        (30..42).contains(&page.orders.len()),
+        "{}",
+        page.orders.len()
+    );
+    // The token is that of the shorter page.
+    assert_eq!(page.next_page_token.as_deref(), Some("next"));
+    assert_eq!(server.api.calls().len(), 2);
     server.stop().await;
 }
 

@@ -5,12 +5,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use order_core::{CallContext, Error, OrderApi, RequestId};
+use order_core::{CallContext, Error, OrderApi, RequestId, TraceParent};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::{
+    fake::Act,
     raw::RawClient,
-    support::{Act, TestServer, create, ctx, id},
+    support::{TestServer, create, ctx, id},
 };
 
 #[derive(Clone, Default)]
@@ -60,6 +61,7 @@ async fn each_call_has_one_line_with_its_outcome_and_its_cause() {
     tracing::subscriber::set_global_default(subscriber).expect("the only one");
     let ctx = CallContext {
         request_id: RequestId::parse("log-test").expect("valid"),
+        trace_parent: TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         ..ctx()
     };
     let source = Error::store_unavailable(io::Error::other("connection refused by the disk"));
@@ -88,6 +90,7 @@ async fn each_call_has_one_line_with_its_outcome_and_its_cause() {
         r#""rpc.method":"order.v1.OrderService/GetOrder""#,
         r#""rpc.response.status_code":"OK""#,
         r#""request.id":"log-test""#,
+        r#""trace.id":"4bf92f3577b34da6a3ce929d0e0e4736""#,
         r#""network.peer.address":"127.0.0.1:"#,
         r#""duration_ms":"#,
     ] {
@@ -105,4 +108,5 @@ async fn each_call_has_one_line_with_its_outcome_and_its_cause() {
     assert!(panicked.contains(r#""level":"ERROR""#), "{panicked}");
     assert!(panicked.contains("a bug in the api"), "{panicked}");
     assert!(unknown.contains(r#""rpc.method":"_OTHER""#), "{unknown}");
+    assert!(!unknown.contains("trace.id"), "{unknown}");
 }

@@ -1,9 +1,19 @@
 //! The server and the client over real sockets on the loopback interface.
 
 #[cfg(test)]
+mod batch;
+#[cfg(test)]
 mod calls;
 #[cfg(test)]
 mod deadline;
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod fake_workers;
+#[cfg(test)]
+mod keys;
+#[cfg(test)]
+mod lease;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
@@ -13,6 +23,12 @@ mod log;
 #[cfg(test)]
 mod raw;
 #[cfg(test)]
+mod reflection;
+#[cfg(test)]
 mod retry;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod trace;
+#[cfg(test)]
+mod workers;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use order_core::{Error, OrderApi, RequestId};
+use order_core::{CreateOrder, Error, OrderApi, RequestId};
 use order_rpc::{RemoteOrderApi, RpcClientConfig};
 use tokio::net::TcpListener;
 
-use crate::support::{
-    Act, FakeApi, TestServer, client_of, create, ctx, id, remote, server_config, soon,
+use crate::{
+    fake::{Act, FakeApi},
+    support::{TestServer, client_of, create, ctx, id, key, remote, server_config, soon},
 };
 
 fn unavailable() -> Act {
@@ -21,7 +22,8 @@ async fn unavailable_call_is_made_again_as_the_same_request() {
         .client()
         .create_order(&ctx(), create(Some(id(5))))
         .await;
-    assert_eq!(order.expect("the third attempt succeeds").id, id(5));
+    let receipt = order.expect("the third attempt succeeds");
+    assert_eq!(receipt.order.id, id(5));
     let ids: Vec<RequestId> = server
         .api
         .calls()
@@ -52,6 +54,19 @@ async fn overload_and_unsafe_writes_are_not_repeated() {
         .create_orders(&ctx(), vec![create(Some(id(1))), create(None)])
         .await;
     assert!(matches!(unsafe_write, Err(Error::StoreUnavailable { .. })));
+    assert_eq!(server.api.calls().len(), 2);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn key_makes_a_write_safe_to_repeat() {
+    let server = TestServer::start([unavailable()]).await;
+    let request = CreateOrder {
+        idempotency_key: Some(key("k")),
+        ..create(None)
+    };
+    let created = server.client().create_order(&ctx(), request).await;
+    assert!(created.expect("the second attempt succeeds").is_replayed);
     assert_eq!(server.api.calls().len(), 2);
     server.stop().await;
 }

@@ -38,6 +38,7 @@ pub async fn change_is_applied_with_its_event(subject: &dyn Subject) {
     assert!(order.updated_at > before.updated_at);
     let expected = OrderEvent {
         order_id: before.id,
+        user_id: before.user_id,
         version: 2,
         status: OrderStatus::Cancelled,
         at: order.updated_at,
@@ -219,6 +220,7 @@ pub async fn requeue_creates_a_missing_job(subject: &dyn Subject) {
         status: OrderStatus::Pending,
         job: JobEffect::Requeue,
         cause: None,
+        key: None,
     };
 
     let applied = scene.commit(change).await;

@@ -33,6 +33,7 @@ pub async fn processed_ends_the_order_and_its_job(subject: &dyn Subject) {
     let order = scene.find(before.id).await;
     let expected = OrderEvent {
         order_id: before.id,
+        user_id: before.user_id.clone(),
         version: 2,
         status: OrderStatus::Processed,
         at: order.updated_at,

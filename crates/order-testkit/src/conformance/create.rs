@@ -1,11 +1,20 @@
 //! Storing new orders.
 
-use order_core::{Created, Error, Money, NewOrder, OrderEvent, OrderStatus, UserId, Verdict};
+use order_core::{
+    Created, Error, ExternalId, Insertion, Metadata, Money, NewOrder, OrderEvent, OrderStatus,
+    UserId, Verdict,
+};
 
 use super::{
     LEASE, Subject,
     scene::{Scene, ctx, only, user},
 };
+
+fn metadata(entries: &[(&str, &str)]) -> Metadata {
+    let entries = entries.iter();
+    Metadata::new(entries.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+        .expect("valid metadata")
+}
 
 /// A stored order is what was sent, PENDING, at version 1, and that is its first event.
 pub async fn new_order_is_pending_at_version_1(subject: &dyn Subject) {
@@ -23,6 +32,7 @@ pub async fn new_order_is_pending_at_version_1(subject: &dyn Subject) {
     assert_eq!(scene.find(new.id).await, order);
     let created = OrderEvent {
         order_id: new.id,
+        user_id: new.user_id.clone(),
         version: 1,
         status: OrderStatus::Pending,
         at: order.created_at,
@@ -47,7 +57,7 @@ pub async fn same_id_and_content_is_a_retry(subject: &dyn Subject) {
 
     let expected = Created {
         order,
-        is_new: false,
+        insertion: Insertion::SameId,
     };
     assert_eq!(again, expected);
     assert_eq!(
@@ -67,7 +77,7 @@ pub async fn retry_answers_with_the_order_as_it_is_now(subject: &dyn Subject) {
 
     let again = only(scene.store.create(&[new]).await);
 
-    assert!(!again.is_new);
+    assert_eq!(again.insertion, Insertion::SameId);
     assert_eq!(
         (again.order.status, again.order.version),
         (OrderStatus::Processed, 2)
@@ -95,6 +105,14 @@ pub async fn same_id_and_other_content_is_refused(subject: &dyn Subject) {
         },
         NewOrder {
             money: money(10_000, "EUR"),
+            ..new.clone()
+        },
+        NewOrder {
+            metadata: metadata(&[("a", "1")]),
+            ..new.clone()
+        },
+        NewOrder {
+            external_id: ExternalId::parse("a").ok(),
             ..new.clone()
         },
     ];
@@ -131,7 +149,7 @@ pub async fn first_of_equal_ids_in_a_slice_wins(subject: &dyn Subject) {
 
     let is_new: Vec<_> = answers
         .iter()
-        .map(|answer| answer.as_ref().ok().map(|created| created.is_new))
+        .map(|answer| answer.as_ref().ok().map(Created::is_new))
         .collect();
     assert_eq!(
         is_new,
@@ -158,14 +176,11 @@ pub async fn bad_order_fails_alone(subject: &dyn Subject) {
         .create(&[before.clone(), bad, after.clone()])
         .await;
 
-    assert!(matches!(
-        answers[..],
-        [
-            Ok(Created { is_new: true, .. }),
-            Err(_),
-            Ok(Created { is_new: true, .. })
-        ]
-    ));
+    let is_new: Vec<_> = answers
+        .iter()
+        .map(|answer| answer.as_ref().ok().map(Created::is_new))
+        .collect();
+    assert_eq!(is_new, [Some(true), None, Some(true)]);
     let mut due: Vec<_> = scene
         .claim(10)
         .await
@@ -188,7 +203,7 @@ pub async fn large_slice_is_answered_in_order(subject: &dyn Subject) {
     assert_eq!(answers.len(), slice.len());
     for (answer, new) in answers.iter().zip(&slice) {
         let created = answer.as_ref().expect("a new order is stored");
-        assert!(created.is_new && created.order.is_same_request(new));
+        assert!(created.is_new() && created.order.is_same_request(new));
     }
 }
 
@@ -207,6 +222,55 @@ pub async fn amounts_and_texts_are_kept_exactly(subject: &dyn Subject) {
         };
         scene.create(&new).await;
         assert!(scene.find(new.id).await.is_same_request(&new));
+    }
+}
+
+/// Metadata comes back as it was sent, wherever an order is read.
+pub async fn metadata_is_kept_exactly(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let long_name = "名".repeat(Metadata::NAME_CHARS_MAX);
+    let long_value = "\u{10ffff}".repeat(Metadata::VALUE_CHARS_MAX);
+    let many: Vec<_> = (0..Metadata::LEN_MAX).map(|n| n.to_string()).collect();
+    let many: Vec<_> = many.iter().map(|n| (n.as_str(), "")).collect();
+    let slice: Vec<_> = [
+        &[][..],
+        &[("empty", "")],
+        &[
+            ("a", r#"{"json": ["\"", '\\']}"#),
+            ("b", "'; DROP TABLE orders; --"),
+        ],
+        &[("null", "null"), ("\"quoted\"", "\\u0000"), ("{}", "NULL")],
+        &[
+            ("e\u{301}", "composed"),
+            ("é", "precomposed"),
+            ("👤", "\u{feff}\u{202e}"),
+        ],
+        &[(&long_name, &long_value)],
+        &many,
+    ]
+    .into_iter()
+    .map(|entries| NewOrder {
+        metadata: metadata(entries),
+        ..scene.new_order(None)
+    })
+    .collect();
+
+    let created = scene.store.create(&slice).await;
+
+    assert_eq!(created.len(), slice.len());
+    for (created, new) in created.into_iter().zip(&slice) {
+        let created = created.expect("a new order is stored");
+        assert_eq!(created.order.metadata, new.metadata);
+        assert_eq!(scene.find(new.id).await, created.order);
+        let retried = scene.create_one(new).await;
+        assert_eq!(retried.insertion, Insertion::SameId);
+    }
+    let claimed = scene.claim(slice.len()).await;
+    assert_eq!(claimed.len(), slice.len());
+    for job in claimed {
+        assert!(slice.iter().any(|new| job.order.is_same_request(new)));
+        let moved = scene.move_to(&job.order, OrderStatus::Processing).await;
+        assert_eq!(moved.metadata, job.order.metadata);
     }
 }
 

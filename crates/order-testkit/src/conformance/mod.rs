@@ -27,9 +27,14 @@ pub mod claim;
 pub mod commit;
 pub mod complete;
 pub mod create;
+pub mod external_ids;
+pub mod keys;
 pub mod lease;
+pub mod list;
+pub mod prune;
 pub mod read;
 mod scene;
+pub mod tickets;
 
 /// The longest lease and the longest retry delay the cases use, except for buried jobs,
 /// which have no end. A subject that owns its clock moves it by more than this.
@@ -54,6 +59,12 @@ pub trait Subject: Send + Sync + 'static {
     /// Lets the database's time move on by at least one microsecond. Nothing to do where
     /// the database has a clock of its own.
     async fn tick(&self) {}
+
+    /// Another handle on the same database, as another process would open it. `None` where
+    /// the database is the handle.
+    async fn another_store(&self) -> Option<Arc<dyn OrderStore>> {
+        None
+    }
 }
 
 /// Writes one `#[tokio::test]` per case of the contract of `OrderStore` and `JobQueue`.
@@ -73,6 +84,7 @@ macro_rules! store_conformance {
                 bad_order_fails_alone
                 large_slice_is_answered_in_order
                 amounts_and_texts_are_kept_exactly
+                metadata_is_kept_exactly
                 empty_slices_are_answered_empty
             }
             commit {
@@ -93,11 +105,50 @@ macro_rules! store_conformance {
                 unknown_order_is_not_found
                 history_has_no_gaps
                 history_is_read_in_pieces
+                states_leave_unknown_orders_out
+                recent_states_are_the_newest_of_each_user
+                store_is_ready
+            }
+            list {
                 list_is_by_id_descending
                 list_is_filtered
+                bounds_are_exclusive
                 list_pages_are_stable_while_inserting
-                states_leave_unknown_orders_out
-                store_is_ready
+                filtered_pages_are_stable_while_inserting
+            }
+            keys {
+                repeated_key_is_answered_as_created
+                own_retry_with_a_key_is_the_same_id
+                key_with_other_content_is_refused
+                keys_of_other_owners_and_operations_are_others
+                failed_order_leaves_no_key
+                first_of_equal_keys_in_a_slice_wins
+                one_of_many_concurrent_creates_with_a_key_wins
+                stored_key_is_found
+                large_slice_of_keyed_orders_is_answered_in_order
+                key_commits_with_its_change
+                change_whose_key_is_there_is_stale
+                stale_change_stores_no_key
+                one_of_two_changes_with_a_key_wins
+            }
+            external_ids {
+                external_id_is_unique_per_user
+                retry_by_id_does_not_meet_its_own_external_id
+                first_of_equal_external_ids_in_a_slice_wins
+                one_of_many_concurrent_creates_gets_the_external_id
+            }
+            tickets {
+                ticket_is_taken_once
+                ticket_that_is_stored_twice_is_one
+                one_of_many_concurrent_takers_gets_the_ticket
+                expired_ticket_is_worth_nothing
+                page_token_key_is_shared
+            }
+            prune {
+                expired_keys_and_tickets_are_removed
+                prune_removes_at_most_its_limit
+                removed_key_may_be_used_anew
+                expired_key_counts_until_it_is_removed
             }
             claim {
                 unleased_order_is_claimable_at_once

@@ -1,6 +1,6 @@
 //! Reading orders, their history and where they stand.
 
-use order_core::{Order, OrderId, OrderQuery, OrderState, OrderStatus, Verdict};
+use order_core::{NewOrder, Order, OrderState, OrderStatus, Verdict};
 
 use super::{
     LEASE, Subject,
@@ -50,7 +50,11 @@ pub async fn history_has_no_gaps(subject: &dyn Subject) {
     ];
     assert_eq!(steps, expected);
     assert!(events.is_sorted_by_key(|event| event.at));
-    assert!(events.iter().all(|event| event.order_id == order.id));
+    assert!(
+        events
+            .iter()
+            .all(|event| event.order_id == order.id && event.user_id == order.user_id)
+    );
     assert_eq!(events[0].at, order.created_at);
     assert_eq!(events[4], order.last_event());
     assert_eq!(
@@ -84,141 +88,14 @@ pub async fn history_is_read_in_pieces(subject: &dyn Subject) {
     }
 }
 
-fn any(before: Option<OrderId>, limit: usize) -> OrderQuery {
-    OrderQuery {
-        user_id: None,
-        statuses: vec![],
-        before,
-        limit,
+fn state(order: &Order) -> OrderState {
+    OrderState {
+        order_id: order.id,
+        user_id: order.user_id.clone(),
+        version: order.version,
+        status: order.status,
+        updated_at: order.updated_at,
     }
-}
-
-async fn list(scene: &Scene<'_>, query: &OrderQuery) -> Vec<OrderId> {
-    let orders = scene.store.list(&ctx(), query).await;
-    orders
-        .expect("list answers")
-        .iter()
-        .map(|order| order.id)
-        .collect()
-}
-
-/// The newest id comes first; `before` and `limit` cut a page out.
-pub async fn list_is_by_id_descending(subject: &dyn Subject) {
-    let scene = Scene::new(subject);
-    assert_eq!(list(&scene, &any(None, 10)).await, []);
-    let mut ids: Vec<_> = (0..5).map(|_| scene.id()).collect();
-    // Stored in another order than their ids have.
-    for id in [3, 0, 4, 1, 2].map(|i| ids[i]) {
-        let new = order_core::NewOrder {
-            id,
-            ..scene.new_order(None)
-        };
-        scene.create(&new).await;
-    }
-    ids.reverse();
-
-    assert_eq!(list(&scene, &any(None, 10)).await, ids);
-    assert_eq!(list(&scene, &any(None, 2)).await, ids[..2]);
-    assert_eq!(list(&scene, &any(Some(ids[1]), 2)).await, ids[2..4]);
-    assert_eq!(list(&scene, &any(Some(ids[4]), 2)).await, []);
-    assert_eq!(list(&scene, &any(None, 0)).await, []);
-    let whole = scene.store.list(&ctx(), &any(None, 1)).await;
-    assert_eq!(
-        whole.expect("list answers"),
-        [scene.find(ids[0]).await],
-        "a listed order is a whole order"
-    );
-}
-
-/// Filters by user and by any of several statuses, alone and together.
-pub async fn list_is_filtered(subject: &dyn Subject) {
-    use OrderStatus::{Cancelled, Pending, Processing};
-    let scene = Scene::new(subject);
-    let mut stored = Vec::new();
-    for (name, status) in [
-        ("user-1", Pending),
-        ("user-2", Cancelled),
-        ("user-1", Processing),
-        ("user-1", Cancelled),
-        ("user-2", Pending),
-    ] {
-        let new = order_core::NewOrder {
-            user_id: user(name),
-            ..scene.new_order(None)
-        };
-        let order = scene.create(&new).await;
-        if status != Pending {
-            scene.move_to(&order, status).await;
-        }
-        stored.insert(0, (new.id, name, status));
-    }
-    let cases: [(Option<&str>, &[OrderStatus]); 7] = [
-        (Some("user-1"), &[]),
-        (Some("user-2"), &[]),
-        (Some("user-3"), &[]),
-        (None, &[Pending]),
-        (None, &[Cancelled, Processing, Cancelled]),
-        (Some("user-1"), &[Cancelled, Processing]),
-        (Some("user-1"), &[OrderStatus::Failed]),
-    ];
-    for (name, statuses) in cases {
-        let query = OrderQuery {
-            user_id: name.map(user),
-            statuses: statuses.to_vec(),
-            before: None,
-            limit: 10,
-        };
-        let expected: Vec<_> = stored
-            .iter()
-            .filter(|(_, n, s)| {
-                name.is_none_or(|name| name == *n) && (statuses.is_empty() || statuses.contains(s))
-            })
-            .map(|(id, ..)| *id)
-            .collect();
-        assert_eq!(list(&scene, &query).await, expected, "{query:?}");
-        let first = OrderQuery {
-            limit: 1,
-            ..query.clone()
-        };
-        let n_first = expected.len().min(1);
-        assert_eq!(list(&scene, &first).await, expected[..n_first]);
-        if let Some(second) = expected.get(1) {
-            let next = OrderQuery {
-                before: Some(expected[0]),
-                ..first
-            };
-            assert_eq!(list(&scene, &next).await, [*second]);
-        }
-    }
-}
-
-/// Orders that arrive while somebody pages through do not shift the pages.
-pub async fn list_pages_are_stable_while_inserting(subject: &dyn Subject) {
-    let scene = Scene::new(subject);
-    let mut expected: Vec<_> = scene.new_orders(7, None).iter().map(|new| new.id).collect();
-    for id in &expected {
-        let new = order_core::NewOrder {
-            id: *id,
-            ..scene.new_order(None)
-        };
-        scene.create(&new).await;
-    }
-    expected.reverse();
-
-    let (mut seen, mut before) = (Vec::new(), None);
-    while seen.len() < expected.len() {
-        let page = list(&scene, &any(before, 2)).await;
-        assert!(
-            !page.is_empty(),
-            "the list ends after {} orders",
-            seen.len()
-        );
-        before = page.last().copied();
-        seen.extend(page);
-        scene.create_due().await;
-    }
-
-    assert_eq!(seen, expected);
 }
 
 /// States are the orders in brief; ids nobody stored are left out.
@@ -226,12 +103,6 @@ pub async fn states_leave_unknown_orders_out(subject: &dyn Subject) {
     let scene = Scene::new(subject);
     let first = order_with_history(&scene).await;
     let second = scene.create_due().await;
-    let state = |order: &Order| OrderState {
-        order_id: order.id,
-        version: order.version,
-        status: order.status,
-        updated_at: order.updated_at,
-    };
 
     let ids = [second.id, scene.id(), first.id];
     let mut states = scene.store.states(&ids).await.expect("states answer");
@@ -249,6 +120,47 @@ pub async fn states_leave_unknown_orders_out(subject: &dyn Subject) {
         .collect();
     let states = scene.store.states(&ids).await.expect("states answer");
     assert_eq!(states.len(), 512);
+}
+
+/// Of each user the newest by id, however they stand; users without orders are left out.
+pub async fn recent_states_are_the_newest_of_each_user(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let mut expected = Vec::new();
+    for n in 0..7 {
+        let new = NewOrder {
+            user_id: user(["user-1", "user-2", "user-3"][n % 3]),
+            ..scene.new_order(None)
+        };
+        let mut order = scene.create(&new).await;
+        if n == 4 {
+            order = scene.move_to(&order, OrderStatus::Cancelled).await;
+        }
+        // Of user 1 the orders 0, 3 and 6 are there, of user 2 the orders 1 and 4.
+        if matches!(n, 1 | 3 | 4 | 6) {
+            expected.push(state(&order));
+        }
+    }
+    let recent = async |users: &[&str], limit| {
+        let users: Vec<_> = users.iter().map(|name| user(name)).collect();
+        let states = scene.store.recent_states(&users, limit).await;
+        states.expect("recent_states answer")
+    };
+
+    let mut states = recent(&["user-2", "nobody", "user-1"], 2).await;
+
+    // Users come in any order, the orders of each by id descending.
+    let ids = |states: &[OrderState], name| -> Vec<_> {
+        let of_user = states.iter().filter(|state| state.user_id == user(name));
+        of_user.map(|state| state.order_id).collect()
+    };
+    for name in ["user-1", "user-2"] {
+        assert!(ids(&states, name).is_sorted_by(|left, right| left > right));
+    }
+    states.sort_unstable_by_key(|state| state.order_id);
+    assert_eq!(states, expected);
+    assert_eq!(recent(&["user-1"], 0).await, []);
+    assert_eq!(recent(&["user-1"], 100).await.len(), 3);
+    assert_eq!(recent(&[], 2).await, []);
 }
 
 /// A store that was just made is ready.

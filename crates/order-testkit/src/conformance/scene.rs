@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use order_core::{
     CallContext, Cause, Change, Command, Committed, Completed, Completion, Created, Deadline,
-    IdGen as _, Job, JobQueue, JobToken, Money, NewOrder, Order, OrderEvent, OrderId, OrderStatus,
-    OrderStore, RequestId, UserId, Verdict, decide,
+    Fingerprint, IdGen as _, IdempotencyKey, Job, JobQueue, JobToken, KeyClaim, KeyOperation,
+    Money, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderStatus, OrderStore, RequestId,
+    TicketGrant, UserId, Verdict, decide,
 };
 use uuid::Uuid;
 
@@ -22,14 +23,38 @@ pub(super) struct Scene<'a> {
 
 /// A call without a deadline.
 pub(super) fn ctx() -> CallContext {
-    CallContext {
-        request_id: RequestId::from_uuid(Uuid::nil()),
-        deadline: Deadline::NONE,
-    }
+    CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE)
 }
 
 pub(super) fn user(name: &str) -> UserId {
     UserId::parse(name).expect("a valid user id")
+}
+
+/// The fingerprint of a request: equal for those with the same `content`.
+pub(super) fn fingerprint(content: u8) -> Fingerprint {
+    Fingerprint::from_bytes([content; 32])
+}
+
+/// The key of `user-1` for creating an order, kept longer than any case takes.
+pub(super) fn create_key(text: &str, content: u8) -> KeyClaim {
+    KeyClaim {
+        owner: user("user-1"),
+        operation: KeyOperation::CreateOrder,
+        key: IdempotencyKey::parse(text).expect("a valid key"),
+        fingerprint: fingerprint(content),
+        retention: 24 * LEASE,
+    }
+}
+
+/// A ticket of `user-1` with the digest `[n; 32]`.
+pub(super) fn new_ticket(n: u8, lifetime: Duration) -> NewTicket {
+    NewTicket {
+        digest: [n; 32],
+        grant: TicketGrant {
+            user_id: user("user-1"),
+        },
+        lifetime,
+    }
 }
 
 pub(super) fn completion(token: JobToken, verdict: Verdict) -> Completion {
@@ -59,11 +84,10 @@ impl<'a> Scene<'a> {
 
     /// An order nobody has stored yet; ids rise from call to call.
     pub(super) fn new_order(&self, lease: Option<Duration>) -> NewOrder {
+        let money = Money::from_minor_units(10_000, "USD").expect("a valid amount");
         NewOrder {
-            id: self.id(),
-            user_id: user("user-1"),
-            money: Money::from_minor_units(10_000, "USD").expect("a valid amount"),
             lease,
+            ..NewOrder::new(self.id(), user("user-1"), money)
         }
     }
 
@@ -71,10 +95,23 @@ impl<'a> Scene<'a> {
         (0..n_orders).map(|_| self.new_order(lease)).collect()
     }
 
+    /// A new order with a key.
+    pub(super) fn keyed_order(&self, key: &str, content: u8) -> NewOrder {
+        NewOrder {
+            key: Some(create_key(key, content)),
+            ..self.new_order(None)
+        }
+    }
+
+    pub(super) async fn create_one(&self, new: &NewOrder) -> Created {
+        only(self.store.create(std::slice::from_ref(new)).await)
+    }
+
+    /// Stores an order that is not there.
     pub(super) async fn create(&self, new: &NewOrder) -> Order {
-        let Created { order, is_new } = only(self.store.create(std::slice::from_ref(new)).await);
-        assert!(is_new, "{} was there before", new.id);
-        order
+        let created = self.create_one(new).await;
+        assert!(created.is_new(), "{} was there before", new.id);
+        created.order
     }
 
     /// Stores an order whose job is due.

@@ -1,4 +1,5 @@
-//! Real servers for tests: a private PostgreSQL and the project's own binaries.
+//! Real servers for tests: a private PostgreSQL, the project's own binaries, and a Python
+//! to be their client.
 //!
 //! Owns finding, starting, stopping and killing them, and the rule that a test that
 //! cannot run says so. Must not know what a test does with a server.
@@ -13,6 +14,7 @@ use std::net::{Ipv4Addr, TcpListener};
 
 pub mod postgres;
 pub mod process;
+pub mod python;
 
 /// The environment variable that names a file to which every skipped test adds a line.
 pub const SKIP_REPORT: &str = "SKIP_REPORT";

@@ -56,7 +56,9 @@ pub(super) struct FakeQueue {
     processed: Mutex<Vec<JobToken>>,
     away: Mutex<BTreeSet<Statement>>,
     bad_rows: Mutex<BTreeSet<OrderId>>,
+    bad_starts: Mutex<BTreeSet<OrderId>>,
     is_commit_open: watch::Sender<bool>,
+    n_claim_statements: AtomicUsize,
     n_complete_statements: AtomicUsize,
     latencies: Mutex<BTreeMap<Statement, Duration>>,
 }
@@ -68,7 +70,9 @@ impl FakeQueue {
             processed: Mutex::default(),
             away: Mutex::default(),
             bad_rows: Mutex::default(),
+            bad_starts: Mutex::default(),
             is_commit_open: watch::Sender::new(true),
+            n_claim_statements: AtomicUsize::new(0),
             n_complete_statements: AtomicUsize::new(0),
             latencies: Mutex::default(),
         }
@@ -129,6 +133,11 @@ impl FakeQueue {
         self.bad_rows.lock().unwrap().insert(order_id);
     }
 
+    /// Makes every start of this order fail for good.
+    pub(super) fn spoil_start(&self, order_id: OrderId) {
+        self.bad_starts.lock().unwrap().insert(order_id);
+    }
+
     /// Holds completions back, or lets them through.
     pub(super) fn set_commit_open(&self, is_open: bool) {
         self.is_commit_open.send_replace(is_open);
@@ -144,6 +153,10 @@ impl FakeQueue {
         if let Some(latency) = latency {
             sleep(latency).await;
         }
+    }
+
+    pub(super) fn n_claim_statements(&self) -> usize {
+        self.n_claim_statements.load(Ordering::Relaxed)
     }
 
     pub(super) fn n_complete_statements(&self) -> usize {
@@ -195,6 +208,7 @@ impl FakeQueue {
 #[async_trait]
 impl JobQueue for FakeQueue {
     async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<Job>, Error> {
+        self.n_claim_statements.fetch_add(1, Ordering::Relaxed);
         self.wait_latency(Statement::Claim).await;
         self.check(Statement::Claim)?;
         let now = Instant::now();
@@ -229,6 +243,9 @@ impl JobQueue for FakeQueue {
         self.wait_latency(Statement::Start).await;
         let start_one = |token: &JobToken| {
             self.check(Statement::Start)?;
+            if self.bad_starts.lock().unwrap().contains(&token.order_id) {
+                return Err(Error::internal("bad row"));
+            }
             let mut jobs = self.jobs();
             let Some(fake) = jobs
                 .get_mut(&token.order_id)

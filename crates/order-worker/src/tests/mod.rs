@@ -1,4 +1,5 @@
-//! The pool as a whole, on paused time, against a queue that fails on demand.
+//! The pool and the remote workers as a whole, on paused time, against a queue that fails on
+//! demand.
 
 mod attempts;
 mod claiming;
@@ -6,6 +7,8 @@ mod completing;
 mod drain;
 mod fake;
 mod leases;
+mod remote;
+mod remote_reports;
 mod throughput;
 
 use std::{
@@ -19,8 +22,8 @@ use std::{
 
 use futures_util::FutureExt as _;
 use order_core::{
-    Attempt, Clock, Effects, IdGen as _, Job, JobDispatch, JobQueue as _, Money, Order, OrderId,
-    OrderStatus, Outcome, RetryPolicy, UserId,
+    Attempt, Clock, Effects, IdGen as _, Job, JobDispatch, JobQueue as _, Metadata, Money, Order,
+    OrderId, OrderStatus, Outcome, RetryPolicy, UserId,
 };
 use order_testkit::clock::{SeededIds, SimClock};
 use tokio::time::{Instant, sleep};
@@ -105,6 +108,21 @@ fn retry(error: &str, after: Option<Duration>) -> Outcome {
     }
 }
 
+fn new_order(ids: &SeededIds, clock: &SimClock) -> Order {
+    Order {
+        id: ids.order_id(),
+        user_id: UserId::parse("user-1").unwrap(),
+        money: Money::parse("100", "USD").unwrap(),
+        status: OrderStatus::Pending,
+        version: 1,
+        metadata: Metadata::NONE,
+        external_id: None,
+        failure: None,
+        created_at: clock.now(),
+        updated_at: clock.now(),
+    }
+}
+
 /// A pool with everything around it.
 struct Rig {
     queue: Arc<FakeQueue>,
@@ -155,16 +173,7 @@ impl Rig {
     }
 
     fn order(&self) -> Order {
-        Order {
-            id: self.ids.order_id(),
-            user_id: UserId::parse("user-1").unwrap(),
-            money: Money::parse("100", "USD").unwrap(),
-            status: OrderStatus::Pending,
-            version: 1,
-            failure: None,
-            created_at: self.clock.now(),
-            updated_at: self.clock.now(),
-        }
+        new_order(&self.ids, &self.clock)
     }
 
     /// Creates an order as the service does: born leased if there is a place.

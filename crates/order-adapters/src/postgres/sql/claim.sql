@@ -16,7 +16,8 @@ claimed AS (
     RETURNING j.order_id, j.attempt, j.attempts_before
 )
 SELECT o.id, o.user_id, o.amount_minor, o.currency, o.status, o.version, o.failure_code,
-    o.failure_message, o.created_at, o.updated_at, claimed.attempt, claimed.attempts_before
+    o.failure_message, o.created_at, o.updated_at, o.metadata::text, o.external_id, claimed.attempt,
+    claimed.attempts_before
 FROM due
 JOIN claimed ON claimed.order_id = due.order_id
 JOIN orders o ON o.id = due.order_id

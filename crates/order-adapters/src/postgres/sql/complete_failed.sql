@@ -16,7 +16,8 @@ moved AS (
         failure_code = buried.code, failure_message = buried.message
     FROM buried
     WHERE o.id = ANY ($1) AND o.id = buried.order_id
-    RETURNING o.id, buried.attempt, o.version, o.updated_at, o.failure_code, o.failure_message
+    RETURNING o.id, buried.attempt, o.version, o.updated_at, o.user_id, o.failure_code,
+        o.failure_message
 ),
 history AS (
     INSERT INTO order_events (order_id, version, status, at, data)
@@ -24,4 +25,4 @@ history AS (
         jsonb_build_object('code', failure_code, 'message', failure_message)
     FROM moved
 )
-SELECT id, attempt, version, updated_at, failure_code, failure_message FROM moved
+SELECT id, attempt, version, updated_at, user_id, failure_code, failure_message FROM moved

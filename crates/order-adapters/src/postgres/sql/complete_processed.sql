@@ -14,10 +14,10 @@ moved AS (
     SET status = 3, version = o.version + 1, updated_at = greatest(o.updated_at, now())
     FROM done
     WHERE o.id = ANY ($1) AND o.id = done.order_id
-    RETURNING o.id, done.attempt, o.version, o.updated_at
+    RETURNING o.id, done.attempt, o.version, o.updated_at, o.user_id
 ),
 history AS (
     INSERT INTO order_events (order_id, version, status, at)
     SELECT id, version, 3, updated_at FROM moved
 )
-SELECT id, attempt, version, updated_at FROM moved
+SELECT id, attempt, version, updated_at, user_id FROM moved

@@ -1,12 +1,15 @@
 -- Inserts orders with their jobs, a whole batch in one statement and one commit.
--- $1 id, $2 user_id, $3 amount_minor, $4 currency, $5 lease in microseconds or NULL; ids ascend.
+-- $1 id, $2 user_id, $3 amount_minor, $4 currency, $5 metadata or NULL, $6 external_id or NULL,
+-- $7 lease in microseconds or NULL.
 WITH created AS (
-    -- An id that is taken is left alone and not returned; the caller looks who has it.
-    INSERT INTO orders (id, user_id, amount_minor, currency, status, version, created_at, updated_at)
-    SELECT n.id, n.user_id, n.amount_minor, n.currency, 1, 1, now(), now()
-    FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[])
-        AS n (id, user_id, amount_minor, currency)
-    ON CONFLICT (id) DO NOTHING
+    -- An order whose id or external id is taken is left out; the caller looks who has it.
+    INSERT INTO orders (id, user_id, amount_minor, currency, status, version, metadata,
+        external_id, created_at, updated_at)
+    SELECT n.id, n.user_id, n.amount_minor, n.currency, 1, 1, n.metadata::jsonb,
+        n.external_id, now(), now()
+    FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[])
+        AS n (id, user_id, amount_minor, currency, metadata, external_id)
+    ON CONFLICT DO NOTHING
     RETURNING id, created_at
 ),
 born AS (
@@ -16,6 +19,6 @@ born AS (
         CASE WHEN n.lease IS NULL THEN 0 ELSE 1 END,
         now() + coalesce(n.lease, 0) * interval '1 microsecond'
     FROM created
-    JOIN unnest($1::uuid[], $5::bigint[]) AS n (id, lease) ON n.id = created.id
+    JOIN unnest($1::uuid[], $7::bigint[]) AS n (id, lease) ON n.id = created.id
 )
 SELECT id, created_at FROM created

@@ -14,12 +14,12 @@ moved AS (
     SET status = 2, version = o.version + 1, updated_at = greatest(o.updated_at, now())
     FROM held
     WHERE o.id = ANY ($1) AND o.id = held.order_id AND o.status = 1
-    RETURNING o.id, o.version, o.updated_at
+    RETURNING o.id, o.version, o.updated_at, o.user_id
 ),
 history AS (
     INSERT INTO order_events (order_id, version, status, at)
     SELECT id, version, 2, updated_at FROM moved
 )
 -- A held token without a move is an order that is PROCESSING already.
-SELECT held.order_id, held.attempt, moved.version, moved.updated_at
+SELECT held.order_id, held.attempt, moved.version, moved.updated_at, moved.user_id
 FROM held LEFT JOIN moved ON moved.id = held.order_id

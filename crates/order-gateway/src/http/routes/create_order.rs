@@ -1,46 +1,132 @@
 //! `POST /orders`: stores an order and has it processed.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::response::Response;
 use http::{StatusCode, header::LOCATION};
-use order_core::{CreateOrder, Error, Money, UserId};
+use order_core::{CreateOrder, Error, ExternalId, Metadata, Money, Reason, Receipt, UserId};
+use utoipa::{
+    IntoParams, IntoResponses,
+    openapi::{
+        self, RefOr,
+        path::{Parameter, ParameterIn},
+    },
+};
 
+use super::idempotency_key;
 use crate::http::{
     Gateway,
-    dto::{header_value, order_response},
+    contract::{self, RequestBody},
+    dto::{OrderBody, announce_replay, header_value, order_response},
     fields::Fields,
     media,
     operation::Call,
     problem::Problem,
+    schema::CreateOrderRequest,
 };
 
+/// Stores an order and has it processed.
+///
+/// The answer comes when the order is durable. It is processed in the background.
+#[utoipa::path(
+    post,
+    path = "/orders",
+    tag = "orders",
+    operation_id = "create_order",
+    params(Contract),
+    request_body(
+        content = CreateOrderRequest,
+        examples(
+            ("shortest" = (value = json!({"user_id": "user-1", "amount": 100}))),
+            ("everything" = (value = json!({
+                "user_id": "user-1",
+                "amount": "99.95",
+                "currency": "EUR",
+                "external_id": "cart-17",
+                "metadata": {"channel": "web"}
+            }))),
+        ),
+    ),
+    responses(
+        (
+            status = 201,
+            description = "The order is stored.",
+            body = OrderBody,
+            headers(
+                ("Location" = String, description = "The address of the order."),
+                ("ETag" = String, description = "The version of the order, quoted."),
+                ("Idempotent-Replayed" = String, description = "`true` if an earlier request \
+                    with the same key did the work."),
+                ("Preference-Applied" = String, description = "The wait that was granted."),
+                ("X-Request-Id" = String, description = "The request."),
+            ),
+        ),
+        Contract,
+    ),
+)]
 pub(in crate::http) async fn create_order(
     gateway: Arc<Gateway>,
     call: Call,
 ) -> Result<Response, Problem> {
-    media::check_accept(&call.parts.headers)?;
-    media::check_content_type(&call.parts.headers)?;
+    let headers = &call.parts.headers;
+    media::check_accept(headers)?;
+    media::check_content_type(headers)?;
+    let idempotency_key = idempotency_key(headers)?;
     let body = gateway.read(call.body).await?;
-    let mut request = parse(&body)?;
-    // The id is made here, so that every retry further in is about the same order.
-    request.order_id = Some(gateway.deps.ids.order_id());
-    let ctx = gateway.context(call.request_id);
-    let order = gateway
+    let request = CreateOrder {
+        // The id is made here, so that every retry further in is about the same order.
+        order_id: Some(gateway.deps.ids.order_id()),
+        idempotency_key,
+        ..parse(&body)?
+    };
+    let ctx = gateway.context(call.request_id, call.trace_parent);
+    let Receipt { order, is_replayed } = gateway
         .in_time(gateway.deps.api.create_order(&ctx, request))
         .await?;
-    let mut response = order_response(StatusCode::CREATED, &order)?;
-    let location = header_value(format!("/orders/{}", order.id))?;
+    let waited = gateway.wait_as_preferred(&ctx, headers, order).await;
+    let mut response = order_response(StatusCode::CREATED, &waited.order)?;
+    let location = header_value(format!("/orders/{}", waited.order.id))?;
     response.headers_mut().insert(LOCATION, location);
+    announce_replay(is_replayed, &mut response);
+    waited.announce(&mut response)?;
     Ok(response)
 }
 
+/// What the operation takes and how it refuses.
+struct Contract;
+
+impl IntoParams for Contract {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let mut parameters = contract::common_parameters();
+        parameters.extend([contract::idempotency_key(), contract::prefer()]);
+        parameters
+    }
+}
+
+impl IntoResponses for Contract {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        contract::refusals(
+            RequestBody::Read,
+            &[
+                Reason::InvalidArgument,
+                Reason::OrderAlreadyExists,
+                Reason::ExternalIdTaken,
+                Reason::RequestInProgress,
+                Reason::IdempotencyKeyReused,
+            ],
+        )
+    }
+}
+
 fn parse(body: &[u8]) -> Result<CreateOrder, Problem> {
-    let mut fields = Fields::parse(body, &["user_id", "amount", "currency"])?;
+    let known = &["user_id", "amount", "currency", "external_id", "metadata"];
+    let mut fields = Fields::parse(body, known)?;
     fields.require(&["user_id", "amount"]);
     let user_id = fields.text("user_id");
     let amount = fields.decimal("amount");
     let currency = fields.text("currency");
+    let external_id = fields.text("external_id");
+    let metadata = fields.text_by_name("metadata").unwrap_or_default();
     let mut violations = fields.violations;
 
     let user_id = match user_id {
@@ -53,10 +139,15 @@ fn parse(body: &[u8]) -> Result<CreateOrder, Problem> {
         // There is no amount to judge, but a wrong currency is worth saying now.
         None => violations.check(check_currency(currency))?.and(None),
     };
+    let external_id = match external_id {
+        Some(text) => violations.check(ExternalId::parse(&text))?,
+        None => None,
+    };
+    let metadata = violations.check(Metadata::new(metadata))?;
     let request = user_id.zip(money).map(|(user_id, money)| CreateOrder {
-        order_id: None,
-        user_id,
-        money,
+        external_id,
+        metadata: metadata.unwrap_or_default(),
+        ..CreateOrder::new(user_id, money)
     });
     Ok(violations.finish(request)?)
 }

@@ -1,33 +1,62 @@
 //! `GET /orders`: reads orders page by page, newest first.
 
-use std::{
-    num::{IntErrorKind, ParseIntError},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::response::Response;
 use http::header::LINK;
-use order_core::{Error, ListOrders, OrderStatus, PageSize, UserId};
+use jiff::Timestamp;
+use order_core::{Error, ExternalId, ListOrders, OrderStatus, Reason, UserId};
+use utoipa::{
+    IntoParams, IntoResponses,
+    openapi::{
+        self, RefOr,
+        path::{Parameter, ParameterIn},
+    },
+};
 
 use crate::http::{
     Gateway,
-    dto::{header_value, page_response},
-    fields::Violations,
+    contract::{self, RequestBody},
+    dto::{PageBody, header_value, page_response},
     media,
     operation::Call,
     problem::Problem,
+    query::{Query, parse_page_size},
+    rfc3339::{self, Rounding},
+    schema,
 };
 
+/// Reads orders page by page, newest first.
+#[utoipa::path(
+    get,
+    path = "/orders",
+    tag = "orders",
+    operation_id = "list_orders",
+    params(Contract),
+    responses(
+        (
+            status = 200,
+            description = "A page of orders.",
+            body = PageBody,
+            headers(
+                ("Link" = String, description = "The next page, if there is one (RFC 8288)."),
+                ("X-Request-Id" = String, description = "The request."),
+            ),
+        ),
+        Contract,
+    ),
+)]
 pub(in crate::http) async fn list_orders(
     gateway: Arc<Gateway>,
     call: Call,
 ) -> Result<Response, Problem> {
     media::check_accept(&call.parts.headers)?;
-    let request = parse(call.parts.uri.query().unwrap_or_default())?;
-    let ctx = gateway.context(call.request_id);
+    let request = parse(call.parts.uri.query())?;
+    let ctx = gateway.context(call.request_id, call.trace_parent);
     let page = gateway
         .in_time(gateway.deps.api.list_orders(&ctx, request.clone()))
-        .await?;
+        .await
+        .map_err(Problem::Parameters)?;
     let mut response = page_response(&page)?;
     if let Some(token) = &page.next_page_token {
         response
@@ -37,75 +66,109 @@ pub(in crate::http) async fn list_orders(
     Ok(response)
 }
 
-/// The parameters that may be given once, as they came.
-#[derive(Default)]
-struct Given {
-    user_id: Option<String>,
-    page_size: Option<String>,
-    page_token: Option<String>,
+/// What the operation takes and how it refuses.
+struct Contract;
+
+impl IntoParams for Contract {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let mut parameters = contract::common_parameters();
+        parameters.extend([
+            contract::query("user_id", schema::user_id(), "Only orders of this user."),
+            contract::query(
+                "external_id",
+                schema::external_id(),
+                "Only orders with this name in the client's own system.",
+            ),
+            contract::query(
+                "status",
+                schema::statuses(),
+                "Only orders with one of these statuses; may be repeated.",
+            ),
+            contract::query(
+                "created_after",
+                schema::time(),
+                "Only orders created after this.",
+            ),
+            contract::query(
+                "created_before",
+                schema::time(),
+                "Only orders created before this.",
+            ),
+            contract::page_size(),
+            contract::query(
+                "page_token",
+                contract::any_text(),
+                "Where to go on, as the page before said; only with the same filters.",
+            ),
+        ]);
+        parameters
+    }
 }
 
-fn parse(query: &str) -> Result<ListOrders, Error> {
-    let mut violations = Violations::default();
-    let mut given = Given::default();
+impl IntoResponses for Contract {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        contract::refusals(RequestBody::Ignored, &[Reason::InvalidArgument])
+    }
+}
+
+const SINGLE: &[&str] = &[
+    "user_id",
+    "external_id",
+    "created_after",
+    "created_before",
+    "page_size",
+    "page_token",
+];
+
+fn parse(query: Option<&str>) -> Result<ListOrders, Problem> {
+    let mut query = Query::parse(query, SINGLE, &["status"]);
+    let user_id = query.check("user_id", UserId::parse)?;
+    let external_id = query.check("external_id", ExternalId::parse)?;
+    // Orders are created at whole microseconds: those after a time are those after the
+    // microsecond it is in, those before it are those before the next one.
+    let created_after = query.check("created_after", |text| {
+        parse_time("created_after", text, Rounding::Down)
+    })?;
+    let created_before = query.check("created_before", |text| {
+        parse_time("created_before", text, Rounding::Up)
+    })?;
+    let page_size = query.check("page_size", parse_page_size)?;
     let mut statuses = Vec::new();
-    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        let slot = match &*name {
-            "user_id" => &mut given.user_id,
-            "page_size" => &mut given.page_size,
-            "page_token" => &mut given.page_token,
-            "status" => {
-                match parse_status(&value) {
-                    Ok(status) if statuses.contains(&status) => {}
-                    Ok(status) => statuses.push(status),
-                    Err(rule) => violations.push("status", rule),
-                }
-                continue;
-            }
-            unknown => {
-                violations.push_unknown(unknown, "unknown query parameter");
-                continue;
-            }
-        };
-        if slot.replace(value.into_owned()).is_some() {
-            violations.push(name, "is given twice");
+    let parsed: Vec<_> = query.all("status").map(parse_status).collect();
+    for status in parsed {
+        if let Some(status) = query.violations.check(status)?
+            && !statuses.contains(&status)
+        {
+            statuses.push(status);
         }
     }
-    let user_id = match given.user_id {
-        Some(text) => violations.check(UserId::parse(&text))?,
-        None => None,
-    };
-    let page_size = match given.page_size {
-        Some(text) => violations.check(parse_page_size(&text))?,
-        None => Some(PageSize::DEFAULT),
-    };
-    let request = page_size.map(|page_size| ListOrders {
+    // An empty token is the first page (AIP-158).
+    let page_token = query.find("page_token").filter(|token| !token.is_empty());
+    let page_token = page_token.map(String::from);
+    query.finish(ListOrders {
         user_id,
         statuses,
-        page_size,
-        // An empty token is the first page (AIP-158).
-        page_token: given.page_token.filter(|token| !token.is_empty()),
-    });
-    violations.finish(request)
-}
-
-fn parse_status(text: &str) -> Result<OrderStatus, String> {
-    OrderStatus::parse(text).ok_or_else(|| {
-        let names = OrderStatus::ALL.map(OrderStatus::as_str).join(", ");
-        format!("must be one of {names}")
+        external_id,
+        created_after,
+        created_before,
+        page_size: page_size.unwrap_or_default(),
+        page_token,
     })
 }
 
-fn parse_page_size(text: &str) -> Result<PageSize, Error> {
-    let wanted = text
-        .parse()
-        .or_else(|error: ParseIntError| match error.kind() {
-            // As far out of range as the largest number inside it.
-            IntErrorKind::PosOverflow => Ok(i64::MAX),
-            IntErrorKind::NegOverflow => Ok(i64::MIN),
-            _ => Err(Error::invalid("page_size", "must be a whole number")),
-        })?;
-    PageSize::new(wanted)
+fn parse_status(text: &str) -> Result<OrderStatus, Error> {
+    OrderStatus::parse(text).ok_or_else(|| {
+        let names = OrderStatus::ALL.map(OrderStatus::as_str).join(", ");
+        Error::invalid("status", format!("must be one of {names}"))
+    })
+}
+
+fn parse_time(name: &str, text: &str, rounding: Rounding) -> Result<Timestamp, Error> {
+    rfc3339::parse(text, rounding).ok_or_else(|| {
+        let rule = "must be a time like 2026-11-23T09:30:00Z or \
+            2026-11-23T11:30:00+02:00, where + is written %2B";
+        Error::invalid(name, rule)
+    })
 }
 
 /// The URL of the next page, as a link (RFC 8288).
@@ -114,8 +177,17 @@ fn next_link(request: &ListOrders, token: &str) -> String {
     if let Some(user_id) = &request.user_id {
         query.append_pair("user_id", user_id.as_str());
     }
+    if let Some(external_id) = &request.external_id {
+        query.append_pair("external_id", external_id.as_str());
+    }
     for status in &request.statuses {
         query.append_pair("status", status.as_str());
+    }
+    if let Some(time) = request.created_after {
+        query.append_pair("created_after", &format!("{time:.6}"));
+    }
+    if let Some(time) = request.created_before {
+        query.append_pair("created_before", &format!("{time:.6}"));
     }
     query.append_pair("page_size", &request.page_size.get().to_string());
     query.append_pair("page_token", token);

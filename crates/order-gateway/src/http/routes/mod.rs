@@ -1,23 +1,53 @@
-//! The operations of the API, one file each.
+//! The operations of the API, one file each, and what several of them read from a request.
 
-mod cancel_order;
-mod create_order;
-mod get_order;
-mod list_orders;
+pub(in crate::http) mod cancel_order;
+pub(in crate::http) mod create_order;
+pub(in crate::http) mod create_stream_ticket;
+pub(in crate::http) mod get_order;
+pub(in crate::http) mod list_events;
+pub(in crate::http) mod list_orders;
+pub(in crate::http) mod retry_order;
 
 use axum::{RequestPartsExt as _, extract::Path};
-use http::request::Parts;
-use order_core::{Error, OrderId};
+use http::{HeaderMap, HeaderName, request::Parts};
+use order_core::{Error, IdempotencyKey, OrderId};
 
-pub(super) use self::{
-    cancel_order::cancel_order, create_order::create_order, get_order::get_order,
-    list_orders::list_orders,
-};
+use super::{media, problem::Problem};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The order that the path names.
-async fn order_id(parts: &mut Parts) -> Result<OrderId, Error> {
+async fn order_id(parts: &mut Parts) -> Result<OrderId, Problem> {
     // A path that is not percent-encoded UTF-8 names no order either.
     let text = parts.extract::<Path<String>>().await;
     let text = text.as_ref().map_or("", |Path(text)| text);
-    OrderId::parse_field("order_id", text)
+    OrderId::parse_field("order_id", text).map_err(Problem::Parameters)
+}
+
+/// The key by which the client repeats the request
+/// (draft-ietf-httpapi-idempotency-key-header-07).
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let invalid = |rule: &str| Problem::Parameters(Error::invalid("Idempotency-Key", rule));
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(invalid("is given twice"));
+    }
+    value
+        .to_str()
+        .ok()
+        .and_then(|text| IdempotencyKey::from_header(text).ok())
+        .map(Some)
+        .ok_or_else(|| invalid("must have 1 to 255 visible ASCII characters"))
+}
+
+/// A body that may be left out.
+fn optional_body<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Option<&'a [u8]>, Problem> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    media::check_content_type(headers)?;
+    Ok(Some(body))
 }

@@ -142,7 +142,11 @@ async fn foreign_page_gets_no_socket() {
     server.shut_down().await;
 }
 
-fn check_problem(response: &http::Response<Option<Vec<u8>>>, status: StatusCode, code: &str) {
+pub(super) fn check_problem(
+    response: &http::Response<Option<Vec<u8>>>,
+    status: StatusCode,
+    code: &str,
+) {
     assert_eq!(response.status(), status);
     assert_eq!(
         response.headers()[http::header::CONTENT_TYPE],

@@ -77,7 +77,7 @@ async fn unsubscribed_order_is_not_pushed() {
 #[tokio::test]
 async fn every_frame_has_its_shape() {
     let hub_config = HubConfig {
-        subscriptions_per_session_max: 2,
+        subscriptions_per_session_max: 3,
         ..HubConfig::default()
     };
     let server = Server::start(no_drain(), hub_config).await;
@@ -90,19 +90,26 @@ async fn every_frame_has_its_shape() {
     let mut lines = Vec::new();
     for question in [
         "hello",
+        r#"{"id":1,"authenticate":{"ticket":7}}"#,
+        r#"{"id":2,"authenticate":{"ticket":"ticket-of-user-1-1"}}"#,
+        r#"{"id":3,"authenticate":{"ticket":"ticket-of-user-1-2"}}"#,
         "ID9",
         "{\"id\":",
-        r#"{"id":1,"ping":true}"#,
-        r#"{"id":2,"subscribe":{"order":"ID1"}}"#,
-        r#"{"id":3,"subscribe":{"order":"ID2","since":1}}"#,
-        r#"{"id":4,"subscribe":{"order":"ID2","since":3}}"#,
-        r#"{"id":5,"subscribe":{"order":"ID2","since":4}}"#,
-        r#"{"id":6,"subscribe":{"order":"ID9"}}"#,
-        r#"{"id":7,"subscribe":{"order":7}}"#,
-        r#"{"id":8,"subscribe":{"user":"user-1"}}"#,
-        r#"{"id":9,"jump":1,"ping":true}"#,
-        r#"{"id":10,"subscribe":{"order":"ID3"}}"#,
-        r#"{"id":11,"unsubscribe":{"order":"ID2"}}"#,
+        r#"{"id":4,"ping":true}"#,
+        r#"{"id":5,"subscribe":{"order":"ID1"}}"#,
+        r#"{"id":6,"subscribe":{"order":"ID2","since":1}}"#,
+        r#"{"id":7,"subscribe":{"order":"ID2","since":3}}"#,
+        r#"{"id":8,"subscribe":{"order":"ID2","since":4}}"#,
+        r#"{"id":9,"subscribe":{"user":"user-1"}}"#,
+        r#"{"id":10,"subscribe":{"user":"user-2"}}"#,
+        r#"{"id":11,"subscribe":{"order":"ID9"}}"#,
+        r#"{"id":12,"subscribe":{"order":7}}"#,
+        r#"{"id":13,"subscribe":{"user":"user-1","since":1}}"#,
+        r#"{"id":14,"jump":1,"ping":true}"#,
+        r#"{"id":15,"subscribe":{"order":"ID3"}}"#,
+        "ID2",
+        r#"{"id":16,"unsubscribe":{"order":"ID2"}}"#,
+        r#"{"id":17,"unsubscribe":{"user":"user-1"}}"#,
     ] {
         let question = (1..=9).fold(question.to_owned(), |question, n| {
             question.replace(&format!("ID{n}"), &order_id(n).to_string())
@@ -113,6 +120,39 @@ async fn every_frame_has_its_shape() {
     server.world.publish(1, OrderStatus::Processed);
     lines.push(format!("< {}", client.text().await));
     insta::assert_snapshot!(lines.join("\n"));
+    server.shut_down().await;
+}
+
+#[tokio::test]
+async fn every_version_is_pushed_in_full_form_whatever_the_bus_brings() {
+    let server = Server::with_defaults().await;
+    server.world.commit(1, OrderStatus::Pending);
+    let mut client = server.connect().await;
+    let subscribe = format!(r#"{{"subscribe":{{"order":"{}"}}}}"#, order_id(1));
+    client.ask(subscribe).await;
+    for _ in 0..3 {
+        server.world.commit(1, OrderStatus::Failed);
+    }
+    server.world.publish(1, OrderStatus::Pending);
+    for version in 2..=5 {
+        let push = client.text().await;
+        assert!(push.contains(&format!(r#""version":{version},"#)), "{push}");
+    }
+    client.check_silent().await;
+    server.shut_down().await;
+}
+
+#[tokio::test]
+async fn history_that_cannot_be_read_closes_with_4010() {
+    let server = Server::with_defaults().await;
+    server.world.commit(1, OrderStatus::Pending);
+    let mut client = server.connect().await;
+    let subscribe = format!(r#"{{"subscribe":{{"order":"{}"}}}}"#, order_id(1));
+    client.ask(subscribe).await;
+    server.world.store.is_down.store(true, Ordering::Relaxed);
+    server.world.commit(1, OrderStatus::Failed);
+    server.world.publish(1, OrderStatus::Pending);
+    assert_eq!(client.close_frame().await.0, 4010);
     server.shut_down().await;
 }
 

@@ -16,7 +16,11 @@ use tokio_tungstenite::{
 };
 
 use super::{Client, World, order_id};
-use crate::ws::{Shared, WsConfig, admission::Admission, connection::Connection};
+use crate::ws::{
+    Shared, WsConfig,
+    admission::Admission,
+    connection::{Connection, Guest},
+};
 
 /// Bytes that a pipe takes without a reader.
 const PIPE_LEN: usize = 1_024;
@@ -25,18 +29,25 @@ impl World {
     async fn connection(&self, config: WsConfig) -> (Connection<DuplexStream>, DuplexStream) {
         let deps = self.deps(config);
         let shared = Shared {
+            admission: Admission::new(&deps.config),
             hub: deps.hub,
+            tickets: deps.tickets,
             clock: deps.clock,
             ids: deps.ids,
             config: deps.config,
             tracker: deps.tracker,
             stop: deps.stop,
-            admission: Admission::new(9, 9),
         };
         let (here, there) = tokio::io::duplex(PIPE_LEN);
-        let session = self.hub.session().expect("room");
-        let request_id = RequestId::from_uuid(uuid::Uuid::nil());
-        let connection = Connection::new(Arc::new(shared), request_id, here, session).await;
+        let (session, inbox) = self.hub.session().expect("room");
+        let guest = Guest {
+            request_id: RequestId::from_uuid(uuid::Uuid::nil()),
+            admitted: shared.admission.admit(None).expect("room"),
+            session,
+            inbox,
+            may_authenticate: true,
+        };
+        let connection = Connection::new(Arc::new(shared), here, guest).await;
         (connection, there)
     }
 

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use order_core::{
-    Cause, Change, Committed, Completed, Completion, Created, Error, IdGen as _, Job, JobEffect,
-    JobQueue, JobToken, Money, NewOrder, OrderId, OrderStatus, OrderStore, Started, Verdict,
+    Cause, Change, Committed, Completed, Completion, Created, Error, IdGen as _, Insertion, Job,
+    JobEffect, JobQueue, JobToken, Money, NewOrder, OrderId, OrderStatus, OrderStore, Started,
+    Verdict,
 };
 use proptest::{prelude::*, sample::Index, test_runner::TestCaseError};
 
@@ -121,18 +122,19 @@ impl<'a> Driver<'a> {
     async fn create(&mut self, worker: usize, is_leased: &[bool]) -> Checked {
         let slice: Vec<_> = is_leased
             .iter()
-            .map(|is_leased| NewOrder {
-                id: self.ids.order_id(),
-                user_id: user("user-1"),
-                money: Money::from_minor_units(100, "USD").expect("a valid amount"),
-                lease: is_leased.then_some(LEASE),
+            .map(|is_leased| {
+                let money = Money::from_minor_units(100, "USD").expect("a valid amount");
+                NewOrder {
+                    lease: is_leased.then_some(LEASE),
+                    ..NewOrder::new(self.ids.order_id(), user("user-1"), money)
+                }
             })
             .collect();
         let created = self.store.create(&slice).await;
         prop_assert_eq!(created.len(), slice.len());
         for (created, new) in created.into_iter().zip(&slice) {
-            let Created { order, is_new } = answered(created)?;
-            prop_assert!(is_new && order.is_same_request(new));
+            let created = answered(created)?;
+            prop_assert!(created.is_new() && created.order.is_same_request(new));
             self.held[worker].extend(self.model.create(new));
         }
         Ok(())
@@ -149,8 +151,8 @@ impl<'a> Driver<'a> {
         };
         let known = &self.model.orders[&order_id];
         for created in self.store.create(std::slice::from_ref(&known.new)).await {
-            let Created { order, is_new } = answered(created)?;
-            prop_assert!(!is_new);
+            let Created { order, insertion } = answered(created)?;
+            prop_assert_eq!(insertion, Insertion::SameId);
             let (status, version) = (order.status, order.version);
             prop_assert_eq!((status, version), (known.status(), known.version()));
         }
@@ -266,6 +268,7 @@ impl<'a> Driver<'a> {
             status,
             job,
             cause: Some(Cause::new("BY_CLIENT", "as the client wished")),
+            key: None,
         };
         for committed in self.store.commit(std::slice::from_ref(&change)).await {
             let is_applied = match answered(committed)? {

@@ -1,0 +1,141 @@
+//! The SQL of lists of orders, by id descending. Each statement walks one range of one
+//! index; what is left of the filters is checked on the way.
+
+use jiff::Timestamp;
+use order_core::{ExternalId, Order, OrderQuery, OrderState, OrderStatus, UserId};
+use rusqlite::{Connection, ToSql, named_params};
+
+use super::rows::{key, order_columns, read_order, read_state, state_columns, to_limit};
+
+/// The list with conditions of its own. `:statuses` has bit n set for status n.
+macro_rules! list_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT ",
+            order_columns!(),
+            " FROM orders WHERE ",
+            $condition,
+            "id > :after AND id < :before AND (:statuses >> status) & 1
+AND created_at > :created_after AND created_at < :created_before
+ORDER BY id DESC LIMIT :limit"
+        )
+    };
+}
+
+/// By the primary key.
+const ALL: &str = list_where!("");
+
+/// By the index on user and id.
+const OF_USER: &str = list_where!("user_id = :user_id AND ");
+
+/// By the index on external id and user: one row for each user who has the external id.
+const BY_EXTERNAL_ID: &str = list_where!("external_id = :external_id AND ");
+
+/// By the same index: one row at most.
+const BY_EXTERNAL_ID_OF_USER: &str =
+    list_where!("external_id = :external_id AND user_id = :user_id AND ");
+
+/// Sorts before every id, which has 16 bytes.
+const BEFORE_EVERY_ID: [u8; 0] = [];
+
+/// Sorts behind every id.
+const AFTER_EVERY_ID: [u8; 17] = [0xff; 17];
+
+/// Reads orders by id descending.
+pub(super) fn list(connection: &Connection, query: &OrderQuery) -> rusqlite::Result<Vec<Order>> {
+    let after = query.after.map(key);
+    let after = after
+        .as_ref()
+        .map_or(&BEFORE_EVERY_ID[..], |after| &after[..]);
+    let before = query.before.map(key);
+    let before = before
+        .as_ref()
+        .map_or(&AFTER_EVERY_ID[..], |before| &before[..]);
+    let statuses = statuses_mask(&query.statuses);
+    let created_after = query.created_after.map_or(i64::MIN, micros_floor);
+    let created_before = query.created_before.map_or(i64::MAX, micros_ceil);
+    let limit = to_limit(query.limit);
+    let user_id = query.user_id.as_ref().map(UserId::as_str);
+    let external_id = query.external_id.as_ref().map(ExternalId::as_str);
+    let mut params: Vec<(&str, &dyn ToSql)> = vec![
+        (":after", &after),
+        (":before", &before),
+        (":statuses", &statuses),
+        (":created_after", &created_after),
+        (":created_before", &created_before),
+        (":limit", &limit),
+    ];
+    if user_id.is_some() {
+        params.push((":user_id", &user_id));
+    }
+    if external_id.is_some() {
+        params.push((":external_id", &external_id));
+    }
+    connection
+        .prepare_cached(statement(query))?
+        .query_map(&params[..], read_order)?
+        .collect()
+}
+
+/// The statement whose index serves a query best.
+const fn statement(query: &OrderQuery) -> &'static str {
+    match (&query.external_id, &query.user_id) {
+        (Some(_), Some(_)) => BY_EXTERNAL_ID_OF_USER,
+        (Some(_), None) => BY_EXTERNAL_ID,
+        (None, Some(_)) => OF_USER,
+        (None, None) => ALL,
+    }
+}
+
+fn statuses_mask(statuses: &[OrderStatus]) -> i64 {
+    let wanted = match statuses {
+        [] => &OrderStatus::ALL[..],
+        some => some,
+    };
+    wanted
+        .iter()
+        .fold(0, |mask, status| mask | 1 << status.code())
+}
+
+/// The last whole microsecond that is not later than `time`. A stored time, which is a whole
+/// one, is later than `time` exactly if it is later than this.
+fn micros_floor(time: Timestamp) -> i64 {
+    let micros = time.as_nanosecond().div_euclid(1_000);
+    i64::try_from(micros).unwrap_or(i64::MIN)
+}
+
+/// The first whole microsecond that is not earlier than `time`.
+fn micros_ceil(time: Timestamp) -> i64 {
+    let micros = -(-time.as_nanosecond()).div_euclid(1_000);
+    i64::try_from(micros).unwrap_or(i64::MAX)
+}
+
+const RECENT_STATES: &str = concat!(
+    "SELECT ",
+    state_columns!(),
+    " FROM orders WHERE user_id = :user_id ORDER BY id DESC LIMIT :limit"
+);
+
+/// Reads where the newest orders of users stand. A row that cannot be read is logged and
+/// left out.
+pub(super) fn recent_states(
+    connection: &Connection,
+    user_ids: &[UserId],
+    limit_per_user: usize,
+) -> rusqlite::Result<Vec<OrderState>> {
+    let mut statement = connection.prepare_cached(RECENT_STATES)?;
+    let mut states = Vec::new();
+    for user_id in user_ids {
+        let rows = statement.query_map(
+            named_params! { ":user_id": user_id.as_str(), ":limit": to_limit(limit_per_user) },
+            |row| Ok(read_state(row)),
+        )?;
+        for state in rows {
+            states.extend(state?);
+        }
+    }
+    Ok(states)
+}
+
+#[cfg(test)]
+mod tests;

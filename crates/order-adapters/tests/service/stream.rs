@@ -1,0 +1,78 @@
+//! Tickets for streams, and lists page by page.
+
+use std::time::Duration;
+
+use order_core::{
+    Clock as _, Error, ListOrders, OrderApi as _, OrderStatus, PageSize, TICKET_LIFETIME,
+    TicketGrant, TicketOffice as _, TicketSecret,
+};
+
+use super::{Rig, ctx, user, wanted};
+
+#[tokio::test(start_paused = true)]
+async fn ticket_is_redeemed_once_within_its_lifetime() {
+    let rig = Rig::new();
+    let grant = TicketGrant { user_id: user() };
+    let mut tickets = Vec::new();
+    for _ in 0..2 {
+        let ticket = rig.service.create_ticket(&ctx(), grant.clone()).await;
+        tickets.push(ticket.expect("is issued"));
+    }
+    let [first, late] = &tickets[..] else {
+        panic!("two tickets were issued");
+    };
+    assert_ne!(first.secret, late.secret);
+    assert_eq!(first.expires_at, rig.clock.now() + TICKET_LIFETIME);
+    let redeem = async |text: &str| rig.service.redeem_ticket(&ctx(), text).await;
+    let is_invalid = |answer| matches!(answer, Err(Error::TicketInvalid));
+
+    let last_moment = Duration::from_millis(1);
+    rig.clock
+        .sleep(TICKET_LIFETIME.saturating_sub(last_moment))
+        .await;
+    let redeemed = redeem(&first.secret.to_text()).await;
+    assert_eq!(redeemed.expect("is redeemed"), grant);
+    assert!(is_invalid(redeem(&first.secret.to_text()).await));
+
+    rig.clock.sleep(last_moment).await;
+    assert!(is_invalid(redeem(&late.secret.to_text()).await));
+    let unknown = TicketSecret::from_bytes([0; 32]).to_text();
+    for text in ["", "not a ticket", &unknown] {
+        assert!(is_invalid(redeem(text).await), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_lead_to_the_end_under_the_same_filters_only() {
+    let rig = Rig::new();
+    let mut expected = Vec::new();
+    for minor_units in 1..=5 {
+        expected.insert(0, rig.create(wanted(minor_units)).await);
+    }
+    let mut request = ListOrders {
+        user_id: Some(user()),
+        page_size: PageSize::new(2).expect("valid"),
+        ..ListOrders::default()
+    };
+
+    let mut orders = Vec::new();
+    loop {
+        let page = rig.service.list_orders(&ctx(), request.clone()).await;
+        let page = page.expect("the list answers");
+        orders.extend(page.orders);
+        rig.create(wanted(9)).await;
+        let Some(token) = page.next_page_token else {
+            break;
+        };
+        let elsewhere = ListOrders {
+            statuses: vec![OrderStatus::Pending],
+            page_token: Some(token.clone()),
+            ..request.clone()
+        };
+        let refused = rig.service.list_orders(&ctx(), elsewhere).await;
+        assert!(matches!(refused, Err(Error::InvalidArgument { .. })));
+        request.page_token = Some(token);
+    }
+
+    assert_eq!(orders, expected);
+}

@@ -1,0 +1,274 @@
+//! `/problems`: what each `type` of a problem document means and what to do about it.
+//!
+//! For people as HTML, for programs as JSON; both are made of the tables of `order-core`
+//! and of `problem`, and so is docs/errors.md.
+
+use std::{fmt::Write as _, sync::Arc, sync::LazyLock};
+
+use axum::{RequestPartsExt as _, body::Body, extract::Path, response::Response};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, VARY},
+};
+use order_core::Reason;
+use serde::Serialize;
+
+use crate::http::{
+    media::{self, JSON},
+    operation::Call,
+    problem::{ALL_PROTOCOL, Document, Problem, ProtocolError, slug, status_of},
+};
+
+const HTML: &str = "text/html";
+
+/// Nothing is loaded; the style is in the page.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
+    form-action 'none'; frame-ancestors 'none'";
+
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;\
+    padding:0 1rem}table{border-collapse:collapse;width:100%}td,th{text-align:left;\
+    padding:.3rem .8rem .3rem 0;border-bottom:1px solid #8884;vertical-align:top}\
+    code{font-size:.9em}:root{color-scheme:light dark}";
+
+/// What a kind of problem means.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = ProblemKind)]
+pub(in crate::http) struct Kind {
+    /// The `type` of its problem documents: the address of this page.
+    #[serde(rename = "type")]
+    #[schema(format = "uri-reference", pattern = "^/problems/[a-z0-9-]+$")]
+    address: String,
+    /// The `code` of its problem documents, and the reason in gRPC.
+    #[schema(pattern = "^[A-Z][A-Z0-9_]*$")]
+    code: &'static str,
+    /// The `title` of its problem documents.
+    title: &'static str,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// The gRPC code; absent for what can only go wrong in HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    grpc: Option<&'static str>,
+    /// Whether the same request may succeed when it is repeated.
+    retryable: bool,
+    /// What to know and to do.
+    advice: &'static str,
+}
+
+/// Every kind of problem.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = ProblemKinds)]
+pub(in crate::http) struct Kinds {
+    /// Those of orders first, then those of HTTP itself.
+    problems: &'static [Kind],
+}
+
+static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| {
+    let reasons = Reason::ALL.iter().map(|reason| Kind {
+        address: format!("/problems/{}", slug(reason.as_str())),
+        code: reason.as_str(),
+        title: reason.title(),
+        status: status_of(*reason).as_u16(),
+        grpc: Some(grpc_code_of(*reason)),
+        retryable: is_retryable(*reason),
+        advice: reason.advice(),
+    });
+    let protocol = ALL_PROTOCOL.iter().map(|facts| Kind {
+        address: format!("/problems/{}", slug(facts.code)),
+        code: facts.code,
+        title: facts.title,
+        status: facts.status.as_u16(),
+        grpc: None,
+        retryable: false,
+        advice: facts.advice,
+    });
+    reasons.chain(protocol).collect()
+});
+
+/// The name of the code with which gRPC answers.
+const fn grpc_code_of(reason: Reason) -> &'static str {
+    match reason {
+        Reason::InvalidArgument | Reason::IdempotencyKeyReused => "INVALID_ARGUMENT",
+        Reason::TicketInvalid => "UNAUTHENTICATED",
+        Reason::PermissionDenied => "PERMISSION_DENIED",
+        Reason::OrderNotFound => "NOT_FOUND",
+        Reason::OrderAlreadyExists | Reason::ExternalIdTaken => "ALREADY_EXISTS",
+        Reason::OrderNotCancellable | Reason::OrderNotRetryable | Reason::TransitionRefused => {
+            "FAILED_PRECONDITION"
+        }
+        Reason::EtagMismatch | Reason::RequestInProgress | Reason::VersionConflict => "ABORTED",
+        Reason::LimitExceeded => "RESOURCE_EXHAUSTED",
+        Reason::Overloaded
+        | Reason::StoreUnavailable
+        | Reason::ServiceUnavailable
+        | Reason::ShuttingDown => "UNAVAILABLE",
+        Reason::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Reason::Internal => "INTERNAL",
+    }
+}
+
+/// Whether an answer with this reason may be followed by the same request, be it with the
+/// same idempotency key.
+const fn is_retryable(reason: Reason) -> bool {
+    match reason {
+        Reason::RequestInProgress
+        | Reason::LimitExceeded
+        | Reason::Overloaded
+        | Reason::StoreUnavailable
+        | Reason::ServiceUnavailable
+        | Reason::ShuttingDown
+        | Reason::DeadlineExceeded => true,
+        Reason::InvalidArgument
+        | Reason::OrderNotFound
+        | Reason::OrderAlreadyExists
+        | Reason::ExternalIdTaken
+        | Reason::IdempotencyKeyReused
+        | Reason::EtagMismatch
+        | Reason::OrderNotCancellable
+        | Reason::OrderNotRetryable
+        | Reason::TransitionRefused
+        | Reason::VersionConflict
+        | Reason::TicketInvalid
+        | Reason::PermissionDenied
+        | Reason::Internal => false,
+    }
+}
+
+/// Lists every kind of problem.
+#[utoipa::path(
+    get,
+    path = "/problems",
+    tag = "problems",
+    responses((status = 200, description = "Every kind of problem.", content(
+        (Kinds = "application/json"),
+        (String = "text/html"),
+    ))),
+)]
+pub(in crate::http) async fn list_problems(_: Arc<()>, call: Call) -> Result<Response, Problem> {
+    answer(
+        &call.parts.headers,
+        &Kinds { problems: &KINDS },
+        render_list,
+    )
+}
+
+/// Says what one kind of problem means.
+#[utoipa::path(
+    get,
+    path = "/problems/{slug}",
+    tag = "problems",
+    params(("slug" = String, Path,
+        description = "The last part of the `type` of a problem document.",
+        example = "order-not-found")),
+    responses(
+        (status = 200, description = "The kind of problem.", content(
+            (Kind = "application/json"),
+            (String = "text/html"),
+        )),
+        (status = 404, description = "`ROUTE_NOT_FOUND`: There is no such kind of problem.",
+            content_type = "application/problem+json", body = Document),
+    ),
+)]
+pub(in crate::http) async fn get_problem(_: Arc<()>, mut call: Call) -> Result<Response, Problem> {
+    let wanted = call.parts.extract::<Path<String>>().await;
+    let wanted = wanted.map_or_else(|_| String::new(), |Path(slug)| slug);
+    let kind = KINDS
+        .iter()
+        .find(|kind| slug(kind.code) == wanted)
+        .ok_or(ProtocolError::RouteNotFound)?;
+    answer(&call.parts.headers, kind, render_kind)
+}
+
+/// HTML unless the client would rather have JSON.
+fn answer<T: Serialize>(
+    headers: &HeaderMap,
+    what: &T,
+    render: fn(&T) -> String,
+) -> Result<Response, Problem> {
+    let (body, content_type) = if media::negotiate(headers, &[HTML, JSON])? == HTML {
+        (render(what).into_bytes(), "text/html; charset=utf-8")
+    } else {
+        let json = serde_json::to_vec(what).map_err(order_core::Error::internal)?;
+        (json, JSON)
+    };
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    // It changes with the version of this process only.
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static("public, max-age=3600"),
+    );
+    Ok(response)
+}
+
+fn render_list(kinds: &Kinds) -> String {
+    let mut page = begin("Problems");
+    page.push_str("<h1>Problems</h1>\n<table>\n<tr><th>code<th>status<th>title\n");
+    for kind in kinds.problems {
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            page,
+            "<tr><td><a href=\"problems/{slug}\"><code>{code}</code></a><td>{status}<td>{title}",
+            slug = slug(kind.code),
+            code = kind.code,
+            status = kind.status,
+            title = escape(kind.title),
+        );
+    }
+    page.push_str("</table>\n");
+    page
+}
+
+fn render_kind(kind: &Kind) -> String {
+    let mut page = begin(kind.title);
+    let _ = write!(
+        page,
+        "<p><a href=\"../problems\">All problems</a>\n<h1>{title}</h1>\n<p>{advice}\n<table>\n\
+         <tr><th>code<td><code>{code}</code>\n<tr><th>HTTP<td>{status}\n<tr><th>gRPC<td>{grpc}\n\
+         <tr><th>may be repeated<td>{retryable}\n</table>\n",
+        title = escape(kind.title),
+        advice = mark_code(kind.advice),
+        code = kind.code,
+        status = kind.status,
+        grpc = kind.grpc.unwrap_or("–"),
+        retryable = if kind.retryable { "yes" } else { "no" },
+    );
+    page
+}
+
+fn begin(title: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n<title>{}</title>\n\
+         <style>{STYLE}</style>\n",
+        escape(title)
+    )
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+/// Makes what is between backticks code.
+fn mark_code(text: &str) -> String {
+    let mut html = String::new();
+    for (index, part) in escape(text).split('`').enumerate() {
+        match index {
+            0 => {}
+            odd if odd % 2 == 1 => html.push_str("<code>"),
+            _ => html.push_str("</code>"),
+        }
+        html.push_str(part);
+    }
+    html
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! The query of a URL: every parameter known, given once unless it may be repeated, and
+//! all that is wrong reported at once.
+
+use std::num::{IntErrorKind, ParseIntError};
+
+use order_core::{Error, PageSize, Version};
+
+use super::{
+    fields::{Violations, shorten},
+    problem::Problem,
+};
+
+/// The parameters of a query.
+pub(super) struct Query {
+    given: Vec<(&'static str, String)>,
+    /// What is wrong so far; callers add to it.
+    pub(super) violations: Violations,
+}
+
+impl Query {
+    /// Reads a query that may have the parameters `single`, each once, and `repeatable`.
+    pub(super) fn parse(
+        query: Option<&str>,
+        single: &[&'static str],
+        repeatable: &[&'static str],
+    ) -> Self {
+        let mut parsed = Self {
+            given: Vec::new(),
+            violations: Violations::default(),
+        };
+        let query = query.unwrap_or_default().as_bytes();
+        for (name, value) in form_urlencoded::parse(query) {
+            let is_named = |known: &&&'static str| **known == name;
+            if let Some(known) = repeatable.iter().find(is_named) {
+                parsed.given.push((known, value.into_owned()));
+            } else if let Some(known) = single.iter().find(is_named) {
+                if parsed.find(known).is_some() {
+                    parsed.violations.push(*known, "is given twice");
+                } else {
+                    parsed.given.push((known, value.into_owned()));
+                }
+            } else {
+                let name = shorten(&name);
+                parsed.violations.push(name, "unknown query parameter");
+            }
+        }
+        parsed
+    }
+
+    /// The value of a parameter, as it came.
+    pub(super) fn find(&self, name: &str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    /// The values of a parameter, as they came.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.given
+            .iter()
+            .filter(move |(given, _)| *given == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Reads a parameter by its rules. `None` if it is absent, or broke a rule, which is
+    /// then noted.
+    ///
+    /// # Errors
+    /// An error that is not about the request.
+    pub(super) fn check<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        match self.find(name).map(parse) {
+            Some(parsed) => self.violations.check(parsed),
+            None => Ok(None),
+        }
+    }
+
+    /// Ends the check: the value, if no rule was broken.
+    pub(super) fn finish<T>(self, value: T) -> Result<T, Problem> {
+        self.violations
+            .finish(Some(value))
+            .map_err(Problem::Parameters)
+    }
+}
+
+/// Reads the size of a page (AIP-158).
+pub(super) fn parse_page_size(text: &str) -> Result<PageSize, Error> {
+    let wanted = text
+        .parse()
+        .or_else(|error: ParseIntError| match error.kind() {
+            // As far out of range as the largest number inside it.
+            IntErrorKind::PosOverflow => Ok(i64::MAX),
+            IntErrorKind::NegOverflow => Ok(i64::MIN),
+            _ => Err(Error::invalid("page_size", "must be a whole number")),
+        })?;
+    PageSize::new(wanted)
+}
+
+/// Reads the version of an order that a client has seen, 0 for none; the error names the
+/// parameter `name`.
+pub(super) fn parse_version(name: &str, text: &str) -> Result<Version, Error> {
+    let is_number = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+    if !is_number {
+        return Err(Error::invalid(name, "must be a whole number from 0"));
+    }
+    text.parse()
+        .map_err(|_| Error::invalid(name, format!("must be at most {}", Version::MAX)))
+}

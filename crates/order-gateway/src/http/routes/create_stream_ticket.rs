@@ -1,0 +1,84 @@
+//! `POST /stream-tickets`: makes a ticket with which a client opens one stream.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::response::Response;
+use order_core::{Reason, TicketGrant, UserId};
+use utoipa::{
+    IntoParams, IntoResponses,
+    openapi::{
+        self, RefOr,
+        path::{Parameter, ParameterIn},
+    },
+};
+
+use crate::http::{
+    Gateway,
+    contract::{self, RequestBody},
+    dto::{TicketBody, ticket_response},
+    fields::Fields,
+    media,
+    operation::Call,
+    problem::Problem,
+    schema::StreamTicketRequest,
+};
+
+/// Makes a ticket with which a client opens one WebSocket within 30 seconds.
+#[utoipa::path(
+    post,
+    path = "/stream-tickets",
+    tag = "streams",
+    operation_id = "create_stream_ticket",
+    params(Contract),
+    request_body(content = StreamTicketRequest, example = json!({"user_id": "user-1"})),
+    responses(
+        (
+            status = 201,
+            description = "The ticket.",
+            body = TicketBody,
+            headers(("X-Request-Id" = String, description = "The request.")),
+        ),
+        Contract,
+    ),
+)]
+pub(in crate::http) async fn create_stream_ticket(
+    gateway: Arc<Gateway>,
+    call: Call,
+) -> Result<Response, Problem> {
+    media::check_accept(&call.parts.headers)?;
+    media::check_content_type(&call.parts.headers)?;
+    let body = gateway.read(call.body).await?;
+    let grant = parse(&body)?;
+    let ctx = gateway.context(call.request_id, call.trace_parent);
+    let ticket = gateway
+        .in_time(gateway.deps.api.create_ticket(&ctx, grant))
+        .await?;
+    Ok(ticket_response(&ticket)?)
+}
+
+/// What the operation takes and how it refuses.
+struct Contract;
+
+impl IntoParams for Contract {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        contract::common_parameters()
+    }
+}
+
+impl IntoResponses for Contract {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        contract::refusals(RequestBody::Read, &[Reason::InvalidArgument])
+    }
+}
+
+fn parse(body: &[u8]) -> Result<TicketGrant, Problem> {
+    let mut fields = Fields::parse(body, &["user_id"])?;
+    fields.require(&["user_id"]);
+    let user_id = fields.text("user_id");
+    let mut violations = fields.violations;
+    let user_id = match user_id {
+        Some(text) => violations.check(UserId::parse(&text))?,
+        None => None,
+    };
+    Ok(violations.finish(user_id.map(|user_id| TicketGrant { user_id }))?)
+}

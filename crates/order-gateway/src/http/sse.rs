@@ -1,0 +1,108 @@
+//! The history of one order as it happens: Server-Sent Events (WHATWG HTML §9.2).
+//!
+//! A stream begins after the version that the client has seen and ends with the order: the
+//! event that makes it PROCESSED or CANCELLED is followed by `event: end`. A FAILED order may
+//! be retried, so its stream stays open. Whatever else ends a stream, ends it without that,
+//! and the client comes back with the id of the last event it got.
+//!
+//! A stream holds one place of the server until its body is dropped, a watch, and no
+//! buffer: the next event is asked for when the last one was taken.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::{
+    HeaderName, HeaderValue,
+    header::{CACHE_CONTROL, CONTENT_TYPE, VARY},
+};
+use order_core::{Error, OrderEvent, OrderEventStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use super::{dto::event_json, media::EVENT_STREAM};
+
+/// The first thing on a stream: how long a client waits before it comes back, in
+/// milliseconds.
+const OPENING: &str = "retry: 2000\n\n";
+
+/// How long a stream is silent before it says that it is still there.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// A comment, which clients skip.
+const KEEP_ALIVE: &str = ": keep-alive\n\n";
+
+/// Asks reverse proxies not to hold the stream back.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// An open stream.
+pub(super) struct EventStream {
+    /// What happens to the order, beginning with what the client has not seen.
+    pub(super) events: OrderEventStream,
+    /// Ends the stream early.
+    pub(super) stop: CancellationToken,
+}
+
+/// Where a stream is.
+enum Progress {
+    Opening,
+    Open,
+    Ended,
+}
+
+impl EventStream {
+    /// The answer that is this stream. It gives `place` back when it is dropped.
+    pub(super) fn into_response(self, place: OwnedSemaphorePermit) -> Response {
+        let begin = (self, place, Progress::Opening);
+        let frames = stream::unfold(begin, |(mut stream, place, progress)| async {
+            let (frame, progress) = stream.next_frame(progress).await?;
+            Some((Ok::<_, Infallible>(frame), (stream, place, progress)))
+        });
+        let mut response = Response::new(Body::from_stream(frames));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        headers.insert(VARY, HeaderValue::from_static("accept"));
+        response
+    }
+
+    /// The next bytes, and where the stream is then. `None` at the end.
+    async fn next_frame(&mut self, progress: Progress) -> Option<(Bytes, Progress)> {
+        match progress {
+            Progress::Opening => Some((Bytes::from_static(OPENING.as_bytes()), Progress::Open)),
+            Progress::Ended => None,
+            Progress::Open => tokio::select! {
+                biased;
+                () = self.stop.cancelled() => None,
+                event = self.events.next() => frame_of(event?),
+                () = tokio::time::sleep(KEEP_ALIVE_INTERVAL) => {
+                    Some((Bytes::from_static(KEEP_ALIVE.as_bytes()), Progress::Open))
+                }
+            },
+        }
+    }
+}
+
+/// An event as it is streamed; `None` if the watch was cut.
+fn frame_of(event: Result<OrderEvent, Error>) -> Option<(Bytes, Progress)> {
+    let written = event.and_then(|event| Ok((event_json(&event)?, event)));
+    let (json, event) = written
+        .inspect_err(|error| {
+            tracing::warn!(error.chain = error.chain(), "event stream cut");
+        })
+        .ok()?;
+    let is_last = event.status.is_final();
+    let mut frame = format!(
+        "id: {}\nevent: order.status\ndata: {json}\n\n",
+        event.version
+    );
+    if !is_last {
+        return Some((frame.into(), Progress::Open));
+    }
+    frame.push_str("event: end\ndata: ");
+    frame.push_str(&json);
+    frame.push_str("\n\n");
+    Some((frame.into(), Progress::Ended))
+}

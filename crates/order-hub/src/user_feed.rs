@@ -1,0 +1,194 @@
+//! What one session remembers of the orders of one user it follows.
+//!
+//! Orders come and go without being asked for, so the memory is bounded here and not by
+//! subscriptions: versions of the [`FEED_LEN_MAX`] newest orders are remembered, and at most
+//! as many orders wait for the reader. An order whose version is not remembered, because it
+//! was not among those of the snapshot or has been pushed out by newer ones, begins
+//! anywhere: with the event that comes next, even if the reader has had it long ago.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use order_core::{OrderEvent, OrderId, UserId, Version};
+
+use crate::{
+    Delivery, Form, SharedEvent,
+    fill::Gap,
+    mailbox::{Cursor, Offered},
+};
+
+/// How many orders of one user a session remembers, and how many of them may wait.
+pub(crate) const FEED_LEN_MAX: usize = 1_000;
+
+/// How many orders the answer to the subscription of a user holds.
+pub(crate) const SNAPSHOT_LEN_MAX: usize = 100;
+
+#[derive(Debug)]
+pub(crate) struct UserFeed {
+    pub(crate) user_id: UserId,
+    /// The form asked for by the last subscription that succeeded, if one has.
+    form: Option<Form>,
+    /// While the snapshot is being read, events are kept back: it comes first.
+    is_opening: bool,
+    /// Orders that are not remembered are new if their id is above this one: every version
+    /// of them is owed. `None`: all are.
+    floor: Option<OrderId>,
+    /// The newest version the reader has seen of each order that is remembered.
+    seen: BTreeMap<OrderId, Version>,
+    /// The newest event of each order that waits; all of them are remembered. Orders that
+    /// the session also follows by themselves wait there.
+    pending: BTreeMap<OrderId, Arc<SharedEvent>>,
+}
+
+impl UserFeed {
+    pub(crate) const fn new(user_id: UserId) -> Self {
+        Self {
+            user_id,
+            form: None,
+            is_opening: true,
+            floor: None,
+            seen: BTreeMap::new(),
+            pending: BTreeMap::new(),
+        }
+    }
+
+    /// Begins to read the snapshot, for the first time or again.
+    pub(crate) const fn open(&mut self) {
+        self.is_opening = true;
+    }
+
+    /// Whether a subscription has succeeded.
+    pub(crate) const fn is_established(&self) -> bool {
+        self.form.is_some()
+    }
+
+    /// Gives up the opening of another subscription of the same user.
+    pub(crate) const fn end_opening(&mut self) {
+        self.is_opening = false;
+    }
+
+    /// Whether an order waits.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Ends the opening: the reader now has `snapshot`, newest id first.
+    pub(crate) fn establish(&mut self, form: Form, snapshot: &[OrderEvent]) {
+        let is_first = self.form.is_none();
+        if is_first {
+            let is_complete = snapshot.len() < SNAPSHOT_LEN_MAX;
+            let oldest = snapshot.last().map(|event| event.order_id);
+            self.floor = oldest.filter(|_| !is_complete);
+            // What came in meanwhile begins anywhere, unless it is new.
+            for (order_id, seen) in &mut self.seen {
+                if Some(*order_id) > self.floor {
+                    *seen = 0;
+                }
+            }
+        }
+        for event in snapshot {
+            let seen = self.seen.entry(event.order_id).or_default();
+            *seen = if is_first {
+                event.version
+            } else {
+                event.version.max(*seen)
+            };
+        }
+        let seen = &self.seen;
+        self.pending.retain(|order_id, event| {
+            seen.get(order_id)
+                .is_none_or(|seen| event.version() > *seen)
+        });
+        while self.seen.len() > FEED_LEN_MAX && self.forget_oldest() {}
+        self.form = Some(form);
+        self.is_opening = false;
+    }
+
+    pub(crate) fn offer(&mut self, event: &Arc<SharedEvent>) -> Offered {
+        let order_id = event.event().order_id;
+        if let Some(seen) = self.seen.get(&order_id) {
+            let pending = self.pending.get(&order_id).map(|pending| pending.version());
+            if event.version() <= pending.unwrap_or_default().max(*seen) {
+                return Offered::NotNewer;
+            }
+        } else {
+            if self.seen.len() >= FEED_LEN_MAX && !self.forget_oldest() {
+                return Offered::Overflowed;
+            }
+            let is_new = self.form.is_some() && Some(order_id) > self.floor;
+            let before = event.version().saturating_sub(1);
+            self.seen.insert(order_id, if is_new { 0 } else { before });
+        }
+        match self.pending.insert(order_id, Arc::clone(event)) {
+            Some(_) => Offered::Conflated,
+            None => Offered::Queued,
+        }
+    }
+
+    /// Hands out what waits, but for what follows a gap: that stays, and one of the gaps is
+    /// noted.
+    pub(crate) fn take(&mut self, deliveries: &mut Vec<Delivery>, gap: &mut Option<Gap>) {
+        let Some(form) = self.form.filter(|_| !self.is_opening) else {
+            return;
+        };
+        let seen = &mut self.seen;
+        self.pending.retain(|order_id, event| {
+            let seen = seen.entry(*order_id).or_default();
+            let found = Gap::before(event, form, *seen);
+            let is_kept = found.is_some();
+            if let Some(found) = found {
+                gap.get_or_insert(found);
+            } else {
+                *seen = event.version();
+                let event = Arc::clone(event);
+                deliveries.push(Delivery { form, event });
+            }
+            is_kept
+        });
+    }
+
+    /// Where the reader stands with an order, if events of it may be handed out.
+    pub(crate) fn cursor(&mut self, order_id: OrderId) -> Option<Cursor<'_>> {
+        let form = self.form.filter(|_| !self.is_opening)?;
+        let seen = self.seen.get_mut(&order_id)?;
+        Some(Cursor { form, seen })
+    }
+
+    /// The version the reader has seen of an order, as far as it is remembered, and what
+    /// waits of it, which is somebody else's from now on.
+    pub(crate) fn hand_over(
+        &mut self,
+        order_id: OrderId,
+    ) -> Option<(Version, Option<Arc<SharedEvent>>)> {
+        let seen = *self.seen.get(&order_id)?;
+        Some((seen, self.pending.remove(&order_id)))
+    }
+
+    /// Remembers that the reader has seen a version of an order.
+    pub(crate) fn remember(&mut self, order_id: OrderId, version: Version) {
+        if !self.seen.contains_key(&order_id)
+            && self.seen.len() >= FEED_LEN_MAX
+            && !self.forget_oldest()
+        {
+            return;
+        }
+        let seen = self.seen.entry(order_id).or_default();
+        *seen = version.max(*seen);
+    }
+
+    /// Gives up everything it remembers.
+    pub(crate) fn clear(&mut self) {
+        self.seen.clear();
+        self.pending.clear();
+    }
+
+    /// Makes room for an order. `false` if all that are remembered wait.
+    fn forget_oldest(&mut self) -> bool {
+        let is_idle = |order_id: &&OrderId| !self.pending.contains_key(order_id);
+        let Some(oldest) = self.seen.keys().find(is_idle).copied() else {
+            return false;
+        };
+        self.seen.remove(&oldest);
+        self.floor = self.floor.max(Some(oldest));
+        true
+    }
+}

@@ -1,0 +1,89 @@
+//! Which sessions watch which user.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use order_core::UserId;
+
+use crate::{lock, mailbox::Mailbox};
+
+#[derive(Debug, Default)]
+pub(crate) struct Users {
+    state: Mutex<State>,
+    /// How many users are watched. A publisher that reads 0 has committed its events before
+    /// a session that joins next reads the store, so that session misses nothing.
+    n_watched: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Sorted, so that the reconcile pass can go round.
+    watchers: BTreeMap<UserId, Vec<Arc<Mailbox>>>,
+    /// The user whose turn was last.
+    last: Option<UserId>,
+}
+
+/// All watched users, held still.
+pub(crate) struct Watched<'a>(MutexGuard<'a, State>);
+
+impl Watched<'_> {
+    pub(crate) fn watchers_of(&self, user_id: &UserId) -> &[Arc<Mailbox>] {
+        self.0.watchers.get(user_id).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Users {
+    /// The watched users, or `None` if there are none.
+    pub(crate) fn watched(&self) -> Option<Watched<'_>> {
+        (self.len() > 0).then(|| Watched(lock(&self.state)))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.n_watched.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn join(&self, user_id: &UserId, mailbox: &Arc<Mailbox>) {
+        let mut state = lock(&self.state);
+        let watchers = state.watchers.entry(user_id.clone()).or_default();
+        watchers.push(Arc::clone(mailbox));
+        self.count(&state);
+    }
+
+    pub(crate) fn leave(&self, user_id: &UserId, mailbox: &Arc<Mailbox>) {
+        let mut state = lock(&self.state);
+        if let Some(watchers) = state.watchers.get_mut(user_id) {
+            watchers.retain(|watcher| !Arc::ptr_eq(watcher, mailbox));
+            if watchers.is_empty() {
+                state.watchers.remove(user_id);
+            }
+        }
+        self.count(&state);
+    }
+
+    fn count(&self, state: &State) {
+        self.n_watched.store(state.watchers.len(), Ordering::SeqCst);
+    }
+
+    /// The next users in turn, at most `len_max` and none twice.
+    pub(crate) fn next(&self, len_max: usize) -> Vec<UserId> {
+        let mut state = lock(&self.state);
+        let after = match &state.last {
+            Some(last) => Bound::Excluded(last),
+            None => Bound::Unbounded,
+        };
+        let rest = state.watchers.range((after, Bound::Unbounded));
+        let next: Vec<_> = rest
+            .chain(&state.watchers)
+            .map(|(user_id, _)| user_id.clone())
+            .take(len_max.min(state.watchers.len()))
+            .collect();
+        state.last = next.last().cloned();
+        next
+    }
+}

@@ -1,0 +1,268 @@
+//! Creating orders: several in one call, whether they come together or just at the same
+//! time.
+
+use std::sync::Arc;
+
+use order_core::{
+    CallContext, Clock, CreateOrder, Deadline, Error, Receipt,
+    group_commit::{GroupCommit, GroupCommitConfig, Lanes},
+};
+use tokio::time::timeout;
+
+use super::remote::{Remote, Repeat};
+use crate::{
+    REQUEST_BYTES_MAX,
+    convert::{self, CREATES_MAX},
+    proto::{self, batch_create_orders_response::result::Result as BatchItem},
+    status::from_batch_status,
+};
+
+/// A second call leaves while fewer orders than this are on their way: an idle system waits
+/// for nothing, and a loaded one shares calls.
+const OVERLAP_BELOW: usize = 8;
+
+/// The service answered a batch with too few or too many results, or with an empty one.
+#[derive(Debug, thiserror::Error)]
+#[error("the service sent results that do not match the batch")]
+struct InvalidBatch;
+
+/// Gathers concurrent creates into calls: a call costs far more than an order in it.
+///
+/// Orders with a key travel apart, because one that waits for its twin holds up the call
+/// that it is in.
+pub(super) struct Creates {
+    keyless: GroupCommit<Wanted, Receipt>,
+    keyed: GroupCommit<Wanted, Receipt>,
+}
+
+/// An order to create, with what came with its call.
+struct Wanted {
+    ctx: CallContext,
+    request: CreateOrder,
+}
+
+impl Creates {
+    /// As many lanes as `connections` for each kind, and at most `queue_len_max` orders
+    /// waiting in each.
+    pub(super) fn new(
+        remote: &Arc<Remote>,
+        clock: &Arc<dyn Clock>,
+        connections: usize,
+        queue_len_max: usize,
+    ) -> (Self, Lanes) {
+        let config = GroupCommitConfig {
+            lanes: connections,
+            queue_len_max,
+            overlap_below: OVERLAP_BELOW,
+        };
+        let gather = || {
+            let remote = Arc::clone(remote);
+            GroupCommit::new(config, clock, move |wanted| {
+                let remote = Arc::clone(&remote);
+                Box::pin(async move { remote.create_wanted(wanted).await })
+            })
+        };
+        let (keyless, mut lanes) = gather();
+        let (keyed, keyed_lanes) = gather();
+        lanes.extend(keyed_lanes);
+        (Self { keyless, keyed }, lanes)
+    }
+
+    /// Creates an order, in a call with others that come at the same time.
+    pub(super) async fn submit(
+        &self,
+        remote: &Remote,
+        ctx: &CallContext,
+        request: CreateOrder,
+    ) -> Result<Receipt, Error> {
+        // What must not be repeated stays out of shared calls, which might be.
+        if !is_repeatable(&request) {
+            return remote.create_order(ctx, &request).await;
+        }
+        let left = remote.time_left(ctx.deadline)?;
+        let gathered = match &request.idempotency_key {
+            Some(_) => &self.keyed,
+            None => &self.keyless,
+        };
+        let wanted = Wanted {
+            ctx: ctx.clone(),
+            request,
+        };
+        // The call is bounded by the longest deadline in it, the wait here by our own.
+        timeout(left, gathered.submit(wanted, ctx.deadline))
+            .await
+            .unwrap_or(Err(Error::DeadlineExceeded))
+    }
+
+    /// Refuses new creates; the lanes end when those that wait are answered.
+    pub(super) fn close(&self) {
+        self.keyless.close();
+        self.keyed.close();
+    }
+}
+
+impl Remote {
+    async fn create_order(
+        &self,
+        ctx: &CallContext,
+        request: &CreateOrder,
+    ) -> Result<Receipt, Error> {
+        let repeat = repeat_of(std::slice::from_ref(request));
+        let answer = self.call(ctx, repeat, |attempt| {
+            let message = attempt.request(convert::create_to_proto(request));
+            async move { attempt.orders().create_order(message).await }
+        });
+        let answer = answer.await?;
+        receipt_of(answer.order, answer.replayed)
+    }
+
+    /// Creates many orders in as few calls as the limits of a call allow, one after the
+    /// other. When a call fails, the calls that would follow are not made.
+    ///
+    /// # Errors
+    /// What the first call failed with; what a later one failed with is the answer to each
+    /// order from there on.
+    pub(super) async fn create_orders(
+        &self,
+        ctx: &CallContext,
+        requests: &[CreateOrder],
+    ) -> Result<Vec<Result<Receipt, Error>>, Error> {
+        let mut answers = Vec::with_capacity(requests.len());
+        let mut rest = requests;
+        while let Some((batch, others)) = rest.split_at_checked(batch_len(rest))
+            && !batch.is_empty()
+        {
+            match self.create_batch(ctx, batch).await {
+                Ok(batch) => answers.extend(batch),
+                Err(error) if answers.is_empty() => return Err(error),
+                Err(error) => {
+                    answers.extend(copies(error, rest.len()));
+                    break;
+                }
+            }
+            rest = others;
+        }
+        Ok(answers)
+    }
+
+    async fn create_batch(
+        &self,
+        ctx: &CallContext,
+        requests: &[CreateOrder],
+    ) -> Result<Vec<Result<Receipt, Error>>, Error> {
+        let answer = self.call(ctx, repeat_of(requests), |attempt| {
+            let requests = requests.iter().map(convert::create_to_proto).collect();
+            let message = attempt.request(proto::BatchCreateOrdersRequest { requests });
+            async move { attempt.orders().batch_create_orders(message).await }
+        });
+        let results = answer.await?.results;
+        if results.len() != requests.len() {
+            return Err(Error::internal(InvalidBatch));
+        }
+        let item = |result: proto::batch_create_orders_response::Result| match result.result {
+            Some(BatchItem::Order(order)) => receipt_of(Some(order), result.replayed),
+            Some(BatchItem::Error(status)) => Err(from_batch_status(status)),
+            None => Err(Error::internal(InvalidBatch)),
+        };
+        Ok(results.into_iter().map(item).collect())
+    }
+
+    /// Creates what several callers want.
+    async fn create_wanted(&self, wanted: Vec<Wanted>) -> Vec<Result<Receipt, Error>> {
+        let deadlines = wanted.iter().map(|wanted| wanted.ctx.deadline.instant());
+        let deadline = deadlines
+            .collect::<Option<Vec<_>>>()
+            .and_then(|instants| instants.into_iter().max())
+            // No deadline is later than any.
+            .map_or(Deadline::NONE, Deadline::at);
+        // One of them stands for all: the log of the service then leads to the gateway's.
+        let ctx = match wanted.first() {
+            Some(first) => CallContext {
+                deadline,
+                ..first.ctx.clone()
+            },
+            None => return Vec::new(),
+        };
+        let requests: Vec<CreateOrder> = wanted.into_iter().map(|w| w.request).collect();
+        if let [request] = requests.as_slice() {
+            return vec![self.create_order(&ctx, request).await];
+        }
+        match self.create_orders(&ctx, &requests).await {
+            Ok(answers) => answers,
+            Err(error) => copies(error, requests.len()),
+        }
+    }
+}
+
+/// How many of the orders, from the first on, go into one call; at least one.
+fn batch_len(requests: &[CreateOrder]) -> usize {
+    let mut bytes_left = REQUEST_BYTES_MAX;
+    let n = requests
+        .iter()
+        .take(CREATES_MAX)
+        .take_while(|request| {
+            let left = bytes_left.checked_sub(convert::bytes_max(request));
+            bytes_left = left.unwrap_or(0);
+            left.is_some()
+        })
+        .count();
+    n.max(requests.len().min(1))
+}
+
+/// The same failure for several callers. One of them keeps the source, for the log.
+fn copies(error: Error, n: usize) -> Vec<Result<Receipt, Error>> {
+    let mut answers: Vec<_> = (1..n).map(|_| Err(error.without_source())).collect();
+    answers.push(Err(error));
+    answers
+}
+
+fn receipt_of(order: Option<proto::Order>, is_replayed: bool) -> Result<Receipt, Error> {
+    Ok(Receipt {
+        order: convert::order_from_proto(order)?,
+        is_replayed,
+    })
+}
+
+fn repeat_of(requests: &[CreateOrder]) -> Repeat {
+    if requests.iter().all(is_repeatable) {
+        Repeat::Harmless
+    } else {
+        Repeat::Never
+    }
+}
+
+/// Creating is harmless to repeat where the caller made the id, or a key.
+fn is_repeatable(request: &CreateOrder) -> bool {
+    request.order_id.is_some() || request.idempotency_key.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use order_core::{Metadata, Money, UserId};
+
+    use super::*;
+
+    fn create(metadata_bytes: usize) -> CreateOrder {
+        let value = |n| "v".repeat(Metadata::VALUE_CHARS_MAX.min(metadata_bytes - n));
+        let entries = (0..metadata_bytes)
+            .step_by(Metadata::VALUE_CHARS_MAX)
+            .map(|n| (format!("{n}"), value(n)));
+        CreateOrder {
+            metadata: Metadata::new(entries).expect("valid"),
+            ..CreateOrder::new(
+                UserId::parse("user-1").expect("valid"),
+                Money::from_minor_units(1, "USD").expect("valid"),
+            )
+        }
+    }
+
+    #[test]
+    fn batch_ends_at_the_limits_of_a_call() {
+        assert_eq!(batch_len(&[]), 0);
+        assert_eq!(batch_len(&vec![create(0); CREATES_MAX]), CREATES_MAX);
+        assert_eq!(batch_len(&vec![create(0); CREATES_MAX + 1]), CREATES_MAX);
+        let large = vec![create(25_000); 100];
+        let n = batch_len(&large);
+        assert!((30..=41).contains(&n), "{n}");
+    }
+}

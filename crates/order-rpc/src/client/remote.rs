@@ -1,0 +1,206 @@
+//! One call: which connection carries it, when it ends, and whether it is made again.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use order_core::{CallContext, Clock, Deadline, Error};
+use tokio::{sync::Semaphore, time::timeout};
+use tonic::{
+    Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+};
+use tonic_health::pb::health_client::HealthClient;
+
+use super::{
+    config::{ConfigError, RpcClientConfig},
+    connection::{Connection, connections},
+    retry::{ATTEMPTS_MAX, RetryBudget, backoff, is_retryable},
+};
+use crate::{
+    REQUEST_ID_HEADER, RESPONSE_BYTES_MAX, TRACE_PARENT_HEADER,
+    proto::order_service_client::OrderServiceClient, status::from_status,
+};
+
+/// Whether a call may be sent again when it is not known what became of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    Harmless,
+    Never,
+}
+
+/// How the deadline of a call is told to the service.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum SendDeadline {
+    Yes,
+    /// The deadline is about the beginning of a stream, which lives on after it.
+    No,
+}
+
+/// The calls themselves.
+pub(super) struct Remote {
+    connections: Vec<Connection>,
+    next: AtomicUsize,
+    places: Semaphore,
+    retry_budget: RetryBudget,
+    deadline_default: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+impl Remote {
+    /// Prepares the connections; makes none yet.
+    pub(super) fn new(
+        config: &RpcClientConfig,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            connections: connections(config)?,
+            next: AtomicUsize::new(0),
+            places: Semaphore::new(config.in_flight_max),
+            retry_budget: RetryBudget::default(),
+            deadline_default: config.deadline_default,
+            clock: Arc::clone(clock),
+        })
+    }
+
+    /// The next connection in turn, past those that are known to fail. There is always one.
+    fn pick(&self) -> Option<&Connection> {
+        let start = self.next.fetch_add(1, Ordering::Relaxed);
+        let in_turn = self
+            .connections
+            .iter()
+            .cycle()
+            .skip(start % self.connections.len().max(1))
+            .take(self.connections.len());
+        in_turn
+            .clone()
+            .find(|connection| !connection.is_failing())
+            .or_else(|| in_turn.clone().next())
+    }
+
+    /// The time that is left for the call. Work of the system for itself is limited too:
+    /// the other side may never answer.
+    pub(super) fn time_left(&self, deadline: Deadline) -> Result<Duration, Error> {
+        match deadline.remaining(self.clock.instant()) {
+            Some(Duration::ZERO) => Err(Error::DeadlineExceeded),
+            Some(left) => Ok(left),
+            None => Ok(self.deadline_default),
+        }
+    }
+
+    /// Makes a call, if necessary and allowed several times, and bounds it by its deadline.
+    pub(super) async fn invoke<T, W>(
+        &self,
+        ctx: &CallContext,
+        repeat: Repeat,
+        send_deadline: SendDeadline,
+        work: impl Fn(Attempt) -> W,
+    ) -> Result<T, Error>
+    where
+        W: Future<Output = Result<Response<T>, Status>>,
+    {
+        let left = self.time_left(ctx.deadline)?;
+        let deadline = Deadline::at(self.clock.instant() + left);
+        let _place = self.places.try_acquire().map_err(|_| Error::overloaded())?;
+        self.retry_budget.deposit();
+        let mut n_attempts = 0;
+        loop {
+            n_attempts += 1;
+            let left = self.time_left(deadline)?;
+            let connection = self.pick().ok_or(Error::Internal { source: None })?;
+            let attempt = Attempt::new(connection, ctx, left, send_deadline)?;
+            let status = match timeout(left, work(attempt)).await {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => status,
+                Err(_) => return Err(Error::DeadlineExceeded),
+            };
+            let error = from_status(status);
+            let delay = backoff(n_attempts, rand::random());
+            let may_repeat = repeat == Repeat::Harmless
+                && n_attempts < ATTEMPTS_MAX
+                && is_retryable(&error)
+                && delay < self.time_left(deadline)?
+                && self.retry_budget.withdraw();
+            if !may_repeat {
+                return Err(error);
+            }
+            tracing::debug!(
+                request.id = ctx.request_id.as_str(),
+                error = error.chain(),
+                "call is repeated"
+            );
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// Makes a call that has one answer.
+    pub(super) async fn call<T, W>(
+        &self,
+        ctx: &CallContext,
+        repeat: Repeat,
+        work: impl Fn(Attempt) -> W,
+    ) -> Result<T, Error>
+    where
+        W: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.invoke(ctx, repeat, SendDeadline::Yes, work).await
+    }
+}
+
+/// One try of one call.
+pub(super) struct Attempt {
+    connection: Connection,
+    request_id: MetadataValue<Ascii>,
+    trace_parent: Option<MetadataValue<Ascii>>,
+    timeout: Option<Duration>,
+}
+
+impl Attempt {
+    fn new(
+        connection: &Connection,
+        ctx: &CallContext,
+        left: Duration,
+        send_deadline: SendDeadline,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            connection: connection.clone(),
+            request_id: ctx.request_id.as_str().parse().map_err(Error::internal)?,
+            trace_parent: ctx
+                .trace_parent
+                .as_ref()
+                .map(|trace| trace.as_str().parse())
+                .transpose()
+                .map_err(Error::internal)?,
+            timeout: (send_deadline == SendDeadline::Yes).then_some(left),
+        })
+    }
+
+    pub(super) fn orders(&self) -> OrderServiceClient<Connection> {
+        let origin = self.connection.origin().clone();
+        OrderServiceClient::with_origin(self.connection.clone(), origin)
+            .max_decoding_message_size(RESPONSE_BYTES_MAX)
+    }
+
+    pub(super) fn health(&self) -> HealthClient<Connection> {
+        let origin = self.connection.origin().clone();
+        HealthClient::with_origin(self.connection.clone(), origin)
+    }
+
+    pub(super) fn request<M>(&self, message: M) -> Request<M> {
+        let mut request = Request::new(message);
+        if let Some(timeout) = self.timeout {
+            request.set_timeout(timeout);
+        }
+        let metadata = request.metadata_mut();
+        metadata.insert(REQUEST_ID_HEADER, self.request_id.clone());
+        if let Some(trace_parent) = &self.trace_parent {
+            metadata.insert(TRACE_PARENT_HEADER, trace_parent.clone());
+        }
+        request
+    }
+}

@@ -1,0 +1,115 @@
+//! Wanted orders, alone and in batches.
+
+use order_core::{
+    CreateOrder, Error, ExternalId, IdempotencyKey, Metadata, Money, OrderId, UserId,
+};
+
+use super::{
+    check::{Checker, check_len, within},
+    order::money_to_proto,
+    request::{order_id_from_proto, text_of},
+};
+use crate::proto;
+
+/// The most orders of one batch.
+pub(crate) const CREATES_MAX: usize = 1000;
+
+/// More than tag and length of any field of a wanted order take.
+const FIELD_BYTES: usize = 5;
+
+/// More than the parts of a wanted order take whose length does not vary: the id, the
+/// amount, and tag and length of all fields.
+const FIXED_BYTES: usize = 128;
+
+/// Reads a wanted order.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for `order_id`, `user_id`, `money`, `money/minor_units`,
+/// `money/currency`, `metadata`, `metadata/NAME`, `external_id` and `idempotency_key`.
+pub(crate) fn create_from_proto(request: proto::CreateOrderRequest) -> Result<CreateOrder, Error> {
+    let mut checker = Checker::default();
+    let order_id = checker.keep_given(&request.order_id, order_id_from_proto)?;
+    let user_id = checker.keep(UserId::parse(&request.user_id))?;
+    let money = match &request.money {
+        None => {
+            checker.refuse("money", "must be given");
+            None
+        }
+        Some(money) => checker.keep_as(money_from_proto(money), money_field)?,
+    };
+    let metadata = checker.keep(Metadata::new(request.metadata))?;
+    let external_id = checker.keep_given(&request.external_id, ExternalId::parse)?;
+    let idempotency_key = checker.keep_given(&request.idempotency_key, IdempotencyKey::parse)?;
+    let create = match (user_id, money, metadata) {
+        (Some(user_id), Some(money), Some(metadata)) => Some(CreateOrder {
+            order_id,
+            user_id,
+            money,
+            metadata,
+            external_id,
+            idempotency_key,
+        }),
+        _ => None,
+    };
+    checker.finish(create)
+}
+
+/// Writes a wanted order.
+pub(crate) fn create_to_proto(request: &CreateOrder) -> proto::CreateOrderRequest {
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    proto::CreateOrderRequest {
+        order_id: request
+            .order_id
+            .as_ref()
+            .map(OrderId::to_string)
+            .unwrap_or_default(),
+        user_id: request.user_id.as_str().to_owned(),
+        money: Some(money_to_proto(request.money)),
+        metadata: request.metadata.iter().map(owned).collect(),
+        external_id: text_of(request.external_id.as_ref().map(ExternalId::as_str)),
+        idempotency_key: text_of(request.idempotency_key.as_ref().map(IdempotencyKey::as_str)),
+    }
+}
+
+/// An upper bound of the bytes that a wanted order takes in a batch.
+pub(crate) fn bytes_max(request: &CreateOrder) -> usize {
+    let external_id = request.external_id.as_ref().map_or("", ExternalId::as_str);
+    let key = request
+        .idempotency_key
+        .as_ref()
+        .map_or("", IdempotencyKey::as_str);
+    let entry = |(name, value): (&str, &str)| 3 * FIELD_BYTES + name.len() + value.len();
+    let metadata: usize = request.metadata.iter().map(entry).sum();
+    FIXED_BYTES + request.user_id.as_str().len() + metadata + external_id.len() + key.len()
+}
+
+/// Reads the wanted orders of a batch, each for itself; fields are named from the batch:
+/// `requests/3/user_id`.
+///
+/// # Errors
+/// The outer one is [`Error::InvalidArgument`] for `requests`: none, or more than
+/// [`CREATES_MAX`].
+pub(crate) fn creates_from_proto(
+    requests: Vec<proto::CreateOrderRequest>,
+) -> Result<Vec<Result<CreateOrder, Error>>, Error> {
+    check_len("requests", requests.len(), CREATES_MAX)?;
+    let create = |(n, request)| within("requests", n, create_from_proto(request));
+    Ok(requests.into_iter().enumerate().map(create).collect())
+}
+
+/// Where the parts of an amount stand in the messages.
+fn money_field(field: String) -> String {
+    match field.as_str() {
+        "amount" => "money/minor_units".to_owned(),
+        "currency" => "money/currency".to_owned(),
+        _ => field,
+    }
+}
+
+fn money_from_proto(money: &proto::Money) -> Result<Money, Error> {
+    let currency = match money.currency.as_str() {
+        "" => Money::CURRENCY_DEFAULT,
+        code => code,
+    };
+    Money::from_minor_units(money.minor_units, currency)
+}

@@ -1,0 +1,78 @@
+//! What all handlers do around their work.
+
+use std::future::Future;
+
+use order_core::{CallContext, Deadline, Error, ErrorKind, RequestId};
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use crate::{RESPONSE_BYTES_MAX, interceptor::unknown_request_id, status::to_status};
+
+/// What the interceptors found out about the call.
+pub(super) fn context<T>(request: &Request<T>) -> CallContext {
+    let extensions = request.extensions();
+    CallContext {
+        request_id: extensions
+            .get::<RequestId>()
+            .cloned()
+            .unwrap_or_else(unknown_request_id),
+        deadline: extensions.get().copied().unwrap_or(Deadline::NONE),
+        trace_parent: extensions.get().cloned(),
+    }
+}
+
+/// Answers with a message.
+pub(super) async fn answer<T>(
+    ctx: &CallContext,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<Response<T>, Status> {
+    match work.await {
+        Ok(answer) => Ok(Response::new(answer)),
+        Err(error) => Err(to_status(error, &ctx.request_id)),
+    }
+}
+
+/// A batch succeeds as a call, so the access log does not see why its parts failed. One
+/// line tells how many did through no fault of the caller and, for the first, why.
+pub(super) fn log_failures<T>(ctx: &CallContext, answers: &[Result<T, Error>]) {
+    let is_ours = |error: &&Error| {
+        matches!(
+            error.kind(),
+            ErrorKind::Internal | ErrorKind::Unavailable | ErrorKind::DeadlineExceeded
+        )
+    };
+    let failures = || {
+        answers
+            .iter()
+            .filter_map(|a| a.as_ref().err())
+            .filter(is_ours)
+    };
+    if let Some(first) = failures().next() {
+        tracing::error!(
+            request.id = ctx.request_id.as_str(),
+            n_failed = failures().count(),
+            error = first.chain(),
+            "parts of a batch failed"
+        );
+    }
+}
+
+/// More than tag and length of one part of an answer take.
+const PART_BYTES: usize = 6;
+
+/// Kept free for what an answer has beside its parts.
+const REST_BYTES: usize = 1024;
+
+/// How many of the parts, from the first on, fit into one answer; at least one.
+pub(super) fn n_fitting<M: Message>(parts: &[M]) -> usize {
+    let mut bytes_left = RESPONSE_BYTES_MAX - REST_BYTES;
+    let fits = |part: &&M| match bytes_left.checked_sub(part.encoded_len() + PART_BYTES) {
+        Some(left) => {
+            bytes_left = left;
+            true
+        }
+        None => false,
+    };
+    let n = parts.iter().take_while(fits).count();
+    n.max(parts.len().min(1))
+}

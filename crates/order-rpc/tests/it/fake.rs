@@ -1,0 +1,273 @@
+//! A scripted [`OrderApi`].
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
+use order_core::{
+    CallContext, CancelOrder, Cause, CreateOrder, Error, EventPage, IdempotencyKey, IfMatch,
+    ListEvents, ListOrders, Metadata, Order, OrderApi, OrderEventStream, OrderId, OrderPage,
+    Receipt, RetryOrder, StreamTicket, TicketGrant, TicketSecret, UpdateStatus, Version,
+    WatchOrder,
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::support::{id, order, soon};
+
+/// What the api does with one call.
+pub(crate) enum Act {
+    Answer,
+    Fail(Error),
+    Panic,
+    Hang,
+    AnswerAfter(oneshot::Receiver<()>),
+}
+
+/// Acts by its script, and answers plausibly when the script is over.
+pub(crate) struct FakeApi {
+    script: Mutex<VecDeque<Act>>,
+    /// Streams for watches, in turn; without one a watch never has an event.
+    pub(crate) streams: Mutex<VecDeque<OrderEventStream>>,
+    pub(crate) is_ready: AtomicBool,
+    /// What was asked for in batches.
+    pub(crate) batches: Mutex<Vec<Vec<CreateOrder>>>,
+    /// What the orders of a list have attached.
+    pub(crate) metadata: Mutex<Metadata>,
+    calls: watch::Sender<Vec<CallContext>>,
+}
+
+impl FakeApi {
+    pub(crate) fn new(script: impl IntoIterator<Item = Act>) -> Arc<Self> {
+        Arc::new(Self {
+            script: Mutex::new(script.into_iter().collect()),
+            streams: Mutex::default(),
+            is_ready: AtomicBool::new(true),
+            batches: Mutex::default(),
+            metadata: Mutex::default(),
+            calls: watch::Sender::default(),
+        })
+    }
+
+    pub(crate) fn calls(&self) -> Vec<CallContext> {
+        self.calls.borrow().clone()
+    }
+
+    pub(crate) async fn wait_for_calls(&self, n: usize) {
+        let mut calls = self.calls.subscribe();
+        soon(calls.wait_for(|calls| calls.len() >= n))
+            .await
+            .expect("the api lives");
+    }
+
+    async fn act(&self, ctx: &CallContext) -> Result<(), Error> {
+        self.calls.send_modify(|calls| calls.push(ctx.clone()));
+        let act = self.script.lock().expect("not poisoned").pop_front();
+        match act.unwrap_or(Act::Answer) {
+            Act::Answer => Ok(()),
+            Act::Fail(error) => Err(error),
+            Act::Panic => panic!("a bug in the api"),
+            Act::Hang => std::future::pending().await,
+            Act::AnswerAfter(signal) => {
+                let _ = signal.await;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Says what was asked for in the answer, so that a test sees what arrived.
+fn echo(order_id: OrderId, if_match: Option<IfMatch>) -> Result<Order, Error> {
+    let order = order(order_id);
+    match if_match {
+        Some(if_match) if !if_match.is_met(order.version) => Err(Error::EtagMismatch {
+            order_id,
+            current: order.version,
+        }),
+        Some(IfMatch::Versions(versions)) => Ok(Order {
+            version: versions.iter().sum::<Version>(),
+            ..order
+        }),
+        Some(IfMatch::Any) | None => Ok(order),
+    }
+}
+
+fn receipt(order_id: OrderId, request: CreateOrder) -> Receipt {
+    Receipt {
+        order: Order {
+            user_id: request.user_id,
+            money: request.money,
+            metadata: request.metadata,
+            external_id: request.external_id,
+            failure: request
+                .idempotency_key
+                .as_ref()
+                .map(|key| Cause::new("KEY", key.as_str())),
+            ..order(order_id)
+        },
+        is_replayed: request.idempotency_key.is_some(),
+    }
+}
+
+#[async_trait]
+impl OrderApi for FakeApi {
+    async fn create_order(
+        &self,
+        ctx: &CallContext,
+        request: CreateOrder,
+    ) -> Result<Receipt, Error> {
+        self.act(ctx).await?;
+        Ok(receipt(request.order_id.unwrap_or(id(1)), request))
+    }
+
+    async fn create_orders(
+        &self,
+        ctx: &CallContext,
+        requests: Vec<CreateOrder>,
+    ) -> Result<Vec<Result<Receipt, Error>>, Error> {
+        self.act(ctx).await?;
+        self.batches
+            .lock()
+            .expect("not poisoned")
+            .push(requests.clone());
+        // Every third order fails on its own.
+        let answer = |(n, request): (usize, CreateOrder)| {
+            let order_id = request.order_id.unwrap_or(id(1));
+            if n % 3 == 1 {
+                Err(Error::OrderAlreadyExists { order_id })
+            } else {
+                Ok(receipt(order_id, request))
+            }
+        };
+        Ok(requests.into_iter().enumerate().map(answer).collect())
+    }
+
+    async fn get_order(&self, ctx: &CallContext, order_id: OrderId) -> Result<Order, Error> {
+        self.act(ctx).await?;
+        Ok(order(order_id))
+    }
+
+    async fn list_orders(
+        &self,
+        ctx: &CallContext,
+        request: ListOrders,
+    ) -> Result<OrderPage, Error> {
+        self.act(ctx).await?;
+        let n_orders = u128::from(request.page_size.get());
+        let metadata = self.metadata.lock().expect("not poisoned").clone();
+        let order = |n| Order {
+            external_id: request.external_id.clone(),
+            created_at: request.created_after.unwrap_or(Timestamp::UNIX_EPOCH),
+            updated_at: request.created_before.unwrap_or(Timestamp::UNIX_EPOCH),
+            metadata: metadata.clone(),
+            ..order(id(n))
+        };
+        Ok(OrderPage {
+            orders: (0..n_orders).map(order).collect(),
+            next_page_token: request.page_token,
+        })
+    }
+
+    async fn cancel_order(
+        &self,
+        ctx: &CallContext,
+        request: CancelOrder,
+    ) -> Result<Receipt, Error> {
+        if let Some(reason) = &request.reason {
+            Cause::check_message("reason", reason)?;
+        }
+        self.act(ctx).await?;
+        let key = request.idempotency_key.as_ref().map(IdempotencyKey::as_str);
+        let code = key.unwrap_or("NONE");
+        let failure = request.reason.map(|reason| Cause::new(code, reason));
+        Ok(Receipt {
+            order: Order {
+                failure,
+                ..echo(request.order_id, request.if_match)?
+            },
+            is_replayed: request.idempotency_key.is_some(),
+        })
+    }
+
+    async fn retry_order(&self, ctx: &CallContext, request: RetryOrder) -> Result<Order, Error> {
+        self.act(ctx).await?;
+        echo(request.order_id, request.if_match)
+    }
+
+    async fn update_status(
+        &self,
+        ctx: &CallContext,
+        request: UpdateStatus,
+    ) -> Result<Order, Error> {
+        self.act(ctx).await?;
+        Ok(Order {
+            status: request.status,
+            failure: request.cause,
+            ..echo(request.order_id, request.if_match)?
+        })
+    }
+
+    async fn list_events(
+        &self,
+        ctx: &CallContext,
+        request: ListEvents,
+    ) -> Result<EventPage, Error> {
+        self.act(ctx).await?;
+        let order = order(request.order_id);
+        let event = |n| {
+            let mut event = order.last_event();
+            event.version = request.after + u32::from(n) + 1;
+            event
+        };
+        Ok(EventPage {
+            events: (0..request.page_size.get()).map(event).collect(),
+            has_more: request.after == 0,
+            order,
+        })
+    }
+
+    async fn create_ticket(
+        &self,
+        ctx: &CallContext,
+        grant: TicketGrant,
+    ) -> Result<StreamTicket, Error> {
+        self.act(ctx).await?;
+        Ok(StreamTicket {
+            secret: TicketSecret::from_bytes([9; 32]),
+            grant,
+            expires_at: order(id(1)).created_at,
+        })
+    }
+
+    async fn watch_orders(
+        &self,
+        ctx: &CallContext,
+        orders: Vec<WatchOrder>,
+    ) -> Result<OrderEventStream, Error> {
+        self.act(ctx).await?;
+        if let Some(stream) = self.streams.lock().expect("not poisoned").pop_front() {
+            return Ok(stream);
+        }
+        let first = orders.into_iter().map(|watch| {
+            let mut event = order(watch.order_id).last_event();
+            event.version = watch.since.unwrap_or(0) + 1;
+            Ok(event)
+        });
+        let first: Vec<_> = first.collect();
+        Ok(stream::iter(first).chain(stream::pending()).boxed())
+    }
+
+    async fn check_ready(&self, _: &CallContext) -> Result<(), Error> {
+        if self.is_ready.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            Err(Error::store_unavailable("down"))
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The statements of remote workers, each run in a task of its own.
+//!
+//! # Invariants
+//! A job is handed out only after its order is durably PROCESSING. What was claimed and is
+//! not handed out is given back or, if even that fails, due when its lease runs out. Events
+//! are published only after their commit.
+
+use std::{iter, sync::Arc, time::Duration};
+
+use order_core::{
+    Completed, Completion, Error, EventBus, Job, JobQueue, JobReport, JobToken, LeaseJobs,
+    LeasedJob, Outcome, RetryPolicy, Started, Verdict, group_commit::BATCH_LEN_MAX,
+};
+use tokio::sync::{Notify, oneshot};
+
+use super::rounds::Rounds;
+use crate::{
+    RemoteWorkersStats,
+    start::start_jobs,
+    verdict::{apply_start, attempt_of, exhausted_verdict, verdict},
+};
+
+/// Leased jobs on their way to the caller.
+pub(super) struct Handover {
+    pub(super) jobs: Vec<LeasedJob>,
+    /// Told when the caller has them. Dropped untold, the jobs are given back.
+    pub(super) taken: oneshot::Sender<()>,
+}
+
+/// What the tasks work with.
+pub(super) struct Desk {
+    pub(super) queue: Arc<dyn JobQueue>,
+    pub(super) bus: Arc<dyn EventBus>,
+    pub(super) retry: RetryPolicy,
+    pub(super) stats: RemoteWorkersStats,
+    pub(super) rounds: Rounds,
+    /// Somebody knows of due jobs.
+    pub(super) due: Notify,
+}
+
+impl Desk {
+    /// Leases jobs and hands them over; takes them back if nobody is there any more.
+    pub(super) async fn lease(
+        &self,
+        request: LeaseJobs,
+        answer: oneshot::Sender<Result<Handover, Error>>,
+    ) {
+        let jobs = match self.claim_and_start(request).await {
+            Ok(jobs) => jobs,
+            Err(error) => {
+                // A caller that hung up gave up its answer, nothing else.
+                let _ = answer.send(Err(error));
+                return;
+            }
+        };
+        let tokens: Vec<_> = jobs.iter().map(LeasedJob::token).collect();
+        let (taken, was_taken) = oneshot::channel();
+        let _ = answer.send(Ok(Handover { jobs, taken }));
+        if was_taken.await.is_err() {
+            self.give_back(&tokens).await;
+        }
+    }
+
+    async fn claim_and_start(&self, request: LeaseJobs) -> Result<Vec<LeasedJob>, Error> {
+        let jobs = self.queue.claim(request.limit, request.lease).await?;
+        if jobs.len() >= request.limit {
+            // More is likely due, and whoever waits for it got no word of its own.
+            self.due.notify_one();
+        }
+        let (exhausted, jobs): (Vec<_>, Vec<_>) = jobs
+            .into_iter()
+            .partition(|job| self.retry.is_exhausted(job.attempt_in_round()));
+        self.bury(&exhausted).await;
+        self.start(jobs).await
+    }
+
+    async fn bury(&self, exhausted: &[Job]) {
+        let completions = exhausted.iter().map(|job| Completion {
+            token: job.token(),
+            verdict: exhausted_verdict(),
+        });
+        self.settle(completions.collect()).await;
+    }
+
+    /// Starts jobs and returns those whose orders are PROCESSING now; fails only if the store
+    /// is away for all of them, so that the caller backs off.
+    async fn start(&self, jobs: Vec<Job>) -> Result<Vec<LeasedJob>, Error> {
+        let tokens: Vec<_> = jobs.iter().map(Job::token).collect();
+        let mut answers = Vec::with_capacity(jobs.len());
+        for batch in tokens.chunks(BATCH_LEN_MAX) {
+            answers.extend(start_jobs(&*self.queue, &*self.bus, batch).await);
+        }
+        let mut leased = Vec::with_capacity(jobs.len());
+        let mut returned = Vec::new();
+        let mut outage = None;
+        let mut refused = Vec::new();
+        for (mut job, answer) in jobs
+            .into_iter()
+            .zip(answers.into_iter().chain(unanswered()))
+        {
+            match answer {
+                Ok(Started::Applied(event)) => {
+                    apply_start(&mut job, event);
+                    leased.push(job);
+                }
+                Ok(Started::Stale) => self.stats.fenced.increment(),
+                // Nothing failed that would count against the order.
+                Err(error @ Error::StoreUnavailable { .. }) => {
+                    returned.push(job.token());
+                    outage = Some(error);
+                }
+                // A row the store cannot move is retried like a failed attempt, so that it
+                // ends as a failed order and not in a circle.
+                Err(error) => refused.push(self.failed_start(&job, &error)),
+            }
+        }
+        self.give_back(&returned).await;
+        self.settle(refused).await;
+        if let Some(error) = outage.filter(|_| leased.is_empty()) {
+            return Err(error);
+        }
+        let positions = leased
+            .iter()
+            .map(|job| (job.token(), job.attempt_in_round()));
+        self.rounds.remember(positions);
+        let hand_out = |job: Job| LeasedJob {
+            attempt: attempt_of(&job, &self.retry),
+            order: job.order,
+        };
+        Ok(leased.into_iter().map(hand_out).collect())
+    }
+
+    fn failed_start(&self, job: &Job, error: &Error) -> Completion {
+        let outcome = Outcome::Retry {
+            error: error.chain(),
+            after: None,
+        };
+        Completion {
+            token: job.token(),
+            verdict: verdict(outcome, job.attempt_in_round(), &self.retry),
+        }
+    }
+
+    /// Gives back jobs that were claimed and are in nobody's hands.
+    async fn give_back(&self, tokens: &[JobToken]) {
+        if tokens.is_empty() {
+            return;
+        }
+        if let Err(error) = self.release(tokens).await {
+            tracing::warn!(
+                error = error.chain(),
+                jobs = tokens.len(),
+                "releasing jobs failed; they are due when their leases run out"
+            );
+        }
+    }
+
+    /// Makes jobs due at once; returns how many were still held by these tokens.
+    pub(super) async fn release(&self, tokens: &[JobToken]) -> Result<usize, Error> {
+        let n_released = self.queue.release(tokens).await?;
+        self.stats.released.add(n_released);
+        self.rounds.forget(tokens.iter().copied());
+        if n_released > 0 {
+            self.due.notify_one();
+        }
+        Ok(n_released)
+    }
+
+    /// Moves the end of leases; returns the tokens that are not current any more.
+    pub(super) async fn extend(
+        &self,
+        tokens: &[JobToken],
+        lease: Duration,
+    ) -> Result<Vec<JobToken>, Error> {
+        let lost = self.queue.extend(tokens, lease).await?;
+        self.rounds.forget(lost.iter().copied());
+        Ok(lost)
+    }
+
+    /// Commits what came of jobs, in the order of `reports`.
+    pub(super) async fn report(&self, reports: Vec<JobReport>) -> Vec<Result<Completed, Error>> {
+        let completions = reports.into_iter().map(|JobReport { token, outcome }| {
+            let attempt_in_round = self.rounds.attempt_in_round(token, &self.retry);
+            Completion {
+                token,
+                verdict: verdict(outcome, attempt_in_round, &self.retry),
+            }
+        });
+        self.settle(completions.collect()).await
+    }
+
+    async fn settle(&self, completions: Vec<Completion>) -> Vec<Result<Completed, Error>> {
+        let mut answers = Vec::with_capacity(completions.len());
+        for batch in completions.chunks(BATCH_LEN_MAX) {
+            let settled = self.queue.complete(batch).await;
+            debug_assert_eq!(settled.len(), batch.len(), "a queue answers each");
+            self.account(batch, &settled);
+            let settled = settled.into_iter().chain(unanswered());
+            answers.extend(settled.take(batch.len()));
+        }
+        answers
+    }
+
+    /// Counts and logs what was committed, and tells the watchers.
+    fn account(&self, completions: &[Completion], answers: &[Result<Completed, Error>]) {
+        let mut events = Vec::new();
+        let mut done = Vec::new();
+        for (Completion { token, verdict }, answer) in completions.iter().zip(answers) {
+            match answer {
+                Ok(Completed::Applied(event)) => {
+                    events.extend(event.clone());
+                    self.stats.completed.increment();
+                    if let Verdict::Failed(cause) = verdict {
+                        tracing::warn!(
+                            order.id = %token.order_id,
+                            job.attempt = token.attempt,
+                            failure.code = cause.code,
+                            "order failed"
+                        );
+                    }
+                }
+                Ok(Completed::Stale) => {
+                    tracing::info!(
+                        order.id = %token.order_id,
+                        job.attempt = token.attempt,
+                        "stale result was dropped"
+                    );
+                    self.stats.fenced.increment();
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        order.id = %token.order_id,
+                        job.attempt = token.attempt,
+                        error = error.chain(),
+                        "result was not committed"
+                    );
+                    continue;
+                }
+            }
+            done.push(*token);
+        }
+        self.rounds.forget(done);
+        if !events.is_empty() {
+            self.bus.publish(&events);
+        }
+    }
+}
+
+/// Stands in for answers a queue owes, without an end.
+fn unanswered<T>() -> impl Iterator<Item = Result<T, Error>> {
+    iter::repeat_with(|| Err(Error::internal("the queue did not answer for this job")))
+}
