@@ -6,7 +6,9 @@
 )]
 
 mod bench;
+mod docs;
 mod lint;
+mod schemathesis;
 mod services;
 mod steps;
 mod storm;
@@ -31,6 +33,10 @@ enum Xtask {
     Services(services::Services),
     /// Kill the order service again and again under load, and prove that nothing is lost.
     Storm(storm::StormArgs),
+    /// Make requests from the OpenAPI document and hold every answer against it.
+    Schemathesis(schemathesis::SchemathesisArgs),
+    /// Open the documentation page in a browser and create an order there.
+    Docs,
     /// Measure throughput and memory, beside the naive design in the same run.
     Bench(bench::BenchArgs),
 }
@@ -42,6 +48,8 @@ async fn main() -> ExitCode {
         Xtask::Test(args) => test::run(&args).await,
         Xtask::Services(command) => services::run(&command),
         Xtask::Storm(args) => storm::run(args).await,
+        Xtask::Schemathesis(args) => schemathesis::run(args).await,
+        Xtask::Docs => docs::run().await,
         Xtask::Bench(args) => bench::run(args).await,
     };
     match result {

@@ -19,7 +19,12 @@ const PORT: &str = "15432";
 const DATABASE: &str = "orderdb";
 
 /// Packages of Debian and Ubuntu, each with a program that shows whether it is there.
-const PACKAGES: &[(&str, &str)] = &[("postgresql", "postgres"), ("wrk", "wrk")];
+const PACKAGES: &[(&str, &str)] = &[
+    ("postgresql", "postgres"),
+    ("python3-venv", "python3"),
+    ("chromium", "chromium"),
+    ("wrk", "wrk"),
+];
 
 /// What to do with the servers.
 #[derive(Debug, clap::Subcommand)]

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use order_testkit::server::REQUIRE_BACKENDS;
 use tokio::time::Instant;
 
 /// What has been done so far.
@@ -33,6 +34,16 @@ impl Steps {
     pub(crate) fn skip(&mut self, name: &str, reason: &str) {
         eprintln!("\n== {name}\nskipped: {reason}");
         self.skipped.push((name.to_owned(), reason.to_owned()));
+    }
+
+    /// Notes that a test cannot be done here. Fails where no test may be skipped.
+    pub(crate) fn skip_test(&mut self, name: &str, reason: &str) -> anyhow::Result<()> {
+        self.skip(name, reason);
+        ensure!(
+            std::env::var(REQUIRE_BACKENDS).as_deref() != Ok("1"),
+            "{name} cannot run, and {REQUIRE_BACKENDS}=1 allows no skip: {reason}"
+        );
+        Ok(())
     }
 
     /// What to show at the end.

@@ -5,10 +5,11 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
-use order_testkit::server::SKIP_REPORT;
 use order_testkit::server::postgres::{Installation, PostgresServer, TEST_POSTGRES_URL};
+use order_testkit::server::{Backend, SKIP_REPORT, python};
 
 use crate::cargo;
+use crate::docs;
 use crate::steps::Steps;
 
 /// What to test.
@@ -68,16 +69,33 @@ async fn run_tests(
         return Ok(());
     }
     match Installation::find() {
-        Ok(_) => steps.run("storm", &mut cargo(&SHORT_STORM)),
-        Err(error) => {
-            steps.skip("storm", &format!("PostgreSQL: {error:#}"));
-            Ok(())
+        Ok(_) => steps.run("storm", &mut cargo(&SHORT_STORM))?,
+        Err(error) => steps.skip_test("storm", &format!("PostgreSQL: {error:#}"))?,
+    }
+    match python::venv().await {
+        Backend::Available(_) => steps.run("schemathesis", &mut cargo(&SHORT_SCHEMATHESIS))?,
+        Backend::Unavailable(reason) => {
+            steps.skip_test("schemathesis", &format!("Python: {reason}"))?;
         }
+    }
+    match docs::find_browser() {
+        Ok(_) => steps.run("docs", &mut cargo(&["xtask", "docs"])),
+        Err(error) => steps.skip_test("docs", &format!("a browser: {error:#}")),
     }
 }
 
 /// Long enough to kill the service under load a few times.
 const SHORT_STORM: [&str; 6] = ["xtask", "storm", "--orders", "2000", "--kills", "3"];
+
+/// About a minute, and the same requests each time: what it finds is about the change.
+const SHORT_SCHEMATHESIS: [&str; 6] = [
+    "xtask",
+    "schemathesis",
+    "--max-examples",
+    "400",
+    "--seed",
+    "1",
+];
 
 /// One server for all test processes of the run. Without one, the tests that need it say
 /// so themselves.

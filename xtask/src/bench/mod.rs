@@ -1,10 +1,11 @@
 //! `cargo xtask bench`: orders per second from POST to PROCESSED, beside the naive design on
-//! the same PostgreSQL in the same run, and the memory of an idle WebSocket.
+//! the same PostgreSQL in the same run, and the memory of idle WebSockets and event
+//! streams.
 //!
 //! Only ratios within one run mean anything on a shared machine, so the two sides take
 //! turns, and the median of the rounds is reported.
 
-mod idle_sockets;
+mod idle;
 mod load;
 mod naive;
 
@@ -24,9 +25,9 @@ pub(crate) struct BenchArgs {
     /// Rounds of each side.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub(crate) rounds: u32,
-    /// Idle WebSocket connections; 0 leaves that part out.
+    /// Idle connections of each kind; 0 leaves that part out.
     #[arg(long, default_value_t = 5_000)]
-    pub(crate) sockets: u32,
+    pub(crate) idle: u32,
 }
 
 /// Settings of the database, the same for both sides. Durability is untouched.
@@ -73,8 +74,8 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     if let Some(counters) = counters {
         println!("\ncounters of the last round on PostgreSQL:\n{counters}");
     }
-    if args.sockets > 0 {
-        idle_sockets::measure(&programs, args.sockets).await?;
+    if args.idle > 0 {
+        idle::measure(&programs, args.idle).await?;
     }
     Ok(())
 }
