@@ -20,7 +20,7 @@ use crate::workspace_root;
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct SchemathesisArgs {
     /// Requests to make for each operation of the API, in each phase that makes them up.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 2400)]
     max_examples: u32,
     /// Where the made-up requests begin: the same number makes the same requests.
     #[arg(long)]
