@@ -31,14 +31,27 @@ pub enum Backend<T> {
     Unavailable(String),
 }
 
+/// Where [`free_port`] looks: below the ports that Linux gives to outgoing connections,
+/// which a client of another test could take at any moment.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+/// How many ports [`free_port`] tries.
+const PORT_TRIES_MAX: usize = 100;
+
 /// Finds a TCP port on 127.0.0.1 that nobody listens on.
 ///
 /// Another process may take it before the caller does, so a caller that starts a server
 /// on it waits until that server answers.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..PORT_TRIES_MAX {
+        let port = rand::random_range(PORTS);
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Ends the running test as skipped, naming what it needs and why that is missing.
