@@ -150,7 +150,7 @@ async fn an_import_that_dies_goes_on_where_it_was() {
 async fn a_short_absence_of_the_service_is_waited_out() {
     let scene = Scene::new(&lines(1..=30));
     scene.api.state().lost_answers = 3;
-    let imported = scene.import(&["--batch=10", "--quiet"]).await;
+    let imported = scene.import(&["--batch=30", "--quiet"]).await;
     assert_eq!(
         (imported.status, imported.err.as_str()),
         (ExitStatus::Ok, "")
