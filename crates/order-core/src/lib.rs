@@ -7,6 +7,7 @@
 //! between tasks; this crate spawns nothing and does no I/O.
 
 pub mod api;
+pub mod broker;
 mod error;
 pub mod event;
 pub mod group_commit;
@@ -17,6 +18,7 @@ pub mod list;
 mod metadata;
 mod money;
 mod order;
+pub mod outbox;
 mod page_token;
 pub mod port;
 pub mod processor;
@@ -31,7 +33,11 @@ pub use api::{
     CallContext, CancelOrder, CreateOrder, Deadline, IfMatch, OrderApi, Receipt, RetryOrder,
     UpdateStatus, WatchOrder,
 };
-pub use error::{BoxError, Error, ErrorKind, Retry, SharedError, Violation};
+pub use broker::{
+    BrokerError, EventReceiver, EventTransport, HintCapabilities, HintConsumer, HintQueue, Topic,
+    TopicChange,
+};
+pub use error::{BoxError, Error, ErrorKind, Retry, SharedError, Violation, error_chain};
 pub use event::{EventPage, ListEvents, OrderEvent, OrderEventStream, OrderState};
 pub use id::{ExternalId, OrderId, RequestId, UserId};
 pub use idempotency::{Fingerprint, IdempotencyKey, KeyClaim, KeyOperation, StoredKey};
@@ -40,6 +46,7 @@ pub use list::{ListOrders, OrderPage, OrderQuery, PageSize};
 pub use metadata::Metadata;
 pub use money::Money;
 pub use order::{Cause, Committed, Created, Insertion, NewOrder, Order, Version};
+pub use outbox::{EventOutbox, EventSink, OutboxEntry};
 pub use page_token::PageTokenKey;
 pub use port::{
     Clock, EventBus, IdGen, JobDispatch, JobQueue, OrderStore, OrderWatch, Reservation,

@@ -137,7 +137,23 @@ pub trait OrderStore: Send + Sync + 'static {
 pub trait JobQueue: Send + Sync + 'static {
     /// Claims up to `limit` due jobs, the longest due first, for `lease`. No two calls
     /// ever get the same attempt of a job, and none waits for another.
-    async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<Job>, Error>;
+    async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<Job>, Error> {
+        self.claim_overdue(limit, lease, Duration::ZERO).await
+    }
+
+    /// Like [`JobQueue::claim`], for jobs that have been due for at least `overdue`: those
+    /// whose hints were lost, as far as one can tell.
+    async fn claim_overdue(
+        &self,
+        limit: usize,
+        lease: Duration,
+        overdue: Duration,
+    ) -> Result<Vec<Job>, Error>;
+
+    /// Claims those of the given jobs that are due, for `lease`; the others are left out, as
+    /// are jobs that another claim is just taking.
+    async fn claim_hinted(&self, order_ids: &[OrderId], lease: Duration)
+    -> Result<Vec<Job>, Error>;
 
     /// Heartbeat: moves the end of the leases to `lease` from now. Returns the tokens that
     /// are no longer current; their work must stop.
@@ -184,8 +200,9 @@ pub trait JobDispatch: Send + Sync + 'static {
     /// inserted due and claimed later.
     fn try_reserve(&self) -> Option<Reservation>;
 
-    /// Says that jobs are due which nobody holds, so that a fetcher looks at once.
-    fn notify_due(&self);
+    /// Says that these jobs are due and nobody holds them, so that somebody looks at once.
+    /// Never blocks and never fails; a hint that cannot be passed on is dropped.
+    fn notify_due(&self, order_ids: &[OrderId]);
 }
 
 /// A place in the local queue. Dropping it gives the place back.

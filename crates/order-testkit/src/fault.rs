@@ -219,8 +219,22 @@ impl<S: OrderStore> OrderStore for FaultStore<S> {
 
 #[async_trait]
 impl<S: JobQueue> JobQueue for FaultStore<S> {
-    async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<Job>, Error> {
-        self.call(self.inner.claim(limit, lease)).await?
+    async fn claim_overdue(
+        &self,
+        limit: usize,
+        lease: Duration,
+        overdue: Duration,
+    ) -> Result<Vec<Job>, Error> {
+        self.call(self.inner.claim_overdue(limit, lease, overdue))
+            .await?
+    }
+
+    async fn claim_hinted(
+        &self,
+        order_ids: &[OrderId],
+        lease: Duration,
+    ) -> Result<Vec<Job>, Error> {
+        self.call(self.inner.claim_hinted(order_ids, lease)).await?
     }
 
     async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error> {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use order_core::{Job, JobDispatch, Reservation};
+use order_core::{Job, JobDispatch, OrderId, Reservation};
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::shared::Shared;
@@ -34,7 +34,7 @@ impl JobDispatch for Dispatch {
         }))
     }
 
-    fn notify_due(&self) {
+    fn notify_due(&self, _: &[OrderId]) {
         self.shared.due.notify_one();
     }
 }

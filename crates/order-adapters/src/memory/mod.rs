@@ -8,6 +8,7 @@
 mod tables;
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -159,9 +160,30 @@ impl OrderStore for MemoryStore {
 
 #[async_trait]
 impl JobQueue for MemoryStore {
-    async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<Job>, Error> {
+    async fn claim_overdue(
+        &self,
+        limit: usize,
+        lease: Duration,
+        overdue: Duration,
+    ) -> Result<Vec<Job>, Error> {
         let (mut tables, now) = self.lock();
-        Ok(tables.claim(limit, lease, now))
+        let due_by = now.saturating_sub(overdue).map_err(Error::internal)?;
+        Ok(tables.claim(limit, lease, due_by, now))
+    }
+
+    async fn claim_hinted(
+        &self,
+        order_ids: &[OrderId],
+        lease: Duration,
+    ) -> Result<Vec<Job>, Error> {
+        let (mut tables, now) = self.lock();
+        // Claimed once, a job is not due a second time, so equal ids do no harm. With a lease
+        // of no length it is, so they are left out.
+        let distinct: BTreeSet<_> = order_ids.iter().copied().collect();
+        let claimed = distinct
+            .into_iter()
+            .filter_map(|order_id| tables.claim_one(order_id, lease, now));
+        Ok(claimed.collect())
     }
 
     async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error> {

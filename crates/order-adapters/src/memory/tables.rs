@@ -292,28 +292,46 @@ impl Tables {
             .collect()
     }
 
-    pub(super) fn claim(&mut self, limit: usize, lease: Duration, now: Timestamp) -> Vec<Job> {
+    /// Claims jobs that have been due since `due_by`, the longest due first.
+    pub(super) fn claim(
+        &mut self,
+        limit: usize,
+        lease: Duration,
+        due_by: Timestamp,
+        now: Timestamp,
+    ) -> Vec<Job> {
         let mut due: Vec<(Timestamp, OrderId)> = self
             .jobs
             .iter()
             .filter_map(|(order_id, job)| Some((job.due_at?, *order_id)))
-            .filter(|(due_at, _)| *due_at <= now)
+            .filter(|(due_at, _)| *due_at <= due_by)
             .collect();
         due.sort_unstable();
         due.into_iter()
             .take(limit)
-            .filter_map(|(_, order_id)| {
-                let order = self.orders.get(&order_id)?.clone();
-                let job = self.jobs.get_mut(&order_id)?;
-                job.attempt += 1;
-                job.due_at = Some(later(now, lease));
-                Some(Job {
-                    order,
-                    attempt: job.attempt,
-                    attempts_before: job.attempts_before,
-                })
-            })
+            .filter_map(|(_, order_id)| self.claim_one(order_id, lease, now))
             .collect()
+    }
+
+    /// Claims a job if it is due.
+    pub(super) fn claim_one(
+        &mut self,
+        order_id: OrderId,
+        lease: Duration,
+        now: Timestamp,
+    ) -> Option<Job> {
+        let order = self.orders.get(&order_id)?.clone();
+        let job = self.jobs.get_mut(&order_id)?;
+        if job.due_at? > now {
+            return None;
+        }
+        job.attempt += 1;
+        job.due_at = Some(later(now, lease));
+        Some(Job {
+            order,
+            attempt: job.attempt,
+            attempts_before: job.attempts_before,
+        })
     }
 
     /// The job of a token, if the token is the current one.

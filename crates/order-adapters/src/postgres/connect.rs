@@ -5,7 +5,7 @@
 
 use std::{fmt::Write as _, str::FromStr, time::Duration};
 
-use order_core::BoxError;
+use order_core::{BoxError, error_chain};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::{
     Client, Config, NoTls,
@@ -102,7 +102,7 @@ impl Target {
         if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
             return Err(invalid("must begin with postgres://".to_owned()));
         }
-        let mut config = Config::from_str(url).map_err(|error| invalid(chain(&error)))?;
+        let mut config = Config::from_str(url).map_err(|error| invalid(error_chain(&error)))?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(invalid("must name a host".to_owned()));
         }
@@ -169,23 +169,11 @@ impl Target {
                     source: error,
                 });
             }
-            info!(db.server = %self.server, error = chain(&*error), "waiting for the database");
+            info!(db.server = %self.server, error = error_chain(&*error), "waiting for the database");
             sleep(next - Instant::now()).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
-}
-
-/// An error and all its sources in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        // Writing to a string cannot fail.
-        let _ = write!(text, ": {error}");
-        source = error.source();
-    }
-    text
 }
 
 fn server_name(config: &Config) -> String {

@@ -4,9 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
 use order_core::{
-    Cause, Completed, Completion, Error, Job, JobQueue, JobToken, OrderEvent, OrderStatus, Started,
-    Verdict,
+    Cause, Completed, Completion, Error, Job, JobQueue, JobToken, OrderEvent, OrderId, OrderStatus,
+    Started, Verdict,
 };
+use tokio_postgres::Row;
 
 use super::{
     PostgresStore,
@@ -97,25 +98,57 @@ fn ascending_tokens(tokens: &[JobToken]) -> Vec<JobToken> {
     tokens.into_iter().copied().collect()
 }
 
+fn read_jobs(rows: &[Row]) -> Result<Vec<Job>, Error> {
+    let jobs = rows.iter().map(|row| -> Result<_, Fault> {
+        Ok(Job {
+            order: row::order(row)?,
+            attempt: row::number(row, ORDER_COLUMNS_LEN)?,
+            attempts_before: row::number(row, ORDER_COLUMNS_LEN + 1)?,
+        })
+    });
+    Ok(jobs.collect::<Result<_, _>>()?)
+}
+
 #[async_trait]
 impl JobQueue for PostgresStore {
-    async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<Job>, Error> {
+    async fn claim_overdue(
+        &self,
+        limit: usize,
+        lease: Duration,
+        overdue: Duration,
+    ) -> Result<Vec<Job>, Error> {
         if limit == 0 {
             return Ok(Vec::new());
         }
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = self
             .workers
-            .query(include_str!("sql/claim.sql"), &[&limit, &micros(lease)])
+            .query(
+                include_str!("sql/claim.sql"),
+                &[&limit, &micros(lease), &micros(overdue)],
+            )
             .await?;
-        let jobs = rows.iter().map(|row| -> Result<_, Fault> {
-            Ok(Job {
-                order: row::order(row)?,
-                attempt: row::number(row, ORDER_COLUMNS_LEN)?,
-                attempts_before: row::number(row, ORDER_COLUMNS_LEN + 1)?,
-            })
-        });
-        Ok(jobs.collect::<Result<_, _>>()?)
+        read_jobs(&rows)
+    }
+
+    async fn claim_hinted(
+        &self,
+        order_ids: &[OrderId],
+        lease: Duration,
+    ) -> Result<Vec<Job>, Error> {
+        if order_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut ids = ids(order_ids);
+        ids.sort_unstable();
+        let rows = self
+            .workers
+            .query(
+                include_str!("sql/claim_hinted.sql"),
+                &[&ids, &micros(lease)],
+            )
+            .await?;
+        read_jobs(&rows)
     }
 
     async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error> {

@@ -1,11 +1,11 @@
 //! The SQL of jobs: the lease protocol, one function per element of a call.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use order_core::{
     Completed, Completion, Job, JobToken, NewOrder, Order, OrderId, OrderStatus, Started, Verdict,
 };
-use rusqlite::{CachedStatement, Connection, OptionalExtension as _, named_params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row, named_params};
 
 use super::{
     orders,
@@ -58,15 +58,24 @@ pub(super) fn requeue(connection: &Connection, now: i64, id: OrderId) -> rusqlit
         .map(drop)
 }
 
-/// The longest due first; `CROSS JOIN` keeps SQLite from turning the join around.
-const DUE: &str = concat!(
-    "SELECT ",
-    order_columns!(),
-    ", order_id, attempt, attempts_before
+/// The columns of a [`Due`] job; `CROSS JOIN` keeps SQLite from turning the join around.
+macro_rules! due_jobs {
+    () => {
+        concat!(
+            "SELECT ",
+            order_columns!(),
+            ", order_id, attempt, attempts_before
 FROM jobs CROSS JOIN orders ON id = order_id
-WHERE due_at <= :now
-ORDER BY due_at, order_id LIMIT :limit"
-);
+WHERE due_at <= :due_by"
+        )
+    };
+}
+
+/// The longest due first.
+const DUE: &str = concat!(due_jobs!(), " ORDER BY due_at, order_id LIMIT :limit");
+
+/// One job, if it is due.
+const DUE_HINTED: &str = concat!(due_jobs!(), " AND order_id = :order_id");
 
 const LEASE: &str =
     "UPDATE jobs SET due_at = :due_at, attempt = attempt + 1 WHERE order_id = :order_id";
@@ -79,47 +88,76 @@ struct Due {
     attempts_before: u32,
 }
 
-/// Claims due jobs. One whose order cannot be read is leased too, but logged and not handed
-/// out, so that it never stands in the way of the others.
+fn read_due(row: &Row<'_>) -> rusqlite::Result<Due> {
+    Ok(Due {
+        key: row.get(ORDER_COLUMNS)?,
+        order: read_order(row),
+        attempt: row.get(ORDER_COLUMNS + 1)?,
+        attempts_before: row.get(ORDER_COLUMNS + 2)?,
+    })
+}
+
+/// Claims jobs that have been due since `due_by`.
 pub(super) fn claim(
     connection: &Connection,
     now: i64,
     limit: usize,
     lease: Duration,
+    due_by: i64,
 ) -> rusqlite::Result<Vec<Job>> {
     let due: Vec<Due> = connection
         .prepare_cached(DUE)?
         .query_map(
-            named_params! { ":now": now, ":limit": to_limit(limit) },
-            |row| {
-                Ok(Due {
-                    key: row.get(ORDER_COLUMNS)?,
-                    order: read_order(row),
-                    attempt: row.get(ORDER_COLUMNS + 1)?,
-                    attempts_before: row.get(ORDER_COLUMNS + 2)?,
-                })
-            },
+            named_params! { ":due_by": due_by, ":limit": to_limit(limit) },
+            read_due,
         )?
         .collect::<rusqlite::Result<_>>()?;
-    let mut update = connection.prepare_cached(LEASE)?;
     let mut jobs = Vec::with_capacity(due.len());
-    for job in due {
-        update.execute(named_params! {
-            ":order_id": job.key,
-            ":due_at": later(now, lease),
-        })?;
-        match job.order {
-            Ok(order) => jobs.push(Job {
-                order,
-                attempt: job.attempt.saturating_add(1),
-                attempts_before: job.attempts_before,
-            }),
-            Err(error) => tracing::error!(
-                order.key = ?job.key, %error, "job is passed over, its order is unreadable"
-            ),
+    for due in due {
+        jobs.extend(lease_due(connection, later(now, lease), due)?);
+    }
+    Ok(jobs)
+}
+
+/// Claims those of the given jobs that are due.
+pub(super) fn claim_hinted(
+    connection: &Connection,
+    now: i64,
+    order_ids: &[OrderId],
+    lease: Duration,
+) -> rusqlite::Result<Vec<Job>> {
+    let mut find = connection.prepare_cached(DUE_HINTED)?;
+    let mut jobs = Vec::with_capacity(order_ids.len());
+    // With a lease of no length a job would be due again at once, so each is looked at once.
+    let distinct: BTreeSet<_> = order_ids.iter().copied().collect();
+    for order_id in distinct {
+        let params = named_params! { ":due_by": now, ":order_id": key(order_id) };
+        if let Some(due) = find.query_row(params, read_due).optional()? {
+            jobs.extend(lease_due(connection, later(now, lease), due)?);
         }
     }
     Ok(jobs)
+}
+
+/// Leases a job. One whose order cannot be read is leased too, but logged and not handed
+/// out, so that it never stands in the way of the others.
+fn lease_due(connection: &Connection, due_at: i64, due: Due) -> rusqlite::Result<Option<Job>> {
+    connection
+        .prepare_cached(LEASE)?
+        .execute(named_params! { ":order_id": due.key, ":due_at": due_at })?;
+    match due.order {
+        Ok(order) => Ok(Some(Job {
+            order,
+            attempt: due.attempt.saturating_add(1),
+            attempts_before: due.attempts_before,
+        })),
+        Err(error) => {
+            tracing::error!(
+                order.key = ?due.key, %error, "job is passed over, its order is unreadable"
+            );
+            Ok(None)
+        }
+    }
 }
 
 /// The condition under which a token is current: the attempt is the last one, belongs to

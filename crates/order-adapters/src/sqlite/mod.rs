@@ -249,8 +249,26 @@ impl OrderStore for SqliteStore {
 
 #[async_trait]
 impl JobQueue for SqliteStore {
-    async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<Job>, Error> {
-        self.write(move |connection, now| jobs::claim(connection, now, limit, lease))
+    async fn claim_overdue(
+        &self,
+        limit: usize,
+        lease: Duration,
+        overdue: Duration,
+    ) -> Result<Vec<Job>, Error> {
+        self.write(move |connection, now| {
+            let due_by = rows::earlier(now, overdue);
+            jobs::claim(connection, now, limit, lease, due_by)
+        })
+        .await
+    }
+
+    async fn claim_hinted(
+        &self,
+        order_ids: &[OrderId],
+        lease: Duration,
+    ) -> Result<Vec<Job>, Error> {
+        let order_ids = order_ids.to_vec();
+        self.write(move |connection, now| jobs::claim_hinted(connection, now, &order_ids, lease))
             .await
     }
 

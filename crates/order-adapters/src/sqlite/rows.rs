@@ -25,6 +25,11 @@ pub(super) fn later(now: i64, duration: Duration) -> i64 {
     now.saturating_add(micros).min(BURIED - 1)
 }
 
+/// The time `duration` before `now`.
+pub(super) fn earlier(now: i64, duration: Duration) -> i64 {
+    now.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))
+}
+
 /// A count or limit as SQLite takes it.
 pub(super) fn to_limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)

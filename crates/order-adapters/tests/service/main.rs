@@ -48,7 +48,7 @@ impl JobDispatch for Dispatch {
         }))
     }
 
-    fn notify_due(&self) {}
+    fn notify_due(&self, _: &[OrderId]) {}
 }
 
 impl EventBus for Outside {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::{
     CallContext, CancelOrder, Change, Command, Committed, Error, EventBus, Fingerprint,
-    IdempotencyKey, IfMatch, KeyClaim, KeyOperation, OrderId, OrderStore, Receipt, UserId, decide,
-    service::OrderService,
+    IdempotencyKey, IfMatch, JobDispatch, JobEffect, KeyClaim, KeyOperation, OrderId, OrderStore,
+    Receipt, UserId, decide, service::OrderService,
 };
 
 /// How often a change is decided anew when others keep changing the order.
@@ -114,13 +114,24 @@ impl OrderService {
     }
 }
 
-/// Commits changes and tells the watchers.
+/// Commits changes, and tells the workers of jobs that are due again and the watchers.
 pub(super) async fn commit_batch(
     store: Arc<dyn OrderStore>,
+    dispatch: Arc<dyn JobDispatch>,
     bus: Arc<dyn EventBus>,
     changes: Vec<Change>,
 ) -> Vec<Result<Committed, Error>> {
     let committed = store.commit(&changes).await;
+    let is_applied = |result: &Result<_, _>| matches!(result, Ok(Committed::Applied { .. }));
+    let requeued: Vec<_> = changes
+        .iter()
+        .zip(&committed)
+        .filter(|(change, result)| change.job == JobEffect::Requeue && is_applied(result))
+        .map(|(change, _)| change.order_id)
+        .collect();
+    if !requeued.is_empty() {
+        dispatch.notify_due(&requeued);
+    }
     let events: Vec<_> = committed
         .iter()
         .filter_map(|result| match result {

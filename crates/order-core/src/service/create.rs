@@ -176,7 +176,7 @@ impl Creator {
             })
             .collect();
         let created = self.store.create(&orders).await;
-        let mut is_due_without_worker = false;
+        let mut due_without_worker = Vec::new();
         let mut events = Vec::with_capacity(created.len());
         for (created, reservation) in created.iter().zip(reservations) {
             // A retry is not new: its job belongs to whoever inserted it.
@@ -191,11 +191,11 @@ impl Creator {
                     attempt: 1,
                     attempts_before: 0,
                 }),
-                None => is_due_without_worker = true,
+                None => due_without_worker.push(created.order.id),
             }
         }
-        if is_due_without_worker {
-            self.dispatch.notify_due();
+        if !due_without_worker.is_empty() {
+            self.dispatch.notify_due(&due_without_worker);
         }
         if !events.is_empty() {
             self.bus.publish(&events);

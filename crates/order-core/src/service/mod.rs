@@ -100,7 +100,7 @@ impl OrderService {
         } = deps;
         let creator = create::Creator {
             store: Arc::clone(&store),
-            dispatch,
+            dispatch: Arc::clone(&dispatch),
             bus: Arc::clone(&bus),
         };
         let (creates, mut lanes) = creator.group_commit(config.creates, &clock);
@@ -110,6 +110,7 @@ impl OrderService {
         let (changes, change_lanes) = GroupCommit::new(config.changes, &clock, move |changes| {
             Box::pin(change::commit_batch(
                 Arc::clone(&changing),
+                Arc::clone(&dispatch),
                 Arc::clone(&bus),
                 changes,
             ))

@@ -113,6 +113,79 @@ pub async fn concurrent_claims_share_no_job(subject: &dyn Subject) {
     assert!(tokens.iter().all(|(_, attempt)| *attempt == 1));
 }
 
+/// A claim of overdue jobs leaves those alone that have just become due.
+pub async fn overdue_claim_leaves_fresh_jobs_alone(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    scene.create_due().await;
+
+    let overdue = |overdue| scene.queue.claim_overdue(10, LEASE, overdue);
+    assert_eq!(overdue(LEASE).await.expect("claim answers"), []);
+    assert_eq!(overdue(Duration::ZERO).await.expect("answers").len(), 1);
+}
+
+/// A claim by id gets the jobs that are due, each once, and no other.
+pub async fn hinted_claim_gets_the_due_jobs_it_names(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let due = scene.create_due().await;
+    let other = scene.create_due().await;
+    let (leased, _) = scene.create_leased().await;
+    let (done, token) = scene.create_leased().await;
+    scene.complete(token, Verdict::Processed).await;
+    let hints = [due.id, leased.id, done.id, scene.id(), due.id];
+
+    let jobs = scene.queue.claim_hinted(&hints, LEASE).await;
+
+    let jobs = jobs.expect("claim answers");
+    assert_eq!(jobs.len(), 1);
+    assert_eq!((&jobs[0].order, jobs[0].attempt), (&due, 1));
+    assert!(scene.is_current(jobs[0].token()).await);
+    let again = scene.queue.claim_hinted(&hints, LEASE).await;
+    assert_eq!(again.expect("claim answers"), []);
+    assert_eq!(scene.claim_only().await.order, other);
+    assert_eq!(
+        scene.queue.claim_hinted(&[], LEASE).await.ok(),
+        Some(vec![])
+    );
+}
+
+/// A hint that comes twice, even in one slice, is one attempt, whatever the lease.
+pub async fn equal_hints_are_one_attempt(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let order = scene.create_due().await;
+    for attempt in 1..4 {
+        let hints = [order.id, order.id];
+        let jobs = scene.queue.claim_hinted(&hints, Duration::ZERO).await;
+        let attempts: Vec<_> = jobs
+            .expect("claim answers")
+            .iter()
+            .map(|job| job.attempt)
+            .collect();
+        assert_eq!(attempts, [attempt]);
+    }
+}
+
+/// Of concurrent claims by the same hints each job goes to one.
+pub async fn one_of_two_consumers_of_a_hint_wins(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let slice = scene.new_orders(64, None);
+    scene.store.create(&slice).await;
+    let hints: Vec<_> = slice.iter().map(|new| new.id).collect();
+
+    let (a, b) = tokio::join!(
+        scene.queue.claim_hinted(&hints, LEASE),
+        scene.queue.claim_hinted(&hints, LEASE),
+    );
+
+    let mut claimed: Vec<_> = [a, b]
+        .into_iter()
+        .flat_map(|jobs| jobs.expect("claim answers"))
+        .map(|job| (job.order.id, job.attempt))
+        .collect();
+    claimed.sort_unstable();
+    let expected: BTreeSet<_> = hints.into_iter().map(|id| (id, 1)).collect();
+    assert_eq!(claimed, expected.into_iter().collect::<Vec<_>>());
+}
+
 /// A heartbeat keeps current leases and names every token that is not current any more.
 pub async fn extend_keeps_a_lease_and_reports_lost_tokens(subject: &dyn Subject) {
     let scene = Scene::new(subject);

@@ -158,6 +158,10 @@ macro_rules! store_conformance {
                 claim_takes_the_longest_due_first_up_to_its_limit
                 claim_shows_the_order_as_it_is
                 concurrent_claims_share_no_job
+                overdue_claim_leaves_fresh_jobs_alone
+                hinted_claim_gets_the_due_jobs_it_names
+                equal_hints_are_one_attempt
+                one_of_two_consumers_of_a_hint_wins
                 extend_keeps_a_lease_and_reports_lost_tokens
                 late_worker_may_still_extend
                 release_makes_due_at_once_and_burns_no_attempt

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use order_core::{
     CallContext, Clock, Completed, Error, EventBus, JobDispatch, JobQueue, JobReport, JobToken,
-    LeaseJobs, LeasedJob, Reservation, RetryPolicy, WorkerApi,
+    LeaseJobs, LeasedJob, OrderId, Reservation, RetryPolicy, WorkerApi,
 };
 use tokio::{
     sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, oneshot},
@@ -285,8 +285,8 @@ impl JobDispatch for DispatchToBoth {
         self.local.try_reserve()
     }
 
-    fn notify_due(&self) {
-        self.local.notify_due();
+    fn notify_due(&self, order_ids: &[OrderId]) {
+        self.local.notify_due(order_ids);
         self.desk.due.notify_one();
     }
 }

@@ -57,7 +57,7 @@ async fn any_number_of_hints_is_one_claim() {
     let rig = Rig::started(config(), done()).await;
     for _ in 0..10 {
         rig.insert_due();
-        rig.dispatch.notify_due();
+        rig.dispatch.notify_due(&[]);
     }
 
     rig.processed(10).await;
@@ -168,7 +168,7 @@ async fn nothing_is_claimed_after_the_stop_but_the_queue_is_worked_off() {
 
     rig.pool.stop_claiming();
     rig.insert_due();
-    rig.dispatch.notify_due();
+    rig.dispatch.notify_due(&[]);
     rig.processed(3).await;
     sleep(Duration::from_mins(5)).await;
 

@@ -148,7 +148,7 @@ async fn jobs_of_a_claim_under_way_are_given_back_as_soon_as_it_ends() {
     for _ in 0..3 {
         rig.insert_due();
     }
-    rig.dispatch.notify_due();
+    rig.dispatch.notify_due(&[]);
     sleep(Duration::from_millis(500)).await;
     let begun_at = Instant::now();
 

@@ -205,9 +205,13 @@ impl FakeQueue {
     }
 }
 
-#[async_trait]
-impl JobQueue for FakeQueue {
-    async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<Job>, Error> {
+impl FakeQueue {
+    async fn claim_where(
+        &self,
+        limit: usize,
+        lease: Duration,
+        is_wanted: impl Fn(OrderId, Instant) -> bool,
+    ) -> Result<Vec<Job>, Error> {
         self.n_claim_statements.fetch_add(1, Ordering::Relaxed);
         self.wait_latency(Statement::Claim).await;
         self.check(Statement::Claim)?;
@@ -215,7 +219,7 @@ impl JobQueue for FakeQueue {
         let mut jobs = self.jobs();
         let mut due: Vec<_> = jobs
             .values_mut()
-            .filter(|fake| !fake.is_buried && fake.due_at <= now)
+            .filter(|fake| !fake.is_buried && is_wanted(fake.job.order.id, fake.due_at))
             .collect();
         due.sort_by_key(|fake| fake.due_at);
         let claimed = due.into_iter().take(limit).map(|fake| {
@@ -224,6 +228,30 @@ impl JobQueue for FakeQueue {
             fake.job.clone()
         });
         Ok(claimed.collect())
+    }
+}
+
+#[async_trait]
+impl JobQueue for FakeQueue {
+    async fn claim_overdue(
+        &self,
+        limit: usize,
+        lease: Duration,
+        overdue: Duration,
+    ) -> Result<Vec<Job>, Error> {
+        self.claim_where(limit, lease, |_, due_at| due_at + overdue <= Instant::now())
+            .await
+    }
+
+    async fn claim_hinted(
+        &self,
+        order_ids: &[OrderId],
+        lease: Duration,
+    ) -> Result<Vec<Job>, Error> {
+        self.claim_where(order_ids.len(), lease, |order_id, due_at| {
+            due_at <= Instant::now() && order_ids.contains(&order_id)
+        })
+        .await
     }
 
     async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error> {

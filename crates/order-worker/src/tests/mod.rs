@@ -184,7 +184,7 @@ impl Rig {
         let order_id = job.order.id;
         match reservation {
             Some(reservation) => reservation.dispatch(job),
-            None => self.dispatch.notify_due(),
+            None => self.dispatch.notify_due(&[order_id]),
         }
         order_id
     }

@@ -29,7 +29,7 @@ impl JobDispatch for NoWorkers {
         None
     }
 
-    fn notify_due(&self) {}
+    fn notify_due(&self, _: &[OrderId]) {}
 }
 
 /// Remote workers with everything around them.
@@ -243,7 +243,7 @@ async fn waiting_call_is_woken_by_a_hint() {
     let order_id = rig.insert_due();
     let hinted_at = Instant::now();
 
-    rig.dispatch.notify_due();
+    rig.dispatch.notify_due(&[]);
 
     assert_eq!(order_ids(&leasing.await.unwrap().unwrap()), [order_id]);
     assert_eq!(hinted_at.elapsed(), Duration::ZERO);
@@ -258,7 +258,7 @@ async fn one_hint_wakes_as_many_waiting_calls_as_there_are_jobs() {
         rig.insert_due();
     }
 
-    rig.dispatch.notify_due();
+    rig.dispatch.notify_due(&[]);
     let answers = futures_util::future::join_all(calls).await;
 
     let mut n_jobs: Vec<_> = answers

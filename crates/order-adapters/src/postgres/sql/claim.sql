@@ -1,9 +1,10 @@
--- Claims due jobs, the longest due first. $1 limit, $2 lease in microseconds.
+-- Claims due jobs, the longest due first. $1 limit, $2 lease and $3 the time they have been
+-- due for at least, in microseconds.
 -- This commits as durably as everything else: the raised attempt is the fencing token, and
 -- one that a crash of the database took back would be given out twice.
 WITH due AS (
     SELECT order_id, due_at FROM jobs
-    WHERE due_at <= now()
+    WHERE due_at <= now() - $3::bigint * interval '1 microsecond'
     ORDER BY due_at
     LIMIT $1
     -- Rows that others hold are theirs: no claim waits, and no two get the same job.

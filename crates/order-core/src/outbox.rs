@@ -1,0 +1,56 @@
+//! Every committed event, for systems outside: kept by the store until it is published.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::{BrokerError, Error, OrderEvent};
+
+/// A committed event that has not been published yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxEntry {
+    /// By which it is removed. Says nothing about the order of commits.
+    pub position: i64,
+    /// The event.
+    pub event: OrderEvent,
+}
+
+/// The events that wait to be published to an [`EventSink`].
+///
+/// An entry is written by the transaction that commits its event and removed after it was
+/// published, so there is no position up to which everything counts as published, and a
+/// transaction that commits late is not skipped. Of one order, a later version is never
+/// visible without the earlier ones that are not yet removed.
+#[async_trait]
+pub trait EventOutbox: Send + Sync + 'static {
+    /// Has every event that is committed from now on kept, by whatever process. Repeating
+    /// it does nothing. Until then, the outbox costs nothing.
+    async fn enable(&self) -> Result<(), Error>;
+
+    /// Undoes [`EventOutbox::enable`] and removes what is kept.
+    async fn disable(&self) -> Result<(), Error>;
+
+    /// Takes or renews the right to publish, for `lease` by the database's clock. `false`:
+    /// another relay has it. A relay that was frozen beyond its lease may publish events
+    /// again, never out of order for the first time.
+    async fn acquire(&self, relay: Uuid, lease: Duration) -> Result<bool, Error>;
+
+    /// Gives the right back, if `relay` has it.
+    async fn release(&self, relay: Uuid) -> Result<(), Error>;
+
+    /// Reads the oldest entries, at most `limit`; those of one order by version.
+    async fn read(&self, limit: usize) -> Result<Vec<OutboxEntry>, Error>;
+
+    /// Removes entries that were published. Those that are gone already are ignored.
+    async fn remove(&self, positions: &[i64]) -> Result<(), Error>;
+}
+
+/// A system outside that gets every event.
+#[async_trait]
+pub trait EventSink: Send + Sync + 'static {
+    /// Publishes events so that those of one order stay in order. `Ok`: the other side has
+    /// all of them, durably by its own standards. After an error any of them may be there;
+    /// the caller repeats the whole batch.
+    async fn publish(&self, events: &[OrderEvent]) -> Result<(), BrokerError>;
+}
