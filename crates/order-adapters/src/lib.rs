@@ -1,6 +1,7 @@
 //! The ports of `order-core`, by technology. Each module holds what that technology can
 //! serve; none knows another, a transport or the worker pool.
 
+pub mod event_message;
 pub mod fulfilment;
 pub mod memory;
 pub mod postgres;

@@ -6,6 +6,8 @@ use order_core::{Attempt, Metadata, Money, Order};
 use serde::{Serialize, Serializer, ser};
 use serde_json::value::RawValue;
 
+use crate::event_message::as_micros;
+
 /// The kind of event.
 const TYPE: &str = "order.fulfilment";
 
@@ -70,9 +72,4 @@ fn as_number<S: Serializer>(money: &Money, serializer: S) -> Result<S::Ok, S::Er
 
 fn as_object<S: Serializer>(metadata: &Metadata, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(metadata.iter())
-}
-
-/// Writes RFC 3339 in UTC with microseconds, the resolution of the database.
-fn as_micros<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{at:.6}"))
 }
