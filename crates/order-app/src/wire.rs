@@ -137,6 +137,7 @@ impl Core {
                 queue: database.queue(),
                 bus: Arc::clone(&hub) as _,
                 processor,
+                hints: None,
                 clock: Arc::clone(clock),
             },
         );

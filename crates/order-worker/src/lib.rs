@@ -23,6 +23,10 @@
 //! starts over. Nothing here is the truth: a process that dies at any point leaves rows
 //! whose lease runs out, which is the same as jobs that are due.
 //!
+//! Where hints go through a broker (`hints.rs`), no job is born leased: the hint of a new job
+//! goes to whichever process has free workers, which claims the job by its id, and the
+//! fetcher only sweeps up jobs whose hints were lost.
+//!
 //! Workers outside this process (`remote/`) take the same way without the local queue and
 //! the table: they hold their leases themselves. What an attempt means for its job is
 //! decided in one place for both (`verdict.rs`).
@@ -45,7 +49,9 @@ mod dispatch;
 mod executor;
 mod fetcher;
 mod heartbeat;
+mod hints;
 mod lease;
+mod places;
 mod pool;
 mod remote;
 mod shared;
@@ -56,6 +62,7 @@ mod tests;
 mod verdict;
 
 pub use auto::AutoProcessor;
+pub use hints::HintSender;
 pub use pool::{DrainReport, WorkerConfig, WorkerDeps, WorkerPool};
 pub use remote::{RemoteWorkers, RemoteWorkersConfig, RemoteWorkersDeps};
-pub use stats::{Counter, RemoteWorkersStats, WorkerStats};
+pub use stats::{Counter, HintStats, RemoteWorkersStats, WorkerStats};

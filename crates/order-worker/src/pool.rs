@@ -6,7 +6,7 @@ use std::{
 };
 
 use order_core::{
-    Clock, EventBus, Job, JobDispatch, JobQueue, Processor, RetryPolicy,
+    Clock, EventBus, HintQueue, Job, JobDispatch, JobQueue, Processor, RetryPolicy,
     group_commit::{GroupCommitConfig, Lanes},
 };
 use tokio::{
@@ -22,7 +22,9 @@ use crate::{
     executor::Executor,
     fetcher::Fetcher,
     heartbeat::Heartbeat,
+    hints::HintFetcher,
     lease::Leases,
+    places::Places,
     shared::{Shared, Stops},
 };
 
@@ -56,6 +58,9 @@ pub struct WorkerConfig {
     pub lease: Duration,
     /// How often an idle pool looks for due jobs, ±20 %; 10 ms to 24 h.
     pub poll_interval: Duration,
+    /// With hints from a broker: how long a job has been due before it counts as one whose
+    /// hint was lost, and is claimed without.
+    pub overdue: Duration,
     /// When failed attempts are repeated.
     pub retry: RetryPolicy,
     /// How many commits of results run at the same time, at least 1.
@@ -69,6 +74,7 @@ impl Default for WorkerConfig {
             queue_len_max: 1024,
             lease: Duration::from_secs(30),
             poll_interval: Duration::from_secs(1),
+            overdue: Duration::from_secs(2),
             retry: RetryPolicy::default(),
             completion_lanes: 2,
         }
@@ -94,6 +100,9 @@ pub struct WorkerDeps {
     pub bus: Arc<dyn EventBus>,
     /// What is done with an order. Its effects are asked for once, when the pool is built.
     pub processor: Arc<dyn Processor>,
+    /// A broker that brings hints about due jobs of all processes; `None` where every
+    /// process asks the store.
+    pub hints: Option<Arc<dyn HintQueue>>,
     /// Time, for the group commits. Leases follow tokio's clock, like all timers.
     pub clock: Arc<dyn Clock>,
 }
@@ -127,6 +136,7 @@ pub struct WorkerPool {
     config: WorkerConfig,
     shared: Arc<Shared>,
     places: mpsc::Sender<Job>,
+    hints: Option<Arc<dyn HintQueue>>,
     executor: Arc<Executor>,
     heartbeat: Arc<Heartbeat>,
     tasks: Tasks,
@@ -172,6 +182,7 @@ impl WorkerPool {
             executor: Arc::new(executor),
             shared,
             places,
+            hints: deps.hints,
             tasks: Tasks::default(),
             lanes: Mutex::new(Some(lanes)),
         }
@@ -206,12 +217,29 @@ impl WorkerPool {
         }
         let heartbeat = Arc::clone(&self.heartbeat).run();
         tracker.spawn(self.tasks.beating.track_future(heartbeat));
+        self.start_fetchers(tracker);
+    }
+
+    fn start_fetchers(&self, tracker: &TaskTracker) {
+        let places = Places(self.places.clone());
         let fetcher = Fetcher {
             shared: Arc::clone(&self.shared),
-            places: self.places.clone(),
+            places: places.clone(),
             poll_interval: self.config.poll_interval,
+            overdue: match self.hints {
+                Some(_) => self.config.overdue,
+                None => Duration::ZERO,
+            },
         };
         tracker.spawn(self.tasks.fetching.track_future(fetcher.run()));
+        if let Some(hints) = &self.hints {
+            let fetcher = HintFetcher {
+                shared: Arc::clone(&self.shared),
+                places,
+                consumer: hints.consumer(),
+            };
+            tracker.spawn(self.tasks.fetching.track_future(fetcher.run()));
+        }
     }
 
     /// Ends claiming, now and for good: no place can be reserved any more either. What is

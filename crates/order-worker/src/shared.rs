@@ -31,3 +31,18 @@ pub(crate) struct Stops {
     /// The leases are no longer extended.
     pub(crate) beating: CancellationToken,
 }
+
+impl Stops {
+    /// The outcome of `future`, or `None` if claiming is over: once it is, nothing that
+    /// is ready at the same moment counts any more.
+    ///
+    /// # Cancel safety
+    /// That of `future`.
+    pub(crate) async fn while_claiming<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.claiming.cancelled() => None,
+            outcome = future => Some(outcome),
+        }
+    }
+}

@@ -28,6 +28,10 @@ pub struct WorkerStats {
     pub claims: Counter,
     /// Jobs in the answers to those statements.
     pub claimed_jobs: Counter,
+    /// Hints that came from a broker.
+    pub hints: Counter,
+    /// Hints among them whose jobs were not due: they came twice, or somebody was faster.
+    pub idle_hints: Counter,
     /// Jobs that came from an insert, already leased, and needed no claim.
     pub born_leased: Counter,
     /// Orders that are durably PROCESSED.
@@ -55,6 +59,15 @@ impl WorkerStats {
     pub(crate) fn completed(&self) -> u64 {
         self.processed.get() + self.failed.get() + self.retried.get()
     }
+}
+
+/// What became of hints on their way to a broker since the process began.
+#[derive(Debug, Default)]
+pub struct HintStats {
+    /// Hints the broker has taken.
+    pub sent: Counter,
+    /// Hints that were dropped because too many waited; the sweep finds their jobs.
+    pub unsent: Counter,
 }
 
 /// What workers outside this process have done through it since it began.

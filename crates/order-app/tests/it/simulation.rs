@@ -131,6 +131,7 @@ impl Process {
                     rng: Mutex::new(StdRng::seed_from_u64(seed)),
                     effects,
                 }),
+                hints: None,
                 clock: Arc::clone(clock),
             },
         );

@@ -6,6 +6,7 @@ mod claiming;
 mod completing;
 mod drain;
 mod fake;
+mod hints;
 mod leases;
 mod remote;
 mod remote_reports;
@@ -22,8 +23,8 @@ use std::{
 
 use futures_util::FutureExt as _;
 use order_core::{
-    Attempt, Clock, Effects, IdGen as _, Job, JobDispatch, JobQueue as _, Metadata, Money, Order,
-    OrderId, OrderStatus, Outcome, RetryPolicy, UserId,
+    Attempt, Clock, Effects, HintQueue, IdGen as _, Job, JobDispatch, JobQueue as _, Metadata,
+    Money, Order, OrderId, OrderStatus, Outcome, RetryPolicy, UserId,
 };
 use order_testkit::clock::{SeededIds, SimClock};
 use tokio::time::{Instant, sleep};
@@ -44,6 +45,7 @@ fn config() -> WorkerConfig {
         queue_len_max: 100,
         lease: LEASE,
         poll_interval: NEVER,
+        overdue: Duration::from_secs(2),
         retry: RetryPolicy {
             attempts_max: 3,
             ..RetryPolicy::default()
@@ -138,6 +140,14 @@ struct Rig {
 impl Rig {
     /// A pool that is not started yet.
     fn new(config: WorkerConfig, processor: FakeProcessor) -> Self {
+        Self::with_hints(config, processor, None)
+    }
+
+    fn with_hints(
+        config: WorkerConfig,
+        processor: FakeProcessor,
+        hints: Option<Arc<dyn HintQueue>>,
+    ) -> Self {
         let queue = Arc::new(FakeQueue::new());
         let bus = Arc::new(FakeBus::default());
         let processor = Arc::new(processor);
@@ -148,6 +158,7 @@ impl Rig {
                 queue: queue.clone(),
                 bus: bus.clone(),
                 processor: processor.clone(),
+                hints,
                 clock: clock.clone(),
             },
         );

@@ -15,6 +15,7 @@ async fn throughput_of_a_pool_with_nothing_to_do() {
         queue: queue.clone(),
         bus: bus.clone(),
         processor: Arc::new(AutoProcessor::new(Duration::ZERO)),
+        hints: None,
         clock: clock.clone(),
     };
     let pool = WorkerPool::new(WorkerConfig::default(), deps);

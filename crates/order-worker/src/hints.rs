@@ -1,0 +1,200 @@
+//! Hints about due jobs, through a broker: the way to workers of any process.
+//!
+//! [`HintSender`] is the end at which orders are committed, [`HintFetcher`] the one at which
+//! they are worked on. Between them anything may get lost: the fetcher of the pool claims
+//! what has been due for too long, whatever became of its hint.
+//!
+//! # Invariants
+//! A hint is acknowledged after the claim it led to was answered. From then on the lease
+//! protocol answers for the job, and before that the broker does, as well as it can.
+
+use std::{sync::Arc, time::Duration};
+
+use order_core::{
+    BrokerError, HintConsumer, HintQueue, Job, JobDispatch, OrderId, Reservation,
+    group_commit::BATCH_LEN_MAX,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    HintStats,
+    backoff::Backoff,
+    places::{Places, hand_over},
+    shared::Shared,
+};
+
+/// Hints that wait to be sent. More than are committed in the second a broker may need to
+/// come back; those beyond it are dropped, and their jobs found by the sweep.
+const UNSENT_LEN_MAX: usize = 1 << 15;
+
+/// How long the end of the sender may take.
+const LAST_SEND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The way from new orders to a broker: no job is born leased, so that every process with
+/// free workers gets its share.
+pub struct HintSender {
+    unsent: mpsc::Sender<OrderId>,
+    stats: Arc<HintStats>,
+}
+
+impl HintSender {
+    /// A sender, and the task that sends; it ends some time after `stop`, when what waits is
+    /// sent, or 1 s later.
+    pub fn new(
+        hints: Arc<dyn HintQueue>,
+        stop: CancellationToken,
+    ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+        let (unsent, waiting) = mpsc::channel(UNSENT_LEN_MAX);
+        let stats = Arc::new(HintStats::default());
+        let sender = Self {
+            unsent,
+            stats: Arc::clone(&stats),
+        };
+        let sending = Sending {
+            hints,
+            waiting,
+            stats,
+        };
+        (Arc::new(sender), sending.run(stop))
+    }
+
+    /// Counters of what was sent.
+    pub fn stats(&self) -> &HintStats {
+        &self.stats
+    }
+}
+
+impl JobDispatch for HintSender {
+    fn try_reserve(&self) -> Option<Reservation> {
+        None
+    }
+
+    fn notify_due(&self, order_ids: &[OrderId]) {
+        for order_id in order_ids {
+            if self.unsent.try_send(*order_id).is_err() {
+                self.stats.unsent.increment();
+            }
+        }
+    }
+}
+
+/// The task of a [`HintSender`].
+struct Sending {
+    hints: Arc<dyn HintQueue>,
+    waiting: mpsc::Receiver<OrderId>,
+    stats: Arc<HintStats>,
+}
+
+impl Sending {
+    async fn run(mut self, stop: CancellationToken) {
+        if stop.run_until_cancelled(self.send_all()).await.is_none() {
+            self.waiting.close();
+            if timeout(LAST_SEND_TIMEOUT, self.send_all()).await.is_err() {
+                tracing::warn!(hints = self.waiting.len(), "hints were left unsent");
+            }
+        }
+    }
+
+    /// Sends until the channel is closed and empty. A batch that could not be sent is tried
+    /// again until it is; what comes meanwhile waits or is dropped.
+    async fn send_all(&mut self) {
+        let mut batch = Vec::with_capacity(BATCH_LEN_MAX);
+        while self.waiting.recv_many(&mut batch, BATCH_LEN_MAX).await > 0 {
+            let mut backoff = Backoff::default();
+            while let Err(error) = self.hints.send(&batch).await {
+                backoff.log(&error, "sending hints failed; jobs are found by the sweep");
+                sleep(backoff.next_delay()).await;
+            }
+            if backoff.is_failing() {
+                tracing::info!("hints are sent again");
+            }
+            self.stats.sent.add(batch.len());
+            batch.clear();
+        }
+    }
+}
+
+/// Takes hints and claims the jobs they name.
+pub(crate) struct HintFetcher {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) places: Places,
+    pub(crate) consumer: Box<dyn HintConsumer>,
+}
+
+impl HintFetcher {
+    /// Runs until claiming is stopped, then leaves the broker. A claim that is under way is
+    /// finished, as in the other fetcher.
+    pub(crate) async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut backoff = Backoff::default();
+        while let Some(hints) = shared.stops.while_claiming(self.receive()).await {
+            match hints {
+                Ok(hints) => {
+                    if backoff.is_failing() {
+                        tracing::info!("hints arrive again");
+                    }
+                    backoff.reset();
+                    self.take(&hints).await;
+                }
+                Err(error) => {
+                    backoff.log(
+                        &error,
+                        "receiving hints failed; jobs are found by the sweep",
+                    );
+                    let wait = sleep(backoff.next_delay());
+                    if shared.stops.while_claiming(wait).await.is_none() {
+                        break;
+                    }
+                }
+            }
+        }
+        self.consumer.close().await;
+    }
+
+    /// Waits for room, then for hints.
+    async fn receive(&mut self) -> Result<Vec<OrderId>, BrokerError> {
+        let limit = self.places.wait_for_room().await;
+        self.consumer.receive(limit).await
+    }
+
+    /// Claims what the hints name. While the store is away the hints are kept: there is
+    /// nothing else that could be done.
+    async fn take(&mut self, hints: &[OrderId]) {
+        let Shared {
+            queue,
+            leases,
+            stats,
+            stops,
+            ..
+        } = &*self.shared;
+        let mut backoff = Backoff::default();
+        let (sent_at, jobs) = loop {
+            let sent_at = Instant::now();
+            match queue.claim_hinted(hints, leases.duration()).await {
+                Ok(jobs) => break (sent_at, jobs),
+                Err(error) => {
+                    backoff.log(&error, "claiming hinted jobs failed");
+                    let wait = sleep(backoff.next_delay());
+                    if stops.while_claiming(wait).await.is_none() {
+                        return;
+                    }
+                }
+            }
+        };
+        stats.claims.increment();
+        stats.claimed_jobs.add(jobs.len());
+        stats.hints.add(hints.len());
+        stats.idle_hints.add(hints.len().saturating_sub(jobs.len()));
+        leases.hold(jobs.iter().map(Job::token), sent_at);
+        let acknowledge = async {
+            if let Err(error) = self.consumer.acknowledge().await {
+                tracing::debug!(error = error.chain(), "hints were not acknowledged");
+            }
+        };
+        futures_util::join!(acknowledge, hand_over(&self.shared, &self.places, jobs));
+    }
+}
