@@ -10,7 +10,7 @@ use clap::{
 use crate::{
     config::{
         DatabaseUrl, GatewayCommand, GatewayConfig, ProcessConfig, ServiceConfig, StoreCommand,
-        SystemConfig,
+        SystemConfig, WorkerConfig,
     },
     healthcheck,
     lifecycle::{Exit, stop_on_signal},
@@ -44,6 +44,17 @@ pub async fn order_service() -> ExitCode {
     let done = match config.command {
         Some(command) => run_command(command, &config.database_url, config.admin_addr).await,
         None => serve(Process::start_service(config)).await,
+    };
+    end(done)
+}
+
+/// The `main` of `order-worker`.
+pub async fn order_worker() -> ExitCode {
+    let config: WorkerConfig = parse();
+    begin(&config.process);
+    let done = match config.command {
+        Some(command) => run_command(command, &config.database_url, config.admin_addr).await,
+        None => serve(Process::start_worker(config)).await,
     };
     end(done)
 }

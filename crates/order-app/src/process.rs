@@ -1,7 +1,7 @@
 //! One object for start and stop: the listeners of a process and the core behind them.
 //!
 //! Stopping goes from the outside in, so that whatever was accepted still finds what it
-//! needs: not ready → no new jobs → no new connections → requests, streams and sockets end
+//! needs: not ready → no new jobs → (SHUTDOWN_DELAY) → no new connections → requests, streams and sockets end
 //! → jobs end or are released → commits end → the database closes. Each step has its share
 //! of SHUTDOWN_TIMEOUT; what is not done by then is cut, and the exit code says so.
 
@@ -27,7 +27,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{ApiConfig, CoreConfig, GatewayConfig, ProcessConfig, ServiceConfig, SystemConfig},
+    config::{
+        ApiConfig, GatewayConfig, ProcessConfig, ServiceConfig, ServingConfig, SystemConfig,
+        WorkerConfig,
+    },
     lifecycle::Exit,
     wire::{Core, system_ports},
 };
@@ -48,6 +51,7 @@ pub struct Addrs {
 /// A running process.
 pub struct Process {
     addrs: Addrs,
+    shutdown_delay: Duration,
     shutdown_timeout: Duration,
     request_timeout: Duration,
     clock: Arc<dyn Clock>,
@@ -77,6 +81,7 @@ impl Process {
             admin_addr: config.admin_addr,
             database_url: config.database_url,
             core: config.core,
+            serving: config.serving,
             process: config.process,
         })
         .await?;
@@ -97,12 +102,31 @@ impl Process {
         let ws = bind("WS_ADDR", config.ws_addr).await?;
         let admin = bind("ADMIN_ADDR", config.admin_addr).await?;
         let (clock, ids) = system_ports();
-        let core = Core::start(&config.database_url, &config.core, &clock, &ids).await?;
+        let serving = &config.serving;
+        let core = Core::start(
+            &config.database_url,
+            &config.core,
+            Some(serving),
+            (&clock, &ids),
+        )
+        .await?;
         let api = Arc::clone(&core.service) as Arc<dyn OrderApi>;
         let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), Some(core));
         process.serve_admin(admin)?;
-        process.serve_grpc(grpc, api, &config.core)?;
-        process.serve_ws(ws, &config.core)?;
+        process.serve_grpc(grpc, api, serving)?;
+        process.serve_ws(ws, serving)?;
+        Ok(process)
+    }
+
+    /// Starts `order-worker`: the core without anybody to serve.
+    pub async fn start_worker(config: WorkerConfig) -> anyhow::Result<Self> {
+        let admin = bind("ADMIN_ADDR", config.admin_addr).await?;
+        let (clock, ids) = system_ports();
+        let core = Core::start(&config.database_url, &config.core, None, (&clock, &ids)).await?;
+        let api = Arc::clone(&core.service) as Arc<dyn OrderApi>;
+        let mut process = Self::new(&config.process, (clock, ids), api, Some(core));
+        process.serve_admin(admin)?;
+        process.log_start("order-worker");
         Ok(process)
     }
 
@@ -154,6 +178,7 @@ impl Process {
         let stop_servers = CancellationToken::new();
         Self {
             addrs: Addrs::default(),
+            shutdown_delay: config.shutdown_delay,
             shutdown_timeout: config.shutdown_timeout,
             request_timeout: config.request_timeout,
             readiness: Readiness::new(HttpDeps {
@@ -215,7 +240,7 @@ impl Process {
         Ok(())
     }
 
-    fn serve_ws(&mut self, listener: TcpListener, config: &CoreConfig) -> anyhow::Result<()> {
+    fn serve_ws(&mut self, listener: TcpListener, config: &ServingConfig) -> anyhow::Result<()> {
         let core = self
             .core
             .as_ref()
@@ -253,7 +278,7 @@ impl Process {
         &mut self,
         listener: TcpListener,
         api: Arc<dyn OrderApi>,
-        config: &CoreConfig,
+        config: &ServingConfig,
     ) -> anyhow::Result<()> {
         self.addrs.grpc = Some(listener.local_addr()?);
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -320,12 +345,13 @@ impl Process {
     }
 
     async fn stop(mut self) -> Exit {
-        let drain_timeout = self.drain_timeout();
-        let drain_end = Instant::now() + drain_timeout + CUT_TIMEOUT;
         self.readiness.drain();
         if let Some(core) = &self.core {
             core.stop_claiming();
         }
+        tokio::time::sleep(self.shutdown_delay).await;
+        let drain_timeout = self.drain_timeout();
+        let drain_end = Instant::now() + drain_timeout + CUT_TIMEOUT;
         self.stop_servers.cancel();
         let mut exit = self.end_servers(drain_end).await;
         self.sockets.close();

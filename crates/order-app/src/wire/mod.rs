@@ -1,17 +1,17 @@
 //! Builds the core of the system: store, workers, hub and the service over them.
 
+mod database;
+
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use order_adapters::{
     fulfilment::{FulfilmentConfig, HttpProcessor},
-    postgres::{PostgresConfig, PostgresStore},
-    sqlite::SqliteStore,
     system::{SystemClock, UuidV7Ids},
 };
 use order_core::{
-    Clock, IdGen, JobQueue, OrderService, OrderServiceConfig, OrderServiceDeps, OrderStore,
-    Processor, RetryPolicy, group_commit::GroupCommitConfig,
+    Clock, IdGen, OrderService, OrderServiceConfig, OrderServiceDeps, Processor, RetryPolicy,
+    group_commit::GroupCommitConfig,
 };
 use order_hub::{Hub, HubConfig};
 use order_worker::{
@@ -20,88 +20,13 @@ use order_worker::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::database::Database;
+pub(crate) use self::database::migrate;
 use crate::{
-    config::{CoreConfig, DatabaseUrl, ProcessorConfig, ProcessorKind},
+    config::{CoreConfig, DatabaseUrl, ProcessorConfig, ProcessorKind, ServingConfig},
     lifecycle::Exit,
     maintenance,
 };
-
-/// Brings the schema up to date.
-pub(crate) async fn migrate(url: &DatabaseUrl) -> anyhow::Result<()> {
-    match url {
-        DatabaseUrl::Postgres(url) => {
-            PostgresStore::migrate(PostgresConfig::new(url)).await?;
-        }
-        DatabaseUrl::Sqlite(path) => {
-            let path = path.clone();
-            tokio::task::spawn_blocking(move || SqliteStore::migrate(&path)).await??;
-        }
-    }
-    Ok(())
-}
-
-/// An opened database.
-enum Database {
-    Postgres(Arc<PostgresStore>),
-    Sqlite(Arc<SqliteStore>),
-}
-
-impl Database {
-    async fn open(
-        url: &DatabaseUrl,
-        config: &CoreConfig,
-        clock: &Arc<dyn Clock>,
-    ) -> anyhow::Result<Self> {
-        match url {
-            DatabaseUrl::Postgres(url) => {
-                let startup_timeout = config.startup_timeout;
-                let config = PostgresConfig {
-                    startup_timeout,
-                    ..PostgresConfig::new(url)
-                };
-                let store = PostgresStore::connect(config).await?;
-                Ok(Self::Postgres(Arc::new(store)))
-            }
-            DatabaseUrl::Sqlite(path) => {
-                let (path, clock) = (path.clone(), Arc::clone(clock));
-                let open = move || SqliteStore::open(&path, clock);
-                Ok(Self::Sqlite(Arc::new(
-                    tokio::task::spawn_blocking(open).await??,
-                )))
-            }
-        }
-    }
-
-    fn store(&self) -> Arc<dyn OrderStore> {
-        match self {
-            Self::Postgres(store) => Arc::clone(store) as _,
-            Self::Sqlite(store) => Arc::clone(store) as _,
-        }
-    }
-
-    fn queue(&self) -> Arc<dyn JobQueue> {
-        match self {
-            Self::Postgres(store) => Arc::clone(store) as _,
-            Self::Sqlite(store) => Arc::clone(store) as _,
-        }
-    }
-
-    /// How many create statements run at the same time. SQLite has one writer, and more
-    /// lanes than one would only cut its batches in pieces.
-    const fn create_lanes(&self) -> usize {
-        match self {
-            Self::Postgres(_) => 2,
-            Self::Sqlite(_) => 1,
-        }
-    }
-
-    async fn close(self) {
-        match self {
-            Self::Postgres(store) => store.close(),
-            Self::Sqlite(store) => store.close().await,
-        }
-    }
-}
 
 /// Everything that touches orders in this process.
 pub(crate) struct Core {
@@ -110,26 +35,28 @@ pub(crate) struct Core {
     pub(crate) remote_workers: Arc<RemoteWorkers>,
     pool: WorkerPool,
     database: Database,
-    /// The lanes, the workers, statements for workers outside, and what runs in the
-    /// background.
+    /// The lanes, the workers, and statements for workers outside.
     tasks: TaskTracker,
+    /// What runs in the background, until the others have ended.
+    background: TaskTracker,
     stop_background: CancellationToken,
 }
 
 impl Core {
-    /// Opens the database and starts the workers.
+    /// Opens the database and starts the workers. Without `serving` nobody watches orders
+    /// here.
     pub(crate) async fn start(
         url: &DatabaseUrl,
         config: &CoreConfig,
-        clock: &Arc<dyn Clock>,
-        ids: &Arc<dyn IdGen>,
+        serving: Option<&ServingConfig>,
+        (clock, ids): (&Arc<dyn Clock>, &Arc<dyn IdGen>),
     ) -> anyhow::Result<Self> {
         // A setting that cannot work is told before anything is touched.
         let processor = processor(&config.processor, clock)?;
         let database = Database::open(url, config, clock)
             .await
             .context("cannot open the database")?;
-        let hub = Hub::new(hub_config(config), database.store());
+        let hub = Hub::new(hub_config(serving), database.store());
         let tasks = TaskTracker::new();
         let pool = WorkerPool::new(
             worker_config(config, database.create_lanes()),
@@ -152,7 +79,7 @@ impl Core {
         );
         let page_token_key = database.store().page_token_key().await;
         let (service, lanes) = OrderService::new(
-            service_config(config, database.create_lanes()),
+            service_config(serving, database.create_lanes()),
             OrderServiceDeps {
                 store: database.store(),
                 dispatch: remote_workers.dispatch(pool.dispatch()),
@@ -168,8 +95,9 @@ impl Core {
         }
         pool.start(&tasks);
         let stop_background = CancellationToken::new();
-        tasks.spawn(Arc::clone(&hub).run_reconcile(stop_background.clone()));
-        tasks.spawn(maintenance::run_pruning(
+        let background = TaskTracker::new();
+        background.spawn(Arc::clone(&hub).run_reconcile(stop_background.clone()));
+        background.spawn(maintenance::run_pruning(
             database.store(),
             Arc::clone(clock),
             stop_background.clone(),
@@ -181,6 +109,7 @@ impl Core {
             pool,
             database,
             tasks,
+            background,
             stop_background,
         })
     }
@@ -195,11 +124,20 @@ impl Core {
     pub(crate) async fn stop(self, jobs_timeout: Duration, commits_timeout: Duration) -> Exit {
         let report = self.pool.drain(jobs_timeout).await;
         self.service.close();
-        self.stop_background.cancel();
         self.tasks.close();
         let tasks = tokio::time::timeout(commits_timeout, self.tasks.wait()).await;
         if tasks.is_err() {
-            tracing::error!(n_tasks = self.tasks.len(), "background tasks had to be cut");
+            tracing::error!(n_tasks = self.tasks.len(), "commits had to be cut");
+        }
+        // The last commits still have something to tell.
+        self.stop_background.cancel();
+        self.background.close();
+        let background = tokio::time::timeout(BACKGROUND_TIMEOUT, self.background.wait()).await;
+        if background.is_err() {
+            tracing::warn!(
+                n_tasks = self.background.len(),
+                "background tasks had to be cut"
+            );
         }
         let closed = tokio::time::timeout(commits_timeout, self.database.close()).await;
         if closed.is_err() {
@@ -213,14 +151,18 @@ impl Core {
     }
 }
 
+/// How long what runs in the background may take to end. It only carries hints.
+const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The clock and the ids of a real process.
 pub(crate) fn system_ports() -> (Arc<dyn Clock>, Arc<dyn IdGen>) {
     (Arc::new(SystemClock), Arc::new(UuidV7Ids))
 }
 
-fn hub_config(config: &CoreConfig) -> HubConfig {
+fn hub_config(serving: Option<&ServingConfig>) -> HubConfig {
+    let sessions_max = serving.map_or(0, |serving| serving.ws_max_connections);
     HubConfig {
-        sessions_max: usize::try_from(config.ws_max_connections).unwrap_or(usize::MAX),
+        sessions_max: usize::try_from(sessions_max).unwrap_or(usize::MAX),
         ..HubConfig::default()
     }
 }
@@ -240,7 +182,7 @@ fn retry_policy(config: &CoreConfig) -> RetryPolicy {
     }
 }
 
-fn service_config(config: &CoreConfig, create_lanes: usize) -> OrderServiceConfig {
+fn service_config(serving: Option<&ServingConfig>, create_lanes: usize) -> OrderServiceConfig {
     let defaults = OrderServiceConfig::default();
     let lanes = |group: GroupCommitConfig| GroupCommitConfig {
         lanes: create_lanes,
@@ -249,7 +191,9 @@ fn service_config(config: &CoreConfig, create_lanes: usize) -> OrderServiceConfi
     OrderServiceConfig {
         creates: lanes(defaults.creates),
         keyed_creates: lanes(defaults.keyed_creates),
-        key_retention: config.idempotency_retention,
+        key_retention: serving.map_or(defaults.key_retention, |serving| {
+            serving.idempotency_retention
+        }),
         ..defaults
     }
 }

@@ -59,9 +59,12 @@ pub struct SystemConfig {
     /// Settings of the HTTP API.
     #[command(flatten)]
     pub api: ApiConfig,
-    /// Settings of the parts that process and watch orders.
+    /// Settings of the parts that process orders.
     #[command(flatten)]
     pub core: CoreConfig,
+    /// Settings of the gRPC API and the WebSocket endpoint.
+    #[command(flatten)]
+    pub serving: ServingConfig,
     /// Settings every binary has.
     #[command(flatten)]
     pub process: ProcessConfig,
@@ -86,7 +89,31 @@ pub struct ServiceConfig {
     /// Database: postgres://USER:PASSWORD@HOST:PORT/NAME or sqlite:PATH.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: DatabaseUrl,
-    /// Settings of the parts that process and watch orders.
+    /// Settings of the parts that process orders.
+    #[command(flatten)]
+    pub core: CoreConfig,
+    /// Settings of the gRPC API and the WebSocket endpoint.
+    #[command(flatten)]
+    pub serving: ServingConfig,
+    /// Settings every binary has.
+    #[command(flatten)]
+    pub process: ProcessConfig,
+}
+
+/// A process of only workers on a database, scaled on its own.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "order-worker", version, args_override_self = true)]
+pub struct WorkerConfig {
+    /// What to do instead of working.
+    #[command(subcommand)]
+    pub command: Option<StoreCommand>,
+    /// Address of /livez and /readyz for operators.
+    #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9092", value_parser = parse_addr)]
+    pub admin_addr: SocketAddr,
+    /// Database: postgres://USER:PASSWORD@HOST:PORT/NAME or sqlite:PATH.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: DatabaseUrl,
+    /// Settings of the parts that process orders.
     #[command(flatten)]
     pub core: CoreConfig,
     /// Settings every binary has.
@@ -123,7 +150,7 @@ pub struct GatewayConfig {
     pub process: ProcessConfig,
 }
 
-/// Settings of the parts that process and watch orders.
+/// Settings of the parts that process orders.
 #[derive(Clone, Debug, Args)]
 pub struct CoreConfig {
     /// How long to wait for the database at start, like 60s.
@@ -144,6 +171,11 @@ pub struct CoreConfig {
     /// Settings of what processes an order.
     #[command(flatten)]
     pub processor: ProcessorConfig,
+}
+
+/// Settings of the gRPC API and the WebSocket endpoint.
+#[derive(Clone, Debug, Args)]
+pub struct ServingConfig {
     /// How long an idempotency key is kept at least, like 24h; up to 30 days (720h).
     #[arg(long, env = "IDEMPOTENCY_RETENTION", default_value = "24h", value_parser = parse_retention)]
     pub idempotency_retention: Duration,
@@ -220,6 +252,10 @@ pub struct ProcessConfig {
     /// How long a request may take, like 5s.
     #[arg(long, env = "REQUEST_TIMEOUT", default_value = "5s", value_parser = parse_request_timeout)]
     pub request_timeout: Duration,
+    /// How long to go on serving after the signal to stop, while /readyz already says no, so
+    /// that load balancers notice, like 5s. Comes on top of SHUTDOWN_TIMEOUT.
+    #[arg(long, env = "SHUTDOWN_DELAY", default_value = "0s", value_parser = parse_shutdown_delay)]
+    pub shutdown_delay: Duration,
     /// How long stopping may take before what still runs is cut, like 10s.
     #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "10s", value_parser = parse_shutdown_timeout)]
     pub shutdown_timeout: Duration,
@@ -330,6 +366,10 @@ fn parse_request_timeout(text: &str) -> Result<Duration, String> {
 
 fn parse_startup_timeout(text: &str) -> Result<Duration, String> {
     parse_duration_between(text, Duration::ZERO, Duration::from_hours(1))
+}
+
+fn parse_shutdown_delay(text: &str) -> Result<Duration, String> {
+    parse_duration_between(text, Duration::ZERO, Duration::from_mins(5))
 }
 
 fn parse_shutdown_timeout(text: &str) -> Result<Duration, String> {

@@ -1,0 +1,88 @@
+//! Which database, and what it serves.
+
+use std::sync::Arc;
+
+use order_adapters::{
+    postgres::{PostgresConfig, PostgresStore},
+    sqlite::SqliteStore,
+};
+use order_core::{Clock, JobQueue, OrderStore};
+
+use crate::config::{CoreConfig, DatabaseUrl};
+
+/// Brings the schema up to date.
+pub(crate) async fn migrate(url: &DatabaseUrl) -> anyhow::Result<()> {
+    match url {
+        DatabaseUrl::Postgres(url) => {
+            PostgresStore::migrate(PostgresConfig::new(url)).await?;
+        }
+        DatabaseUrl::Sqlite(path) => {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || SqliteStore::migrate(&path)).await??;
+        }
+    }
+    Ok(())
+}
+
+/// An opened database.
+pub(super) enum Database {
+    Postgres(Arc<PostgresStore>),
+    Sqlite(Arc<SqliteStore>),
+}
+
+impl Database {
+    pub(super) async fn open(
+        url: &DatabaseUrl,
+        config: &CoreConfig,
+        clock: &Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
+        match url {
+            DatabaseUrl::Postgres(url) => {
+                let startup_timeout = config.startup_timeout;
+                let config = PostgresConfig {
+                    startup_timeout,
+                    ..PostgresConfig::new(url)
+                };
+                let store = PostgresStore::connect(config).await?;
+                Ok(Self::Postgres(Arc::new(store)))
+            }
+            DatabaseUrl::Sqlite(path) => {
+                let (path, clock) = (path.clone(), Arc::clone(clock));
+                let open = move || SqliteStore::open(&path, clock);
+                Ok(Self::Sqlite(Arc::new(
+                    tokio::task::spawn_blocking(open).await??,
+                )))
+            }
+        }
+    }
+
+    pub(super) fn store(&self) -> Arc<dyn OrderStore> {
+        match self {
+            Self::Postgres(store) => Arc::clone(store) as _,
+            Self::Sqlite(store) => Arc::clone(store) as _,
+        }
+    }
+
+    pub(super) fn queue(&self) -> Arc<dyn JobQueue> {
+        match self {
+            Self::Postgres(store) => Arc::clone(store) as _,
+            Self::Sqlite(store) => Arc::clone(store) as _,
+        }
+    }
+
+    /// How many create statements run at the same time. SQLite has one writer, and more
+    /// lanes than one would only cut its batches in pieces.
+    pub(super) const fn create_lanes(&self) -> usize {
+        match self {
+            Self::Postgres(_) => 2,
+            Self::Sqlite(_) => 1,
+        }
+    }
+
+    pub(super) async fn close(self) {
+        match self {
+            Self::Postgres(store) => store.close(),
+            Self::Sqlite(store) => store.close().await,
+        }
+    }
+}
