@@ -7,7 +7,10 @@
 mod config;
 mod connection;
 mod create;
+mod endpoints;
+mod outlier;
 mod remote;
+mod resolve;
 mod retry;
 
 use std::sync::Arc;
@@ -19,13 +22,18 @@ use order_core::{
     Order, OrderApi, OrderEventStream, OrderId, OrderPage, Receipt, RetryOrder, StreamTicket,
     TicketGrant, UpdateStatus, WatchOrder, group_commit::Lanes,
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 pub use config::{ConfigError, RpcClientConfig};
+pub use resolve::Resolve;
 
 use crate::{SERVICE_NAME, convert, proto, status::from_status};
+use config::targets;
 use create::Creates;
+use endpoints::Endpoints;
 use remote::{Remote, Repeat, SendDeadline};
+use resolve::{Resolver, SystemResolver};
 
 /// The service is there, and not ready.
 #[derive(Debug, thiserror::Error)]
@@ -38,18 +46,27 @@ struct NotServing;
 /// commit that shares transactions on the other side. [`OrderApi::create_orders`] is sent as
 /// it comes, in as few calls as their limits allow (1000 orders, 1 MiB).
 ///
+/// Calls go round all addresses of all names, which are looked up again every few seconds. An
+/// address that cannot be reached, breaks several calls in a row or says that it is shutting
+/// down is left alone for a while, unless no other is left.
+///
 /// Connects when it is first called, so it may start before the service does. Calls fail at
 /// once with [`Error::ServiceUnavailable`] while nobody answers, and work again when
 /// somebody does. Calls whose repetition is harmless are repeated after an UNAVAILABLE, at
-/// most twice, within their deadline and within a budget; [`Error::Overloaded`] is final.
+/// most twice, within their deadline and within a budget, and on another address if there is
+/// one; [`Error::Overloaded`] is final. A call that never left goes to another address in
+/// any case.
 pub struct RemoteOrderApi {
     remote: Arc<Remote>,
     creates: Creates,
+    closing: CancellationToken,
+    _close_on_drop: DropGuard,
 }
 
 impl RemoteOrderApi {
-    /// Prepares the connections; makes none yet. The caller spawns the lanes, which send the
-    /// shared calls and end after [`RemoteOrderApi::close`].
+    /// Prepares the connections; makes none yet. The caller spawns the lanes, which look up
+    /// names and send the shared calls, and end after [`RemoteOrderApi::close`]. No call is
+    /// answered before they run.
     ///
     /// # Errors
     /// [`ConfigError`] if a URL cannot be one of the service.
@@ -57,15 +74,50 @@ impl RemoteOrderApi {
         config: &RpcClientConfig,
         clock: &Arc<dyn Clock>,
     ) -> Result<(Self, Lanes), ConfigError> {
-        let remote = Arc::new(Remote::new(config, clock)?);
-        let (creates, lanes) =
-            Creates::new(&remote, clock, config.connections, config.in_flight_max);
-        Ok((Self { remote, creates }, lanes))
+        Self::with_resolver(config, clock, Arc::new(SystemResolver))
     }
 
-    /// Refuses new creates; the lanes end when those that wait are answered.
+    /// As [`RemoteOrderApi::new`], with names looked up by `resolve` instead of the
+    /// operating system.
+    ///
+    /// # Errors
+    /// As for [`RemoteOrderApi::new`].
+    pub fn with_resolver(
+        config: &RpcClientConfig,
+        clock: &Arc<dyn Clock>,
+        resolve: Arc<dyn Resolve>,
+    ) -> Result<(Self, Lanes), ConfigError> {
+        let targets = targets(&config.urls)?;
+        let endpoints = Arc::new(Endpoints::new(config));
+        let remote = Arc::new(Remote::new(config, Arc::clone(&endpoints), clock));
+        let (creates, mut lanes) =
+            Creates::new(&remote, clock, config.connections, config.in_flight_max);
+        let resolver = Resolver {
+            resolve,
+            endpoints,
+            names: targets.into_iter().map(|name| (name, vec![])).collect(),
+            interval: config.resolve_interval,
+            timeout: config.connect_timeout,
+        };
+        let closing = CancellationToken::new();
+        let closed = closing.clone();
+        lanes.push(Box::pin(async move {
+            closed.run_until_cancelled(resolver.run()).await;
+        }));
+        let remote = Self {
+            remote,
+            creates,
+            _close_on_drop: closing.clone().drop_guard(),
+            closing,
+        };
+        Ok((remote, lanes))
+    }
+
+    /// Refuses new creates; the lanes end when those that wait are answered. Other calls
+    /// work on, with the addresses known by then.
     pub fn close(&self) {
         self.creates.close();
+        self.closing.cancel();
     }
 }
 

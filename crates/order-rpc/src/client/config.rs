@@ -7,14 +7,17 @@ use http::{Uri, uri::Scheme};
 /// Where the service is and how it is called.
 #[derive(Clone, Debug)]
 pub struct RpcClientConfig {
-    /// Addresses of the service, each like `http://host:50051`; a name may stand for
-    /// several machines. From `ORDER_SERVICE_URL`.
+    /// Where the service is, each like `http://host:50051`; a name may stand for several
+    /// replicas, and calls go to all of them in turn. From `ORDER_SERVICE_URL`.
     pub urls: Vec<String>,
-    /// HTTP/2 connections over all addresses, at least one for each URL. One connection is
-    /// driven by one task, so a single one would leave the other cores idle.
+    /// HTTP/2 connections over all addresses, at least one for each address. One connection
+    /// is driven by one task, so a single one would leave the other cores idle.
     pub connections: usize,
-    /// How long making a connection may take, name resolution included.
+    /// How long making a connection may take, and how long looking up a name.
     pub connect_timeout: Duration,
+    /// How often names are looked up again, more or less; up to five times as often while
+    /// calls fail.
+    pub resolve_interval: Duration,
     /// The time of a call whose context has no deadline.
     pub deadline_default: Duration,
     /// Calls under way at the same time; one more fails with `OVERLOADED`.
@@ -28,6 +31,7 @@ impl RpcClientConfig {
             urls,
             connections: 4,
             connect_timeout: Duration::from_secs(2),
+            resolve_interval: Duration::from_secs(5),
             deadline_default: Duration::from_secs(5),
             in_flight_max: 8192,
         }

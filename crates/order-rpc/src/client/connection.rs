@@ -1,14 +1,15 @@
-//! One HTTP/2 connection to the service: made when it is first needed, made anew when it is
-//! lost, and without a queue of its own between the caller and HTTP/2.
+//! One HTTP/2 connection to one address of the service: made when it is first needed, made
+//! anew when it is lost, and without a queue of its own between the caller and HTTP/2.
 //!
 //! Invariants: at most one attempt to connect runs at a time for a connection; nobody waits
 //! for a connection whose last attempt failed.
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -21,7 +22,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use order_core::BoxError;
 use tokio::{
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
     sync::{Mutex, OwnedMutexGuard},
     time::{Instant, timeout},
 };
@@ -29,11 +30,11 @@ use tokio_util::task::TaskTracker;
 use tonic::{Status, body::Body};
 use tower::Service;
 
-use super::config::{ConfigError, RpcClientConfig, Target, targets};
+use super::endpoints::Endpoint;
 use crate::executor::TrackedExecutor;
 
-/// The least time between two attempts to connect, so that a service that is down is not
-/// dialled with every call.
+/// The least time between two attempts to connect beside the calls, so that a service that
+/// is down is not dialled with every call.
 const REDIAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// A quiet connection is asked for a sign of life this often.
@@ -54,27 +55,40 @@ const HEADER_BYTES_MAX: u32 = 16 * 1024;
 
 /// The service does not answer at its address.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot connect to {host}:{port}")]
+#[error("cannot connect to {address}")]
 struct ConnectFailed {
-    host: String,
-    port: u16,
+    address: SocketAddr,
     #[source]
     source: BoxError,
 }
 
-/// The connections of a client: at least one for each URL, spread over the URLs in turn.
-pub(super) fn connections(config: &RpcClientConfig) -> Result<Vec<Connection>, ConfigError> {
-    let targets = targets(&config.urls)?;
-    let n_connections = config.connections.max(targets.len());
-    let tasks = TaskTracker::new();
-    let connections = targets.iter().cycle().take(n_connections).enumerate();
-    Ok(connections
-        .map(|(n, target)| {
-            // Connections to the same URL begin with different addresses of its name.
-            let address_idx = n / targets.len();
-            Connection::new(target.clone(), address_idx, config.connect_timeout, &tasks)
-        })
-        .collect())
+/// The connection ended before it took the call.
+#[derive(Debug, thiserror::Error)]
+#[error("the call did not leave")]
+struct NotSent(#[source] hyper::Error);
+
+/// Whether the service cannot have seen the call, so that repeating it is always harmless
+/// (the transparent retry of gRFC A6).
+pub(super) fn is_unsent(status: &Status) -> bool {
+    let source = std::error::Error::source(status);
+    source.is_some_and(|source| source.is::<ConnectFailed>() || source.is::<NotSent>())
+}
+
+/// How connections are made.
+#[derive(Clone)]
+pub(super) struct Dialler {
+    connect_timeout: Duration,
+    tasks: TaskTracker,
+}
+
+impl Dialler {
+    /// Attempts may take as long as `connect_timeout`.
+    pub(super) fn new(connect_timeout: Duration) -> Self {
+        Self {
+            connect_timeout,
+            tasks: TaskTracker::new(),
+        }
+    }
 }
 
 /// A handle of the connection; clones share it.
@@ -84,65 +98,95 @@ pub(super) struct Connection {
 }
 
 struct Shared {
-    target: Target,
-    /// Which address of the target the next attempt begins with.
-    address_idx: AtomicUsize,
-    connect_timeout: Duration,
-    tasks: TaskTracker,
+    endpoint: Arc<Endpoint>,
+    dialler: Dialler,
+    /// That of `state`, for those who only choose.
+    phase: AtomicU8,
     state: RwLock<State>,
     /// Held by the one attempt to connect.
     dialling: Arc<Mutex<()>>,
 }
 
+/// What a call would meet; the least is the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// An open connection.
+    Open,
+    /// None yet, or none any more.
+    Idle,
+    /// The failure of the last attempt.
+    Failed,
+}
+
 #[derive(Default)]
 struct State {
     sender: Option<SendRequest<Body>>,
-    /// The last attempt, if it failed.
-    failure: Option<Failure>,
-}
-
-#[derive(Clone)]
-struct Failure {
-    at: Instant,
-    error: Arc<ConnectFailed>,
+    /// Why the last attempt failed, if it did.
+    failure: Option<Arc<ConnectFailed>>,
+    /// The end of the last attempt.
+    dialled_at: Option<Instant>,
+    /// Counts the attempts.
+    n_dials: u64,
 }
 
 impl Connection {
-    fn new(
-        target: Target,
-        address_idx: usize,
-        connect_timeout: Duration,
-        tasks: &TaskTracker,
-    ) -> Self {
+    /// Makes none yet.
+    pub(super) fn new(endpoint: Arc<Endpoint>, dialler: Dialler) -> Self {
         Self {
             shared: Arc::new(Shared {
-                target,
-                address_idx: AtomicUsize::new(address_idx),
-                connect_timeout,
-                tasks: tasks.clone(),
+                endpoint,
+                dialler,
+                phase: AtomicU8::new(Phase::Idle as u8),
                 state: RwLock::default(),
                 dialling: Arc::default(),
             }),
         }
     }
 
-    /// Scheme and authority of requests.
-    pub(super) fn origin(&self) -> &Uri {
-        &self.shared.target.origin
+    /// The other end.
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.shared.endpoint
     }
 
-    /// Whether the last attempt to connect failed, so that another connection is the better
-    /// choice. Being asked is what makes a failing connection try again, beside the calls.
-    pub(super) fn is_failing(&self) -> bool {
-        let is_due = match &self.shared.read().failure {
-            None => return false,
-            Some(failure) => failure.at.elapsed() >= REDIAL_PAUSE,
-        };
-        if is_due && let Ok(guard) = Arc::clone(&self.shared.dialling).try_lock_owned() {
-            let shared = Arc::clone(&self.shared);
-            self.shared.tasks.spawn(shared.dial(guard));
+    /// Scheme and authority of requests.
+    pub(super) fn origin(&self) -> &Uri {
+        &self.shared.endpoint.origin
+    }
+
+    /// What a call would meet now.
+    pub(super) fn phase(&self) -> Phase {
+        const OPEN: u8 = Phase::Open as u8;
+        const IDLE: u8 = Phase::Idle as u8;
+        match self.shared.phase.load(Ordering::Relaxed) {
+            OPEN => Phase::Open,
+            IDLE => Phase::Idle,
+            _ => Phase::Failed,
         }
-        true
+    }
+
+    /// Whether a call would leave at once.
+    pub(super) fn is_open(&self) -> bool {
+        self.phase() == Phase::Open
+    }
+
+    /// Begins to connect, beside the calls, unless the connection is open, being made, or
+    /// was tried just now. Whether it did.
+    pub(super) fn nudge(&self) -> bool {
+        if self.is_open() {
+            return false;
+        }
+        let is_due = |at: Instant| at.elapsed() >= REDIAL_PAUSE;
+        if !self.shared.read().dialled_at.is_none_or(is_due) {
+            return false;
+        }
+        match Arc::clone(&self.shared.dialling).try_lock_owned() {
+            Ok(guard) => {
+                let shared = Arc::clone(&self.shared);
+                self.shared.dialler.tasks.spawn(shared.dial(guard));
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     /// The open connection, after connecting if there is none.
@@ -157,7 +201,7 @@ impl Connection {
         }
         // A task of its own, because the caller may lose its patience and others wait too.
         let dial = Arc::clone(&self.shared).dial(guard);
-        if let Err(error) = self.shared.tasks.spawn(dial).await {
+        if let Err(error) = self.shared.dialler.tasks.spawn(dial).await {
             return Err(unavailable(Arc::new(error)));
         }
         match self.shared.known() {
@@ -178,55 +222,74 @@ impl Shared {
     fn known(&self) -> Option<Result<SendRequest<Body>, Status>> {
         let state = self.read();
         if let Some(failure) = &state.failure {
-            let error: Arc<ConnectFailed> = Arc::clone(&failure.error);
+            let error: Arc<ConnectFailed> = Arc::clone(failure);
             return Some(Err(unavailable(error)));
         }
         let sender = state.sender.as_ref()?;
         (!sender.is_closed()).then(|| Ok(sender.clone()))
     }
 
-    /// Connects and keeps the outcome.
+    /// Connects, keeps the outcome and tells the endpoint.
     async fn dial(self: Arc<Self>, _guard: OwnedMutexGuard<()>) {
-        let connected = match timeout(self.connect_timeout, self.connect()).await {
+        let connected = match timeout(self.dialler.connect_timeout, self.connect()).await {
             Ok(connected) => connected,
             Err(elapsed) => Err(elapsed.into()),
         };
-        let state = match connected {
-            Ok(sender) => State {
-                sender: Some(sender),
-                failure: None,
-            },
-            Err(source) => State {
-                sender: None,
-                failure: Some(Failure {
-                    at: Instant::now(),
-                    error: Arc::new(ConnectFailed {
-                        host: self.target.host.clone(),
-                        port: self.target.port,
-                        source,
-                    }),
-                }),
-            },
-        };
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
-    }
-
-    /// Resolves the name and tries its addresses, each attempt from the next one on: the
-    /// replicas behind a name get their share, and a dead one costs one attempt.
-    async fn connect(&self) -> Result<SendRequest<Body>, BoxError> {
-        let name = (self.target.host.as_str(), self.target.port);
-        let addresses: Vec<_> = lookup_host(name).await?.collect();
-        let first = self.address_idx.fetch_add(1, Ordering::Relaxed) % addresses.len().max(1);
-        let mut outcome = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
-        for address in addresses.iter().cycle().skip(first).take(addresses.len()) {
-            outcome = TcpStream::connect(address).await;
-            if outcome.is_ok() {
-                break;
+        match connected {
+            Ok((sender, driver)) => {
+                let n_dials = self.keep(Ok(sender));
+                self.endpoint.dial_succeeded();
+                let shared = Arc::clone(&self);
+                self.dialler.tasks.spawn(async move {
+                    driver.await;
+                    shared.lose(n_dials);
+                });
+            }
+            Err(source) => {
+                let address = self.endpoint.address;
+                self.keep(Err(Arc::new(ConnectFailed { address, source })));
+                self.endpoint.dial_failed();
             }
         }
-        let stream = outcome?;
+    }
+
+    /// Keeps the outcome of an attempt. Returns which one it was.
+    fn keep(&self, outcome: Result<SendRequest<Body>, Arc<ConnectFailed>>) -> u64 {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let phase = if outcome.is_ok() {
+            Phase::Open
+        } else {
+            Phase::Failed
+        };
+        let (sender, failure) = match outcome {
+            Ok(sender) => (Some(sender), None),
+            Err(failure) => (None, Some(failure)),
+        };
+        let n_dials = state.n_dials + 1;
+        *state = State {
+            sender,
+            failure,
+            dialled_at: Some(Instant::now()),
+            n_dials,
+        };
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        n_dials
+    }
+
+    /// Notes that a connection has ended, unless there is a newer one.
+    fn lose(&self, n_dials: u64) {
+        let state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if state.n_dials == n_dials {
+            self.phase.store(Phase::Idle as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// The connection, and what has to run for it to move.
+    async fn connect(&self) -> Result<(SendRequest<Body>, BoxFuture<'static, ()>), BoxError> {
+        let stream = TcpStream::connect(self.endpoint.address).await?;
         stream.set_nodelay(true)?;
-        let (sender, connection) = http2::Builder::new(TrackedExecutor(self.tasks.clone()))
+        let executor = TrackedExecutor(self.dialler.tasks.clone());
+        let (sender, connection) = http2::Builder::new(executor)
             .timer(TokioTimer::new())
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -236,13 +299,13 @@ impl Shared {
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
             .await?;
-        self.tasks.spawn(async move {
+        let driver = async move {
             // Calls that it carried report the error themselves.
             if let Err(error) = connection.await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "connection broke");
             }
-        });
-        Ok(sender)
+        };
+        Ok((sender, driver.boxed()))
     }
 }
 
@@ -259,8 +322,14 @@ impl Service<Request<Body>> for Connection {
         let connection = self.clone();
         async move {
             let mut sender = connection.sender().await?;
-            let response = sender.send_request(request).await.map_err(broken)?;
-            Ok(response.map(|body| Body::new(body.map_err(broken))))
+            match sender.try_send_request(request).await {
+                Ok(response) => Ok(response.map(|body| Body::new(body.map_err(broken)))),
+                // The request came back, so it never left.
+                Err(error) if error.message().is_some() => {
+                    Err(unavailable(Arc::new(NotSent(error.into_error()))))
+                }
+                Err(error) => Err(broken(error.into_error())),
+            }
         }
         .boxed()
     }

@@ -1,25 +1,20 @@
-//! One call: which connection carries it, when it ends, and whether it is made again.
+//! One call: when it ends, and whether and where it is made again.
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use order_core::{CallContext, Clock, Deadline, Error};
 use tokio::{sync::Semaphore, time::timeout};
 use tonic::{
-    Request, Response, Status,
+    Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
 };
 use tonic_health::pb::health_client::HealthClient;
 
 use super::{
-    config::{ConfigError, RpcClientConfig},
-    connection::{Connection, connections},
+    config::RpcClientConfig,
+    connection::{Connection, is_unsent},
+    endpoints::{Endpoints, Tried},
+    outlier::Outcome,
     retry::{ATTEMPTS_MAX, RetryBudget, backoff, is_retryable},
 };
 use crate::{
@@ -42,10 +37,13 @@ pub(super) enum SendDeadline {
     No,
 }
 
+/// A replica that gives no answer in this time is in trouble, whatever it was asked. Calls
+/// with less time say nothing about it.
+const SILENCE_MIN: Duration = Duration::from_secs(1);
+
 /// The calls themselves.
 pub(super) struct Remote {
-    connections: Vec<Connection>,
-    next: AtomicUsize,
+    endpoints: Arc<Endpoints>,
     places: Semaphore,
     retry_budget: RetryBudget,
     deadline_default: Duration,
@@ -53,34 +51,19 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// Prepares the connections; makes none yet.
+    /// Calls the `endpoints`.
     pub(super) fn new(
         config: &RpcClientConfig,
+        endpoints: Arc<Endpoints>,
         clock: &Arc<dyn Clock>,
-    ) -> Result<Self, ConfigError> {
-        Ok(Self {
-            connections: connections(config)?,
-            next: AtomicUsize::new(0),
+    ) -> Self {
+        Self {
+            endpoints,
             places: Semaphore::new(config.in_flight_max),
             retry_budget: RetryBudget::default(),
             deadline_default: config.deadline_default,
             clock: Arc::clone(clock),
-        })
-    }
-
-    /// The next connection in turn, past those that are known to fail. There is always one.
-    fn pick(&self) -> Option<&Connection> {
-        let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let in_turn = self
-            .connections
-            .iter()
-            .cycle()
-            .skip(start % self.connections.len().max(1))
-            .take(self.connections.len());
-        in_turn
-            .clone()
-            .find(|connection| !connection.is_failing())
-            .or_else(|| in_turn.clone().next())
+        }
     }
 
     /// The time that is left for the call. Work of the system for itself is limited too:
@@ -93,7 +76,8 @@ impl Remote {
         }
     }
 
-    /// Makes a call, if necessary and allowed several times, and bounds it by its deadline.
+    /// Makes a call, if necessary and allowed several times and each time on another
+    /// address if there is one, and bounds it by its deadline.
     pub(super) async fn invoke<T, W>(
         &self,
         ctx: &CallContext,
@@ -108,18 +92,39 @@ impl Remote {
         let deadline = Deadline::at(self.clock.instant() + left);
         let _place = self.places.try_acquire().map_err(|_| Error::overloaded())?;
         self.retry_budget.deposit();
+        timeout(left, self.endpoints.looked_up())
+            .await
+            .map_err(|_| Error::DeadlineExceeded)?;
+        let mut tried = Tried::default();
         let mut n_attempts = 0;
         loop {
-            n_attempts += 1;
             let left = self.time_left(deadline)?;
-            let connection = self.pick().ok_or(Error::Internal { source: None })?;
-            let attempt = Attempt::new(connection, ctx, left, send_deadline)?;
-            let status = match timeout(left, work(attempt)).await {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
+            let choice = self.endpoints.pick(&tried, repeat == Repeat::Harmless)?;
+            tried.push(choice.address());
+            let attempt = Attempt::new(&choice.connection, ctx, left, send_deadline)?;
+            let answer = timeout(left, work(attempt)).await;
+            let status = match answer {
+                Ok(Ok(response)) => {
+                    choice.record(Outcome::Answered);
+                    return Ok(response.into_inner());
+                }
                 Ok(Err(status)) => status,
-                Err(_) => return Err(Error::DeadlineExceeded),
+                Err(_) => {
+                    if left >= SILENCE_MIN {
+                        choice.record(Outcome::Failed);
+                    }
+                    return Err(Error::DeadlineExceeded);
+                }
             };
-            let error = from_status(status);
+            let is_unsent = is_unsent(&status);
+            let (outcome, error) = read_failure(status);
+            if is_unsent && tried.has_room() && self.endpoints.has_healthy() {
+                continue;
+            }
+            if !is_unsent {
+                choice.record(outcome);
+            }
+            n_attempts += 1;
             let delay = backoff(n_attempts, rand::random());
             let may_repeat = repeat == Repeat::Harmless
                 && n_attempts < ATTEMPTS_MAX
@@ -150,6 +155,21 @@ impl Remote {
     {
         self.invoke(ctx, repeat, SendDeadline::Yes, work).await
     }
+}
+
+/// What a failed call says about its address, and to the caller.
+///
+/// Everything the service itself answers has details, so UNAVAILABLE without any is of the
+/// connection or of a proxy.
+fn read_failure(status: Status) -> (Outcome, Error) {
+    let is_transport = status.code() == Code::Unavailable && status.details().is_empty();
+    let error = from_status(status);
+    let outcome = match error {
+        Error::ShuttingDown { .. } => Outcome::Draining,
+        _ if is_transport => Outcome::Failed,
+        _ => Outcome::Answered,
+    };
+    (outcome, error)
 }
 
 /// One try of one call.

@@ -38,6 +38,8 @@ pub(crate) struct FakeApi {
     pub(crate) is_ready: AtomicBool,
     /// What was asked for in batches.
     pub(crate) batches: Mutex<Vec<Vec<CreateOrder>>>,
+    /// The ids of orders that came alone, whatever became of them.
+    pub(crate) created: Mutex<Vec<OrderId>>,
     /// What the orders of a list have attached.
     pub(crate) metadata: Mutex<Metadata>,
     calls: watch::Sender<Vec<CallContext>>,
@@ -50,9 +52,15 @@ impl FakeApi {
             streams: Mutex::default(),
             is_ready: AtomicBool::new(true),
             batches: Mutex::default(),
+            created: Mutex::default(),
             metadata: Mutex::default(),
             calls: watch::Sender::default(),
         })
+    }
+
+    /// Goes on with the script.
+    pub(crate) fn then(&self, acts: impl IntoIterator<Item = Act>) {
+        self.script.lock().expect("not poisoned").extend(acts);
     }
 
     pub(crate) fn calls(&self) -> Vec<CallContext> {
@@ -122,8 +130,10 @@ impl OrderApi for FakeApi {
         ctx: &CallContext,
         request: CreateOrder,
     ) -> Result<Receipt, Error> {
+        let order_id = request.order_id.unwrap_or(id(1));
+        self.created.lock().expect("not poisoned").push(order_id);
         self.act(ctx).await?;
-        Ok(receipt(request.order_id.unwrap_or(id(1)), request))
+        Ok(receipt(order_id, request))
     }
 
     async fn create_orders(

@@ -169,8 +169,11 @@ async fn aged_connection_is_replaced_without_a_failed_call() {
             .watch_orders(&ctx(), watch())
             .await
             .expect("a stream");
-        assert!(soon(events.next()).await.expect("an event").is_ok());
-        let cut = soon(events.next()).await.expect("an error");
+        let mut cut = soon(events.next()).await.expect("an item");
+        // The connection may have reached its age before the event was out.
+        if cut.is_ok() {
+            cut = soon(events.next()).await.expect("an error");
+        }
         assert!(matches!(cut, Err(Error::ShuttingDown { .. })), "{cut:?}");
         remote.get_order(&ctx(), id(1)).await.expect("an order");
     }

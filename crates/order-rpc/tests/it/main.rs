@@ -7,6 +7,8 @@ mod calls;
 #[cfg(test)]
 mod deadline;
 #[cfg(test)]
+mod endpoints;
+#[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod fake_workers;
