@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use order_adapters::memory::MemoryStore;
-use order_core::{JobQueue, OrderStore};
+use order_core::{EventOutbox, JobQueue, OrderStore};
 use order_testkit::{
     clock::SimClock,
     conformance::{LEASE, Subject, lease::check_lease_protocol},
@@ -22,6 +22,10 @@ impl Subject for Memory {
     }
 
     fn queue(&self) -> Arc<dyn JobQueue> {
+        Arc::clone(&self.store) as _
+    }
+
+    fn outbox(&self) -> Arc<dyn EventOutbox> {
         Arc::clone(&self.store) as _
     }
 

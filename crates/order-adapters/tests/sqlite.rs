@@ -17,9 +17,9 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use order_adapters::sqlite::{OpenError, SqliteStore};
 use order_core::{
-    CallContext, Completed, Completion, Deadline, Error, Fingerprint, IdGen as _, IdempotencyKey,
-    JobQueue, JobToken, KeyClaim, KeyOperation, Money, NewOrder, OrderId, OrderStatus, OrderStore,
-    RequestId, UserId, Verdict,
+    CallContext, Completed, Completion, Deadline, Error, EventOutbox, Fingerprint, IdGen as _,
+    IdempotencyKey, JobQueue, JobToken, KeyClaim, KeyOperation, Money, NewOrder, OrderId,
+    OrderStatus, OrderStore, RequestId, UserId, Verdict,
 };
 use order_testkit::{
     clock::{SeededIds, SimClock},
@@ -43,6 +43,10 @@ impl Subject for Sqlite {
     }
 
     fn queue(&self) -> Arc<dyn JobQueue> {
+        Arc::clone(&self.store) as _
+    }
+
+    fn outbox(&self) -> Arc<dyn EventOutbox> {
         Arc::clone(&self.store) as _
     }
 

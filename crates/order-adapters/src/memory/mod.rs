@@ -5,6 +5,7 @@
 //! same calls give the same answers in every run. Nothing outlives the process. Time is the
 //! injected [`Clock`]'s.
 
+mod outbox;
 mod tables;
 
 use std::{

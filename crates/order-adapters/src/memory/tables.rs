@@ -10,6 +10,8 @@ use order_core::{
     OrderId, OrderQuery, OrderStatus, Started, StoredKey, TicketGrant, UserId, Verdict, Version,
 };
 
+use super::outbox::Outbox;
+
 #[derive(Default)]
 pub(super) struct Tables {
     orders: BTreeMap<OrderId, Order>,
@@ -18,6 +20,7 @@ pub(super) struct Tables {
     events: BTreeMap<OrderId, Vec<OrderEvent>>,
     keys: BTreeMap<KeyId, Expiring<StoredKey>>,
     tickets: BTreeMap<[u8; 32], Expiring<TicketGrant>>,
+    pub(super) outbox: Outbox,
 }
 
 /// Whose key it is, what it was used for, and the key.
@@ -65,7 +68,7 @@ impl JobRow {
 }
 
 /// The time after `duration`, or the end of time.
-fn later(now: Timestamp, duration: Duration) -> Timestamp {
+pub(super) fn later(now: Timestamp, duration: Duration) -> Timestamp {
     now.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
@@ -111,7 +114,7 @@ impl Tables {
             due_at: Some(new.lease.map_or(now, |lease| later(now, lease))),
         };
         self.jobs.insert(order.id, job);
-        self.events.insert(order.id, vec![order.last_event()]);
+        self.append_event(order.last_event());
         self.orders.insert(order.id, order.clone());
         if let Some(claim) = &new.key {
             self.store_key(claim, order.id, now);
@@ -258,8 +261,14 @@ impl Tables {
             cause,
             ..order.last_event()
         };
-        self.events.entry(order_id).or_default().push(event.clone());
-        Some((order.clone(), event))
+        let order = order.clone();
+        self.append_event(event.clone());
+        Some((order, event))
+    }
+
+    fn append_event(&mut self, event: OrderEvent) {
+        self.outbox.keep(&event);
+        self.events.entry(event.order_id).or_default().push(event);
     }
 
     pub(super) fn find(&self, order_id: OrderId) -> Option<&Order> {

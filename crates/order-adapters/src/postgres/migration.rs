@@ -33,10 +33,14 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "V5__add_client_keys",
         include_str!("../../../../migrations/postgres/V5__add_client_keys.sql"),
     ),
+    (
+        "V6__create_event_outbox",
+        include_str!("../../../../migrations/postgres/V6__create_event_outbox.sql"),
+    ),
 ];
 
 /// The schema this program needs: the version of the last of [`MIGRATIONS`].
-pub(super) const VERSION_NEEDED: i32 = 5;
+pub(super) const VERSION_NEEDED: i32 = 6;
 
 /// Whether the schema has at least version $1, and the server takes writes. One row of an
 /// index: cheap enough for a readiness probe.

@@ -18,6 +18,7 @@ mod errors;
 mod key;
 mod list;
 mod migration;
+mod outbox;
 mod pool;
 mod queue;
 mod row;

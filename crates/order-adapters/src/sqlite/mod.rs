@@ -13,6 +13,7 @@ mod keys;
 mod list;
 mod open;
 mod orders;
+mod outbox;
 mod readers;
 mod rows;
 mod secrets;

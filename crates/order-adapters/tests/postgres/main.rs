@@ -15,9 +15,9 @@ use async_trait::async_trait;
 use order_adapters::postgres::{ConnectError, PostgresConfig, PostgresStore};
 use order_core::{
     CallContext, Cause, Change, Committed, Completed, Completion, Created, Deadline, Error,
-    ErrorKind, ExternalId, Fingerprint, IdempotencyKey, Insertion, JobEffect, JobQueue, JobToken,
-    KeyClaim, KeyOperation, Money, NewOrder, NewTicket, OrderId, OrderStatus, OrderStore,
-    RequestId, Started, TicketGrant, UserId, Verdict,
+    ErrorKind, EventOutbox, ExternalId, Fingerprint, IdempotencyKey, Insertion, JobEffect,
+    JobQueue, JobToken, KeyClaim, KeyOperation, Money, NewOrder, NewTicket, OrderId, OrderStatus,
+    OrderStore, RequestId, Started, TicketGrant, UserId, Verdict,
 };
 use order_testkit::{
     conformance::Subject,
@@ -47,6 +47,7 @@ macro_rules! available {
 
 mod faults;
 mod keys;
+mod outbox;
 mod pages;
 mod plans;
 mod start;
@@ -76,6 +77,10 @@ impl Subject for Fixture {
     }
 
     fn queue(&self) -> Arc<dyn JobQueue> {
+        Arc::clone(&self.store) as _
+    }
+
+    fn outbox(&self) -> Arc<dyn EventOutbox> {
         Arc::clone(&self.store) as _
     }
 

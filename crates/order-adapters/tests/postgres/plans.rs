@@ -102,7 +102,7 @@ async fn run_everything(store: &PostgresStore, new: &[NewOrder]) {
 
 /// A store with one connection of each kind, so that what it runs a second time runs on the
 /// plans of the first.
-async fn store_that_keeps_plans(fixture: &Fixture) -> PostgresStore {
+pub(super) async fn store_that_keeps_plans(fixture: &Fixture) -> PostgresStore {
     let config = PostgresConfig {
         requests_pool: 1,
         workers_pool: 1,
@@ -115,7 +115,7 @@ async fn store_that_keeps_plans(fixture: &Fixture) -> PostgresStore {
 /// Runs a statement whose costs do not count. A connection hands in its statistics some time
 /// after its statements, and at the latest when it ends; so this one ends before they are
 /// reset.
-async fn fill(fixture: &Fixture, sql: &str) {
+pub(super) async fn fill(fixture: &Fixture, sql: &str) {
     let (client, connection) = tokio_postgres::connect(&fixture.database.url, NoTls)
         .await
         .unwrap();
@@ -134,7 +134,7 @@ async fn fill(fixture: &Fixture, sql: &str) {
 }
 
 /// Ends the connections of a store, which then hand in their statistics.
-async fn close(fixture: &Fixture, store: PostgresStore) {
+pub(super) async fn close(fixture: &Fixture, store: PostgresStore) {
     drop(store);
     let connected = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
         AND application_name LIKE 'order-system%'";

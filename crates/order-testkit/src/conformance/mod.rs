@@ -21,7 +21,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use order_core::{JobQueue, OrderStore};
+use order_core::{EventOutbox, JobQueue, OrderStore};
 
 pub mod claim;
 pub mod commit;
@@ -31,6 +31,7 @@ pub mod external_ids;
 pub mod keys;
 pub mod lease;
 pub mod list;
+pub mod outbox;
 pub mod prune;
 pub mod read;
 mod scene;
@@ -48,6 +49,9 @@ pub trait Subject: Send + Sync + 'static {
 
     /// The queue over the jobs of the same store.
     fn queue(&self) -> Arc<dyn JobQueue>;
+
+    /// The outbox of the same store. Nobody has enabled it.
+    fn outbox(&self) -> Arc<dyn EventOutbox>;
 
     /// Makes every job due that is leased or waits for its retry, as if [`LEASE`] had
     /// passed. Buried jobs stay buried.
@@ -67,7 +71,8 @@ pub trait Subject: Send + Sync + 'static {
     }
 }
 
-/// Writes one `#[tokio::test]` per case of the contract of `OrderStore` and `JobQueue`.
+/// Writes one `#[tokio::test]` per case of the contract of `OrderStore`, `JobQueue` and
+/// `EventOutbox`.
 ///
 /// Takes the path of an `async fn() -> Option<impl Subject>` that makes a fresh subject for
 /// each case. `None` skips the case; the function must then say so on standard error.
@@ -185,6 +190,21 @@ macro_rules! store_conformance {
                 start_is_fenced
                 started_order_can_be_finished_and_given_up
                 large_slice_of_completions_is_answered_in_order
+            }
+            outbox {
+                outbox_keeps_nothing_until_it_is_enabled
+                every_version_of_every_order_is_kept_once
+                refused_writes_leave_no_entry
+                enabling_twice_keeps_events_once
+                disabled_outbox_is_empty_and_keeps_nothing
+                events_of_every_process_are_kept
+                removed_entries_do_not_come_back
+                positions_are_never_used_again
+                large_slices_are_kept_and_removed
+                entries_of_an_order_are_read_by_version
+                right_to_publish_is_exclusive
+                right_to_publish_ends_with_its_lease
+                one_of_many_concurrent_relays_gets_the_right
             }
         }
     };
