@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use order_core::{RetryPolicy, error_chain};
+use order_core::RetryPolicy;
 
 /// Full jitter from 50 ms up to 2 s: a store that comes back is used again within seconds,
 /// and until then each loop of this crate asks it about once a second.
@@ -25,21 +25,6 @@ impl Backoff {
         STORE_BACKOFF
             .delay_after(self.n_failures, rand::random())
             .unwrap_or(STORE_BACKOFF.delay_max)
-    }
-
-    /// Whether the last try failed.
-    pub(crate) const fn is_failing(&self) -> bool {
-        self.n_failures > 0
-    }
-
-    /// Logs a failure: the first of a row for everybody, the others for who looks closely.
-    pub(crate) fn log(&self, error: &dyn std::error::Error, what: &'static str) {
-        let error = error_chain(error);
-        if self.is_failing() {
-            tracing::debug!(error, "{what}");
-        } else {
-            tracing::warn!(error, "{what}");
-        }
     }
 
     /// Forgets the failures: the store has answered.

@@ -16,13 +16,14 @@ use order_core::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     HintStats,
     backoff::Backoff,
+    outage::Outage,
     places::{Places, hand_over},
     shared::Shared,
 };
@@ -102,17 +103,22 @@ impl Sending {
     /// Sends until the channel is closed and empty. A batch that could not be sent is tried
     /// again until it is; what comes meanwhile waits or is dropped.
     async fn send_all(&mut self) {
+        let outage = Outage::new("sending hints");
+        let send_interval = self.hints.send_interval();
         let mut batch = Vec::with_capacity(BATCH_LEN_MAX);
         while self.waiting.recv_many(&mut batch, BATCH_LEN_MAX).await > 0 {
+            let next_send = Instant::now() + send_interval;
             let mut backoff = Backoff::default();
             while let Err(error) = self.hints.send(&batch).await {
-                backoff.log(&error, "sending hints failed; jobs are found by the sweep");
+                outage.fail(&error.chain());
                 sleep(backoff.next_delay()).await;
             }
-            if backoff.is_failing() {
-                tracing::info!("hints are sent again");
-            }
+            outage.end();
             self.stats.sent.add(batch.len());
+            // A full batch says that more waits.
+            if batch.len() < BATCH_LEN_MAX {
+                sleep_until(next_send).await;
+            }
             batch.clear();
         }
     }
@@ -130,21 +136,17 @@ impl HintFetcher {
     /// finished, as in the other fetcher.
     pub(crate) async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
+        let outage = Outage::new("receiving hints");
         let mut backoff = Backoff::default();
         while let Some(hints) = shared.stops.while_claiming(self.receive()).await {
             match hints {
                 Ok(hints) => {
-                    if backoff.is_failing() {
-                        tracing::info!("hints arrive again");
-                    }
+                    outage.end();
                     backoff.reset();
                     self.take(&hints).await;
                 }
                 Err(error) => {
-                    backoff.log(
-                        &error,
-                        "receiving hints failed; jobs are found by the sweep",
-                    );
+                    outage.fail(&error.chain());
                     let wait = sleep(backoff.next_delay());
                     if shared.stops.while_claiming(wait).await.is_none() {
                         break;
@@ -171,13 +173,14 @@ impl HintFetcher {
             stops,
             ..
         } = &*self.shared;
+        let outage = Outage::new("claiming hinted jobs");
         let mut backoff = Backoff::default();
         let (sent_at, jobs) = loop {
             let sent_at = Instant::now();
             match queue.claim_hinted(hints, leases.duration()).await {
                 Ok(jobs) => break (sent_at, jobs),
                 Err(error) => {
-                    backoff.log(&error, "claiming hinted jobs failed");
+                    outage.fail(&error.chain());
                     let wait = sleep(backoff.next_delay());
                     if stops.while_claiming(wait).await.is_none() {
                         return;
@@ -185,6 +188,7 @@ impl HintFetcher {
                 }
             }
         };
+        outage.end();
         stats.claims.increment();
         stats.claimed_jobs.add(jobs.len());
         stats.hints.add(hints.len());

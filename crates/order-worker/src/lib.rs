@@ -1,5 +1,6 @@
 //! Claim → process → complete: the worker pool over the [`JobQueue`](order_core::JobQueue)
-//! port, the built-in [`AutoProcessor`], and the same protocol for [`RemoteWorkers`].
+//! port, the built-in [`AutoProcessor`], and the same protocol for [`RemoteWorkers`]. Beside
+//! it the [`EventRelay`], which publishes what was committed.
 //!
 //! # The life of a job in this process
 //! ```text
@@ -51,8 +52,10 @@ mod fetcher;
 mod heartbeat;
 mod hints;
 mod lease;
+mod outage;
 mod places;
 mod pool;
+mod relay;
 mod remote;
 mod shared;
 mod start;
@@ -64,5 +67,6 @@ mod verdict;
 pub use auto::AutoProcessor;
 pub use hints::HintSender;
 pub use pool::{DrainReport, WorkerConfig, WorkerDeps, WorkerPool};
+pub use relay::{EventRelay, EventRelayConfig, EventRelayDeps};
 pub use remote::{RemoteWorkers, RemoteWorkersConfig, RemoteWorkersDeps};
-pub use stats::{Counter, HintStats, RemoteWorkersStats, WorkerStats};
+pub use stats::{Counter, EventRelayStats, HintStats, RemoteWorkersStats, WorkerStats};

@@ -83,3 +83,12 @@ pub struct RemoteWorkersStats {
     /// nobody was there any more to take them.
     pub released: Counter,
 }
+
+/// What the relay of events has done in this process since it began.
+#[derive(Debug, Default)]
+pub struct EventRelayStats {
+    /// Events that the other side has, each as often as it was published.
+    pub published: Counter,
+    /// Calls of the outbox or the sink that failed.
+    pub failures: Counter,
+}

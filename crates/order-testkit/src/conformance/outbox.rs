@@ -280,7 +280,7 @@ pub async fn entries_of_an_order_are_read_by_version(subject: &dyn Subject) {
         .map(|events| {
             let versions = versions(&events);
             let last = Version::try_from(versions.len()).expect("few versions");
-            assert_eq!(versions, Vec::from_iter(1..=last));
+            assert_eq!(versions, (1..=last).collect::<Vec<_>>());
             last
         })
         .collect::<Vec<_>>();

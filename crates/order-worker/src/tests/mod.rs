@@ -8,6 +8,7 @@ mod drain;
 mod fake;
 mod hints;
 mod leases;
+mod relay;
 mod remote;
 mod remote_reports;
 mod throughput;
