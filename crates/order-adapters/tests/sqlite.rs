@@ -384,6 +384,24 @@ async fn many_creates_at_once_are_few_transactions() {
     assert!(stats.transactions() <= 2, "{stats:?}");
 }
 
+/// Without somebody who wants the events there is nothing that could cost anything.
+#[tokio::test]
+async fn outbox_that_is_off_is_not_there() {
+    let test = Sqlite::make().await;
+    let by_hand = Connection::open(test.path()).expect("opens");
+    let n_triggers = || {
+        let count = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'";
+        by_hand.query_row(count, [], |row| row.get::<_, i64>(0))
+    };
+    assert_eq!(n_triggers(), Ok(0));
+    test.store.enable().await.expect("is enabled");
+    assert_eq!(n_triggers(), Ok(2));
+
+    test.store.disable().await.expect("is disabled");
+
+    assert_eq!(n_triggers(), Ok(0));
+}
+
 #[test]
 fn wrong_paths_are_named() {
     let directory = tempfile::tempdir().expect("a directory for the test");
