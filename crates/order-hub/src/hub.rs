@@ -1,4 +1,4 @@
-//! The hub itself: what it is given, what it counts, and the two ports it serves.
+//! The hub itself: what it is given, what it counts, and the ports it serves.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -13,7 +13,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use order_core::{
-    CallContext, Error, EventBus, OrderEvent, OrderEventStream, OrderStore, OrderWatch, WatchOrder,
+    CallContext, Error, EventBus, EventReceiver, OrderEvent, OrderEventStream, OrderStore,
+    OrderWatch, Topic, TopicChange, WatchOrder,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Delivery, Form, Inbox, Session,
     fill::Reads,
+    lookups::Lookups,
     topics::{Delivered, Topics},
 };
 
@@ -37,6 +39,10 @@ pub struct HubConfig {
     /// How many subscriptions read the store at the same time: when everybody comes back
     /// at once, they queue here and not at the database.
     pub reads_max: usize,
+    /// Whether the hub keeps track of which topics come and go, for a transport that asks
+    /// its broker for what is watched here and nothing else. Otherwise
+    /// [`EventReceiver::topic_changes`] waits for ever, and costs nothing.
+    pub tracks_topics: bool,
 }
 
 impl Default for HubConfig {
@@ -46,6 +52,7 @@ impl Default for HubConfig {
             subscriptions_per_session_max: 100,
             sessions_max: 50_000,
             reads_max: 32,
+            tracks_topics: false,
         }
     }
 }
@@ -59,8 +66,10 @@ pub struct HubStats {
     pub orders: usize,
     /// Users watched now.
     pub users: usize,
-    /// Events published to this hub.
+    /// Events published to this hub by its own process.
     pub published: u64,
+    /// Events received from other processes.
+    pub received: u64,
     /// Events handed to sessions, one for each session.
     pub delivered: u64,
     /// Events among them that took the place of an older one, which a slow reader skips or
@@ -76,6 +85,7 @@ pub struct HubStats {
 struct Counters {
     sessions: AtomicUsize,
     published: AtomicU64,
+    received: AtomicU64,
     delivered: AtomicU64,
     conflated: AtomicU64,
     filled: AtomicU64,
@@ -93,6 +103,7 @@ pub(crate) struct Shared {
     pub(crate) config: HubConfig,
     pub(crate) store: Arc<dyn OrderStore>,
     pub(crate) topics: Topics,
+    pub(crate) lookups: Lookups,
     pub(crate) closed: CancellationToken,
     pub(crate) fills: Reads,
     reads: Semaphore,
@@ -173,7 +184,8 @@ impl Hub {
             shared: Arc::new(Shared {
                 config,
                 store,
-                topics: Topics::new(),
+                topics: Topics::new(config.tracks_topics),
+                lookups: Lookups::default(),
                 closed: CancellationToken::new(),
                 fills: Reads::default(),
                 reads: Semaphore::new(config.reads_max.clamp(1, Semaphore::MAX_PERMITS)),
@@ -191,7 +203,8 @@ impl Hub {
         Session::open(Arc::clone(&self.shared))
     }
 
-    /// Reads the store again and again for what the bus has lost, until `stop`.
+    /// Reads the store for what the bus has lost, again and again and when a transport asks
+    /// for it, until `stop`.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -214,6 +227,7 @@ impl Hub {
             orders: self.shared.topics.len(),
             users: self.shared.topics.n_users(),
             published: counters.published.load(Ordering::Relaxed),
+            received: counters.received.load(Ordering::Relaxed),
             delivered: counters.delivered.load(Ordering::Relaxed),
             conflated: counters.conflated.load(Ordering::Relaxed),
             filled: counters.filled.load(Ordering::Relaxed),
@@ -227,6 +241,31 @@ impl EventBus for Hub {
         let published = &self.shared.counters.published;
         published.fetch_add(events.len() as u64, Ordering::Relaxed);
         self.shared.deliver(events);
+    }
+}
+
+#[async_trait]
+impl EventReceiver for Hub {
+    fn receive(&self, events: &[OrderEvent]) {
+        let received = &self.shared.counters.received;
+        received.fetch_add(events.len() as u64, Ordering::Relaxed);
+        self.shared.deliver(events);
+    }
+
+    fn watched(&self) -> Vec<Topic> {
+        self.shared.topics.watched()
+    }
+
+    async fn topic_changes(&self) -> Vec<TopicChange> {
+        self.shared.topics.changes().await
+    }
+
+    fn heard(&self, topics: &[Topic]) {
+        self.shared.lookups.ask(topics);
+    }
+
+    fn resync(&self) {
+        self.shared.lookups.ask_everything();
     }
 }
 

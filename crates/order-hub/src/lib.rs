@@ -2,9 +2,10 @@
 //! of it.
 //!
 //! The hub owns the map from orders and users to sessions, one conflating mailbox per
-//! session and the reconcile pass. It knows the store only to read where orders stand and
-//! what happened to them, and it knows neither sockets nor any wire format: transports keep
-//! their encodings in the event.
+//! session, the reconcile pass, and the queues between this process and the broker that
+//! carries events to others. It knows the store only to read where orders stand and what
+//! happened to them, and it knows neither sockets nor any wire format: transports keep their
+//! encodings in the event.
 //!
 //! Invariants:
 //! - A session registers first, reads the store second and forwards what is newer third, so
@@ -14,12 +15,19 @@
 //!   it comes; where it is not, it skips them, and never the last one.
 //! - The bus is a hint. Whatever it drops is healed from the store by the reconcile pass.
 //! - Locks are taken in the order users, shard, mailbox, and never held across an await.
+//!   What topics came and went is noted under the lock of the users or the shard that
+//!   decides it, so the last change that is told is the last that happened.
 
+mod changes;
 mod event;
 mod fill;
 mod hub;
 mod inbox;
+mod inlet;
+mod lookups;
 mod mailbox;
+mod outage;
+mod outlet;
 mod reconcile;
 mod session;
 mod topics;
@@ -32,7 +40,9 @@ mod tests;
 pub use event::{Form, SharedEvent};
 pub use hub::{Hub, HubConfig, HubStats};
 pub use inbox::Inbox;
+pub use inlet::run_inlet;
 pub use mailbox::Delivery;
+pub use outlet::{Fanout, Outlet, OutletStats};
 pub use session::{CatchUp, REPLAY_LEN_MAX, Session, Subscribed, SubscribedUser};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

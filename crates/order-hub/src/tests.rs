@@ -1,7 +1,10 @@
 mod fake;
 mod fills;
 mod interleaving;
+mod outlet;
+mod receiver;
 mod reconcile;
+mod topic_changes;
 mod user_interleaving;
 mod users;
 

@@ -1,8 +1,8 @@
 //! Which sessions watch which order and which user.
 //!
 //! The map of orders is cut into shards so that publishing, subscribing and the reconcile
-//! pass meet at a lock only when they mean the same part of it. A topic exists as long as
-//! somebody watches its order. Few watch whole users, so these share one lock, and a batch
+//! pass meet at a lock only when they mean the same part of it. An order is in it as long as
+//! somebody watches it. Few watch whole users, so these share one lock, and a batch
 //! of events takes it once, or not at all while there are none.
 
 use std::{
@@ -11,10 +11,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use order_core::{OrderEvent, OrderId, OrderStatus, UserId, Version};
+use order_core::{OrderEvent, OrderId, OrderStatus, Topic, TopicChange, UserId, Version};
+use tokio::sync::Notify;
 
 use crate::{
-    SharedEvent, lock,
+    SharedEvent,
+    changes::Changes,
+    lock,
     mailbox::{Mailbox, Offered},
     users::{Users, Watched},
 };
@@ -22,18 +25,25 @@ use crate::{
 /// Number of shards: a power of two well above the number of cores.
 const SHARDS: u8 = 64;
 
-type Shard = Mutex<HashMap<OrderId, Topic>>;
+#[derive(Debug)]
+struct Shard {
+    orders: HashMap<OrderId, Audience>,
+    changes: Changes<OrderId>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Topics {
-    shards: [Shard; SHARDS as usize],
+    shards: [Mutex<Shard>; SHARDS as usize],
     /// Keyed at random: ids come from clients, who must not choose the shard.
     hasher: RandomState,
     users: Users,
+    /// Told when changes can be taken. `None` if they are not tracked.
+    changed: Option<Notify>,
 }
 
+/// Who watches an order.
 #[derive(Debug, Default)]
-struct Topic {
+struct Audience {
     watchers: Vec<Arc<Mailbox>>,
     /// The newest state that was offered to every watcher; `None` until the first one, and
     /// again when a watcher joins, so that the reconcile pass checks each at least once.
@@ -59,11 +69,17 @@ pub(crate) enum Depth {
 }
 
 impl Topics {
-    pub(crate) fn new() -> Self {
+    /// `tracks_changes`: whether somebody will ask which topics came and went.
+    pub(crate) fn new(tracks_changes: bool) -> Self {
+        let shard = |_| Shard {
+            orders: HashMap::new(),
+            changes: Changes::new(tracks_changes),
+        };
         Self {
-            shards: std::array::from_fn(|_| Shard::default()),
+            shards: std::array::from_fn(|idx| Mutex::new(shard(idx))),
             hasher: RandomState::new(),
-            users: Users::default(),
+            users: Users::new(tracks_changes),
+            changed: tracks_changes.then(Notify::new),
         }
     }
 
@@ -71,7 +87,7 @@ impl Topics {
         clippy::indexing_slicing,
         reason = "the remainder is below the number of shards"
     )]
-    fn shard(&self, order_id: OrderId) -> &Shard {
+    fn shard(&self, order_id: OrderId) -> &Mutex<Shard> {
         let [byte, ..] = self.hasher.hash_one(order_id).to_le_bytes();
         &self.shards[usize::from(byte % SHARDS)]
     }
@@ -79,31 +95,40 @@ impl Topics {
     /// Has `mailbox` offered every event of the order from now on.
     pub(crate) fn join(&self, order_id: OrderId, mailbox: &Arc<Mailbox>) {
         let mut shard = lock(self.shard(order_id));
-        let topic = shard.entry(order_id).or_default();
-        if topic.watchers.is_empty() {
+        let Shard { orders, changes } = &mut *shard;
+        let audience = orders.entry(order_id).or_default();
+        let is_first = audience.watchers.is_empty();
+        if is_first {
             // Most orders have one watcher; the default growth would begin with four.
-            topic.watchers.reserve_exact(1);
+            audience.watchers.reserve_exact(1);
+            changes.note(order_id, true);
         }
-        topic.watchers.push(Arc::clone(mailbox));
-        topic.offered = None;
+        audience.watchers.push(Arc::clone(mailbox));
+        audience.offered = None;
+        drop(shard);
+        self.tell_change(is_first);
     }
 
     /// Undoes [`Topics::join`].
     pub(crate) fn leave(&self, order_id: OrderId, mailbox: &Arc<Mailbox>) {
         let mut shard = lock(self.shard(order_id));
-        let Some(topic) = shard.get_mut(&order_id) else {
+        let Some(audience) = shard.orders.get_mut(&order_id) else {
             return;
         };
-        if let Some(idx) = topic
+        if let Some(idx) = audience
             .watchers
             .iter()
             .position(|watcher| Arc::ptr_eq(watcher, mailbox))
         {
-            topic.watchers.swap_remove(idx);
+            audience.watchers.swap_remove(idx);
         }
-        if topic.watchers.is_empty() {
-            shard.remove(&order_id);
+        let was_last = audience.watchers.is_empty();
+        if was_last {
+            shard.orders.remove(&order_id);
+            shard.changes.note(order_id, false);
         }
+        drop(shard);
+        self.tell_change(was_last);
     }
 
     /// Offers events to everyone who watches their orders or users. Takes time in proportion
@@ -125,14 +150,14 @@ impl Topics {
     ) {
         let user_watchers = users.map_or(&[][..], |users| users.watchers_of(&event.user_id));
         let mut shard = lock(self.shard(event.order_id));
-        let topic = shard.get_mut(&event.order_id);
-        if topic.is_none() && user_watchers.is_empty() {
+        let audience = shard.orders.get_mut(&event.order_id);
+        if audience.is_none() && user_watchers.is_empty() {
             return;
         }
         let offer = Arc::new(SharedEvent::new(event.clone()));
-        if let Some(topic) = topic {
-            topic.note(event);
-            delivered.offer(&topic.watchers, &offer);
+        if let Some(audience) = audience {
+            audience.note(event);
+            delivered.offer(&audience.watchers, &offer);
         }
         // A session that watches both takes no second one of the same event.
         delivered.offer(user_watchers, &offer);
@@ -143,8 +168,9 @@ impl Topics {
     pub(crate) fn unsettled(&self, depth: Depth) -> impl Iterator<Item = Vec<OrderId>> {
         self.shards.iter().map(move |shard| {
             lock(shard)
+                .orders
                 .iter()
-                .filter(|(_, topic)| topic.is_unsettled(depth))
+                .filter(|(_, audience)| audience.is_unsettled(depth))
                 .map(|(order_id, _)| *order_id)
                 .collect()
         })
@@ -152,17 +178,22 @@ impl Topics {
 
     /// How many orders are watched.
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).len()).sum()
+        self.shards
+            .iter()
+            .map(|shard| lock(shard).orders.len())
+            .sum()
     }
 
     /// Has `mailbox` offered every event of the orders of the user from now on.
     pub(crate) fn join_user(&self, user_id: &UserId, mailbox: &Arc<Mailbox>) {
-        self.users.join(user_id, mailbox);
+        let is_first = self.users.join(user_id, mailbox);
+        self.tell_change(is_first);
     }
 
     /// Undoes [`Topics::join_user`].
     pub(crate) fn leave_user(&self, user_id: &UserId, mailbox: &Arc<Mailbox>) {
-        self.users.leave(user_id, mailbox);
+        let was_last = self.users.leave(user_id, mailbox);
+        self.tell_change(was_last);
     }
 
     /// The watched users whose turn it is, at most `len_max`; all of them have theirs in
@@ -174,6 +205,55 @@ impl Topics {
     /// How many users are watched.
     pub(crate) fn n_users(&self) -> usize {
         self.users.len()
+    }
+
+    /// Everything that is watched. Changes up to here are forgotten, part by part: one that
+    /// comes meanwhile is either in the answer or among the changes.
+    pub(crate) fn watched(&self) -> Vec<Topic> {
+        let mut watched = Vec::new();
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            shard.changes.take();
+            watched.extend(shard.orders.keys().copied().map(Topic::Order));
+        }
+        let users = self.users.all_and_forget_changes();
+        watched.extend(users.into_iter().map(Topic::User));
+        watched
+    }
+
+    /// Waits for changes, for ever if they are not tracked.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no change.
+    pub(crate) async fn changes(&self) -> Vec<TopicChange> {
+        let Some(changed) = &self.changed else {
+            return std::future::pending().await;
+        };
+        loop {
+            let changes = self.take_changes();
+            if !changes.is_empty() {
+                return changes;
+            }
+            changed.notified().await;
+        }
+    }
+
+    fn take_changes(&self) -> Vec<TopicChange> {
+        let mut changes = Vec::new();
+        let change = |(topic, is_watched)| TopicChange { topic, is_watched };
+        for shard in &self.shards {
+            let orders = lock(shard).changes.take().into_iter();
+            changes.extend(orders.map(|(id, is)| change((Topic::Order(id), is))));
+        }
+        let users = self.users.take_changes().into_iter();
+        changes.extend(users.map(|(id, is)| change((Topic::User(id), is))));
+        changes
+    }
+
+    fn tell_change(&self, has_changed: bool) {
+        if has_changed && let Some(changed) = &self.changed {
+            changed.notify_one();
+        }
     }
 }
 
@@ -192,7 +272,7 @@ impl Delivered {
     }
 }
 
-impl Topic {
+impl Audience {
     fn note(&mut self, event: &OrderEvent) {
         let is_newer = |(version, _)| version < event.version;
         if self.offered.is_none_or(is_newer) {

@@ -1,7 +1,7 @@
 //! Which sessions watch which user.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -11,9 +11,9 @@ use std::{
 
 use order_core::UserId;
 
-use crate::{lock, mailbox::Mailbox};
+use crate::{changes::Changes, lock, mailbox::Mailbox};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Users {
     state: Mutex<State>,
     /// How many users are watched. A publisher that reads 0 has committed its events before
@@ -21,12 +21,13 @@ pub(crate) struct Users {
     n_watched: AtomicUsize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// Sorted, so that the reconcile pass can go round.
     watchers: BTreeMap<UserId, Vec<Arc<Mailbox>>>,
     /// The user whose turn was last.
     last: Option<UserId>,
+    changes: Changes<UserId>,
 }
 
 /// All watched users, held still.
@@ -39,6 +40,17 @@ impl Watched<'_> {
 }
 
 impl Users {
+    pub(crate) fn new(tracks_changes: bool) -> Self {
+        Self {
+            state: Mutex::new(State {
+                watchers: BTreeMap::new(),
+                last: None,
+                changes: Changes::new(tracks_changes),
+            }),
+            n_watched: AtomicUsize::new(0),
+        }
+    }
+
     /// The watched users, or `None` if there are none.
     pub(crate) fn watched(&self) -> Option<Watched<'_>> {
         (self.len() > 0).then(|| Watched(lock(&self.state)))
@@ -48,22 +60,44 @@ impl Users {
         self.n_watched.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn join(&self, user_id: &UserId, mailbox: &Arc<Mailbox>) {
+    /// `true` if nobody watched the user before.
+    pub(crate) fn join(&self, user_id: &UserId, mailbox: &Arc<Mailbox>) -> bool {
         let mut state = lock(&self.state);
         let watchers = state.watchers.entry(user_id.clone()).or_default();
+        let is_first = watchers.is_empty();
         watchers.push(Arc::clone(mailbox));
-        self.count(&state);
-    }
-
-    pub(crate) fn leave(&self, user_id: &UserId, mailbox: &Arc<Mailbox>) {
-        let mut state = lock(&self.state);
-        if let Some(watchers) = state.watchers.get_mut(user_id) {
-            watchers.retain(|watcher| !Arc::ptr_eq(watcher, mailbox));
-            if watchers.is_empty() {
-                state.watchers.remove(user_id);
-            }
+        if is_first {
+            state.changes.note(user_id.clone(), true);
         }
         self.count(&state);
+        is_first
+    }
+
+    /// `true` if nobody watches the user any more.
+    pub(crate) fn leave(&self, user_id: &UserId, mailbox: &Arc<Mailbox>) -> bool {
+        let mut state = lock(&self.state);
+        let Some(watchers) = state.watchers.get_mut(user_id) else {
+            return false;
+        };
+        watchers.retain(|watcher| !Arc::ptr_eq(watcher, mailbox));
+        let was_last = watchers.is_empty();
+        if was_last {
+            state.watchers.remove(user_id);
+            state.changes.note(user_id.clone(), false);
+        }
+        self.count(&state);
+        was_last
+    }
+
+    /// All watched users; their changes up to here are forgotten.
+    pub(crate) fn all_and_forget_changes(&self) -> Vec<UserId> {
+        let mut state = lock(&self.state);
+        state.changes.take();
+        state.watchers.keys().cloned().collect()
+    }
+
+    pub(crate) fn take_changes(&self) -> HashMap<UserId, bool> {
+        lock(&self.state).changes.take()
     }
 
     fn count(&self, state: &State) {

@@ -7,19 +7,19 @@ use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    fake::{FakeStore, SOON, event, order_id},
+    fake::{FakeStore, SOON, event, order_id, user},
     hub, subscribe,
 };
-use crate::{Hub, HubConfig, Inbox, lock, topics::Depth};
+use crate::{Form, Hub, HubConfig, Inbox, lock, topics::Depth};
 
-fn start(hub: &Arc<Hub>) -> (TaskTracker, CancellationToken) {
+pub(super) fn start(hub: &Arc<Hub>) -> (TaskTracker, CancellationToken) {
     let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
     tracker.spawn(Arc::clone(hub).run_reconcile(stop.clone()));
     tracker.close();
     (tracker, stop)
 }
 
-async fn next_version(inbox: &mut Inbox) -> u32 {
+pub(super) async fn next_version(inbox: &mut Inbox) -> u32 {
     let mut deliveries = Vec::new();
     timeout(SOON, inbox.next(&mut deliveries))
         .await
@@ -142,4 +142,32 @@ async fn batches_are_bounded() {
     let pass = hub.shared.reconcile(Depth::Unsettled).await;
     pass.expect("the store is up");
     assert_eq!(*lock(&store.batches), [1_000, 1_000, 500]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_watchers_of_several_processes_cost_few_statements() {
+    let store = FakeStore::new();
+    let hubs = [(); 3].map(|()| hub(&store));
+    let mut watching = Vec::new();
+    for n in 1..=1_000 {
+        store.commit(order_id(n), OrderStatus::Pending);
+        for hub in &hubs {
+            let (mut session, inbox) = hub.session().expect("room");
+            subscribe(&mut session, n).await;
+            watching.push((session, inbox));
+        }
+    }
+    for (session, _) in watching.iter_mut().take(hubs.len()) {
+        let answer = session.subscribe_user(user("user-1"), Form::Full).await;
+        answer.expect("the store answers");
+    }
+    lock(&store.user_batches).clear();
+    let running = hubs.each_ref().map(start);
+
+    tokio::time::sleep(std::time::Duration::from_mins(1)).await;
+
+    let n_statements = lock(&store.batches).len() + lock(&store.user_batches).len();
+    assert!(n_statements >= 100, "{n_statements}: nothing was asked");
+    assert!(n_statements <= 5 * 60, "{n_statements} in a minute");
+    drop(running);
 }

@@ -1,0 +1,200 @@
+//! The way out of this process: a bounded queue in front of an [`EventTransport`].
+//!
+//! Whoever commits must never wait for a broker. Events are queued, and one task publishes
+//! them: when it is free it takes all that waits, without a timer, so a lone event is sent
+//! at once and a burst shares a round trip. What the broker does not take is dropped: the
+//! other processes find it in the store.
+
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use order_core::{EventBus, EventTransport, OrderEvent};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::outage::Outage;
+
+/// How many events wait at most: seconds of full load, some megabytes.
+const QUEUE_LEN_MAX: usize = 16_384;
+
+/// The most events of one batch.
+const BATCH_LEN_MAX: usize = 1_024;
+
+/// How long one batch may take. Transports have shorter limits of their own; this one holds
+/// for those that forget.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long the end may take: the events are hints, and nothing waits for them.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What an outlet has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutletStats {
+    /// Events that wait now.
+    pub queued: usize,
+    /// Events that the transport has taken.
+    pub published: u64,
+    /// Events that were dropped, because too many waited or the transport failed.
+    pub dropped: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    published: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl Counters {
+    fn drop_events(&self, n_events: usize) {
+        self.dropped.fetch_add(n_events as u64, Ordering::Relaxed);
+    }
+}
+
+/// Queues events for a transport.
+#[derive(Debug)]
+pub struct Outlet {
+    queue: mpsc::Sender<OrderEvent>,
+    counters: Arc<Counters>,
+}
+
+impl Outlet {
+    /// Builds an outlet, and the future that publishes what is queued. Its owner spawns it
+    /// and waits for it: after `stop` it publishes what is queued and ends within a second.
+    pub fn new(
+        transport: Arc<dyn EventTransport>,
+        stop: CancellationToken,
+    ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+        let (sender, queue) = mpsc::channel(QUEUE_LEN_MAX);
+        let counters = Arc::new(Counters::default());
+        let publisher = Publisher {
+            transport,
+            queue,
+            batch: Vec::new(),
+            counters: Arc::clone(&counters),
+        };
+        let outlet = Self {
+            queue: sender,
+            counters,
+        };
+        (Arc::new(outlet), publisher.run(stop))
+    }
+
+    /// What waits and what was done.
+    pub fn stats(&self) -> OutletStats {
+        OutletStats {
+            queued: self.queue.max_capacity() - self.queue.capacity(),
+            published: self.counters.published.load(Ordering::Relaxed),
+            dropped: self.counters.dropped.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl EventBus for Outlet {
+    fn publish(&self, events: &[OrderEvent]) {
+        for (idx, event) in events.iter().enumerate() {
+            let Ok(place) = self.queue.try_reserve() else {
+                return self.counters.drop_events(events.len() - idx);
+            };
+            place.send(event.clone());
+        }
+    }
+}
+
+struct Publisher {
+    transport: Arc<dyn EventTransport>,
+    queue: mpsc::Receiver<OrderEvent>,
+    /// The events that are being published.
+    batch: Vec<OrderEvent>,
+    counters: Arc<Counters>,
+}
+
+impl Publisher {
+    async fn run(mut self, stop: CancellationToken) {
+        let time_is_up = async {
+            stop.cancelled().await;
+            sleep(DRAIN_TIMEOUT).await;
+        };
+        tokio::select! {
+            biased;
+            () = self.publish_all(&stop) => {}
+            () = time_is_up => {}
+        }
+        self.queue.close();
+        self.counters
+            .drop_events(self.batch.len() + self.queue.len());
+    }
+
+    /// Publishes until `stop`, and what is queued then, unless that fails.
+    async fn publish_all(&mut self, stop: &CancellationToken) {
+        let mut outage = Outage::new("publishing events to other processes");
+        let mut stopped = pin!(stop.cancelled());
+        loop {
+            if self.batch.is_empty() {
+                tokio::select! {
+                    biased;
+                    () = &mut stopped, if !self.queue.is_closed() => {
+                        self.queue.close();
+                        continue;
+                    }
+                    n_taken = self.queue.recv_many(&mut self.batch, BATCH_LEN_MAX) => {
+                        if n_taken == 0 {
+                            return;
+                        }
+                    }
+                }
+            }
+            let Err(cause) = self.publish_batch().await else {
+                outage.end();
+                continue;
+            };
+            let pause = outage.fail(&cause);
+            if timeout(pause, stop.cancelled()).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Publishes the batch; whatever comes of it, the batch is empty then.
+    async fn publish_batch(&mut self) -> Result<(), String> {
+        let publish = self.transport.publish(&self.batch);
+        let published = match timeout(PUBLISH_TIMEOUT, publish).await {
+            Ok(published) => published.map_err(|error| error.chain()),
+            Err(_) => Err(format!("no answer within {PUBLISH_TIMEOUT:?}")),
+        };
+        let counter = match published {
+            Ok(()) => &self.counters.published,
+            Err(_) => &self.counters.dropped,
+        };
+        counter.fetch_add(self.batch.len() as u64, Ordering::Relaxed);
+        self.batch.clear();
+        published
+    }
+}
+
+/// Passes events on to several buses, one after the other: first to the hub of this process,
+/// whose watchers need no broker, then to the outlet.
+pub struct Fanout(Vec<Arc<dyn EventBus>>);
+
+impl Fanout {
+    /// Buses in the order in which they get each batch.
+    pub fn new(buses: Vec<Arc<dyn EventBus>>) -> Self {
+        Self(buses)
+    }
+}
+
+impl EventBus for Fanout {
+    fn publish(&self, events: &[OrderEvent]) {
+        for bus in &self.0 {
+            bus.publish(events);
+        }
+    }
+}
