@@ -1,7 +1,7 @@
 //! Events as messages: between processes, and for systems outside.
 //!
 //! Between processes an event is a short JSON array, since every process decodes what any
-//! of them commits. For systems outside it is a CloudEvent 1.0 in the JSON format.
+//! of them commits. For systems outside it is a `CloudEvent` 1.0 in the JSON format.
 
 use jiff::Timestamp;
 use order_core::{Cause, OrderEvent, OrderId, OrderStatus, UserId, Version};
@@ -91,7 +91,7 @@ struct CauseData<'a> {
     message: &'a str,
 }
 
-/// Writes an event as a CloudEvent 1.0 in structured JSON. Its `id` is the order and the
+/// Writes an event as a `CloudEvent` 1.0 in structured JSON. Its `id` is the order and the
 /// version, so whoever gets it twice knows.
 pub fn cloud_event(event: &OrderEvent) -> String {
     let order_id = event.order_id.to_string();

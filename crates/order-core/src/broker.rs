@@ -157,7 +157,8 @@ pub trait EventReceiver: Send + Sync + 'static {
     fn watched(&self) -> Vec<Topic>;
 
     /// Waits for changes of what is watched since the last call, or since
-    /// [`EventReceiver::watched`]. For one caller at a time.
+    /// [`EventReceiver::watched`]. What came and went in between is no change. For one
+    /// caller at a time.
     ///
     /// # Cancel safety
     /// Dropping the future loses no change.

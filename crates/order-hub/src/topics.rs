@@ -226,7 +226,7 @@ impl Topics {
     /// # Cancel safety
     /// Dropping the future loses no change.
     pub(crate) async fn changes(&self) -> Vec<TopicChange> {
-        let Some(changed) = &self.changed else {
+        let Some(told) = &self.changed else {
             return std::future::pending().await;
         };
         loop {
@@ -234,7 +234,7 @@ impl Topics {
             if !changes.is_empty() {
                 return changes;
             }
-            changed.notified().await;
+            told.notified().await;
         }
     }
 

@@ -1,4 +1,4 @@
-//! Orders and jobs in PostgreSQL.
+//! Orders, jobs and the events between processes in PostgreSQL.
 //!
 //! Owns the connections, the SQL and the schema; knows the ports of `order-core` and
 //! nothing of transports or workers. What the module does not show:
@@ -15,6 +15,7 @@
 mod connect;
 mod create;
 mod errors;
+mod events;
 mod key;
 mod list;
 mod migration;
@@ -31,7 +32,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-pub use self::connect::ConnectError;
+pub use self::{connect::ConnectError, events::PostgresEventTransport};
 use self::{
     connect::Target,
     pool::{Pool, PoolConfig},

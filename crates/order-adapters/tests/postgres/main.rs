@@ -45,6 +45,7 @@ macro_rules! available {
     };
 }
 
+mod events;
 mod faults;
 mod keys;
 mod outbox;

@@ -289,7 +289,7 @@ async fn hub_of_this_process_hears_first() {
     let fanout = Fanout::new(vec![hub, Arc::clone(&running.outlet) as _]);
 
     let processed = event(order_id(1), 2, OrderStatus::Processed);
-    fanout.publish(&[processed.clone()]);
+    fanout.publish(std::slice::from_ref(&processed));
     assert_eq!(waiting(&mut inbox), [(1, 2)]);
     running.stop().await;
     assert_eq!(*lock(&running.transport.published), [processed]);

@@ -3,8 +3,9 @@
 //! An adapter's test file implements [`Subject`] and calls
 //! [`store_conformance!`](crate::store_conformance), which writes one test per case, each
 //! with a fresh subject; and [`lease::check_lease_protocol`], which compares random
-//! histories with a model. The suites know the ports only: nothing here may depend on what
-//! an adapter is made of.
+//! histories with a model. Transports of events have a subject and a macro of their own, in
+//! [`events`]. The suites know the ports only: nothing here may depend on what an adapter is
+//! made of.
 //!
 //! # What the cases take a current token to be
 //! A token is current while its job exists, is not buried, has the token's attempt, and
@@ -27,6 +28,7 @@ pub mod claim;
 pub mod commit;
 pub mod complete;
 pub mod create;
+pub mod events;
 pub mod external_ids;
 pub mod keys;
 pub mod lease;
