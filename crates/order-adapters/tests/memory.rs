@@ -1,14 +1,15 @@
-//! The in-memory store against the contracts of its ports.
+//! The in-memory store and hint queue against the contracts of its ports.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use order_adapters::memory::MemoryStore;
-use order_core::{EventOutbox, JobQueue, OrderStore};
+use order_adapters::memory::{MemoryHintQueue, MemoryStore};
+use order_core::{EventOutbox, HintCapabilities, HintQueue, JobQueue, OrderId, OrderStore};
 use order_testkit::{
     clock::SimClock,
-    conformance::{LEASE, Subject, lease::check_lease_protocol},
+    conformance::{LEASE, Subject, hints::HintSubject, lease::check_lease_protocol},
 };
+use uuid::Uuid;
 
 struct Memory {
     clock: Arc<SimClock>,
@@ -49,4 +50,51 @@ order_testkit::store_conformance!(memory);
 #[test]
 fn lease_protocol_follows_its_model() {
     check_lease_protocol(512, memory);
+}
+
+mod hints {
+    use std::future::{Ready, ready};
+
+    use super::*;
+
+    struct Hints(MemoryHintQueue);
+
+    #[async_trait]
+    impl HintSubject for Hints {
+        async fn queue(&self) -> Arc<dyn HintQueue> {
+            Arc::new(self.0.clone())
+        }
+
+        fn capabilities(&self) -> HintCapabilities {
+            HintCapabilities {
+                is_shared: false,
+                redelivers: false,
+            }
+        }
+
+        async fn wipe(&self) {
+            self.0.clear();
+        }
+
+        async fn send_foreign(&self) -> bool {
+            false
+        }
+    }
+
+    fn hints() -> Ready<Option<Hints>> {
+        ready(Some(Hints(MemoryHintQueue::new(5000))))
+    }
+
+    order_testkit::hint_conformance!(hints);
+
+    #[tokio::test]
+    async fn full_queue_forgets_the_oldest() {
+        let queue = MemoryHintQueue::new(2);
+        let hints = [1, 2, 3].map(|n| OrderId::from_uuid(Uuid::from_u128(n)));
+        queue.send(&hints).await.expect("is sent");
+
+        let received = queue.consumer().receive(5).await.expect("are received");
+
+        assert_eq!(received, hints[1..]);
+    }
 }

@@ -1,10 +1,11 @@
-//! Orders and jobs in the memory of the process: the model the other stores are measured
+//! Orders, jobs and hints in the memory of the process: the model the other stores are measured
 //! by, and the store of simulations.
 //!
 //! It is meant to be obviously right, not fast: plain ordered maps under one lock, so the
 //! same calls give the same answers in every run. Nothing outlives the process. Time is the
 //! injected [`Clock`]'s.
 
+mod hints;
 mod outbox;
 mod tables;
 
@@ -23,6 +24,7 @@ use order_core::{
     Version,
 };
 
+pub use self::hints::MemoryHintQueue;
 use self::tables::Tables;
 
 /// An [`OrderStore`] with its [`JobQueue`], in memory.

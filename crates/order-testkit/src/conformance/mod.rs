@@ -30,6 +30,7 @@ pub mod complete;
 pub mod create;
 pub mod events;
 pub mod external_ids;
+pub mod hints;
 pub mod keys;
 pub mod lease;
 pub mod list;
