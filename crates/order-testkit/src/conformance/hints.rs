@@ -39,7 +39,7 @@ pub trait HintSubject: Send + Sync + 'static {
     /// Makes the broker lose all it has: the hints, the queue, the group.
     async fn wipe(&self);
 
-    /// Puts a message into the queue that is no hint. `false` where only hints fit in.
+    /// Puts one or more messages into the queue that are no hints. `false` where only hints fit in.
     async fn send_foreign(&self) -> bool;
 }
 

@@ -1,5 +1,5 @@
-//! Real servers for tests: a private PostgreSQL, the project's own binaries, and a Python
-//! to be their client.
+//! Real servers for tests: a private PostgreSQL and Redis, the project's own binaries, and
+//! a Python to be their client.
 //!
 //! Owns finding, starting, stopping and killing them, and the rule that a test that
 //! cannot run says so. Must not know what a test does with a server.
@@ -15,6 +15,7 @@ use std::net::{Ipv4Addr, TcpListener};
 pub mod postgres;
 pub mod process;
 pub mod python;
+pub mod redis;
 
 /// The environment variable that names a file to which every skipped test adds a line.
 pub const SKIP_REPORT: &str = "SKIP_REPORT";

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tokio_postgres::NoTls;
 
 use super::free_port;
-use super::process::send_signal;
+use super::process::{children, is_alive, send_signal};
 
 pub use database::{SharedPostgres, TEST_POSTGRES_URL, TestDatabase, database, shared};
 pub use installation::Installation;
@@ -260,25 +260,6 @@ async fn execute(url: &str, statement: &str) -> anyhow::Result<()> {
     tokio::time::timeout(STATEMENT_TIMEOUT, run)
         .await
         .context("postgresql does not answer")?
-}
-
-/// The processes that a process has started and that it has not waited for yet.
-fn children(process: u32) -> Vec<u32> {
-    fs::read_to_string(format!("/proc/{process}/task/{process}/children"))
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|id| id.parse().ok())
-        .collect()
-}
-
-/// Whether a process still runs. One that has ended and only waits for its parent to
-/// notice does not.
-fn is_alive(process: u32) -> bool {
-    // The state follows the name, which is in parentheses and may hold anything.
-    fs::read_to_string(format!("/proc/{process}/stat"))
-        .ok()
-        .and_then(|stat| Some(stat.rsplit_once(") ")?.1.chars().next()? != 'Z'))
-        .unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The project's own binaries as child processes of a test.
 
 use std::collections::VecDeque;
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -206,6 +207,25 @@ pub(super) fn send_signal(name: &str, processes: &[u32]) -> anyhow::Result<ExitS
         .stderr(Stdio::null())
         .status()
         .context("cannot run sh")
+}
+
+/// The processes that a process has started and that it has not waited for yet.
+pub(super) fn children(process: u32) -> Vec<u32> {
+    fs::read_to_string(format!("/proc/{process}/task/{process}/children"))
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|id| id.parse().ok())
+        .collect()
+}
+
+/// Whether a process still runs. One that has ended and only waits for its parent to
+/// notice does not.
+pub(super) fn is_alive(process: u32) -> bool {
+    // The state follows the name, which is in parentheses and may hold anything.
+    fs::read_to_string(format!("/proc/{process}/stat"))
+        .ok()
+        .and_then(|stat| Some(stat.rsplit_once(") ")?.1.chars().next()? != 'Z'))
+        .unwrap_or(false)
 }
 
 #[cfg(test)]
