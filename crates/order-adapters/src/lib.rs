@@ -5,5 +5,6 @@ pub mod event_message;
 pub mod fulfilment;
 pub mod memory;
 pub mod postgres;
+pub mod redis;
 pub mod sqlite;
 pub mod system;
