@@ -26,7 +26,7 @@ use clap::Parser;
 enum Xtask {
     /// Check format, lints, dependencies, documentation and the rules of the repository.
     Lint,
-    /// Run every test, on a PostgreSQL that is started for it.
+    /// Run every test, on a PostgreSQL and a Redis that are started for it.
     Test(test::TestArgs),
     /// Install, start and stop the servers that development needs.
     #[command(subcommand)]

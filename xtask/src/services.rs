@@ -1,26 +1,23 @@
 //! `cargo xtask services`: the servers that development needs, on this machine.
 //!
-//! PostgreSQL runs as a private instance with its data under the target folder; an
-//! instance of the operating system is never touched.
+//! Each runs as a private instance with its data under the target folder and on a port of
+//! its own; an instance of the operating system is never touched. One file per server.
+
+mod postgres;
+mod redis;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use order_testkit::server::postgres::Installation;
-
-use crate::workspace_root;
-
-/// The port of the development server: not PostgreSQL's own, which may be taken.
-const PORT: &str = "15432";
-
-/// The database that exists in it.
-const DATABASE: &str = "orderdb";
 
 /// Packages of Debian and Ubuntu, each with a program that shows whether it is there.
 const PACKAGES: &[(&str, &str)] = &[
     ("postgresql", "postgres"),
+    ("redis-server", "redis-server"),
+    ("openssl", "openssl"),
     ("python3-venv", "python3"),
     ("chromium", "chromium"),
     ("wrk", "wrk"),
@@ -31,22 +28,63 @@ const PACKAGES: &[(&str, &str)] = &[
 pub(crate) enum Services {
     /// Install what tests and benchmarks need, on Debian and Ubuntu.
     Install,
-    /// Start PostgreSQL and print how to reach it.
+    /// Start PostgreSQL and Redis and print how to reach them.
     Up,
-    /// Stop PostgreSQL; its data stays.
+    /// Stop them; the data of PostgreSQL stays.
     Down,
-    /// Tell whether PostgreSQL runs.
+    /// Tell which of them run.
     Status,
+}
+
+/// A server for development.
+trait Server {
+    /// Its name.
+    fn name(&self) -> &'static str;
+
+    /// Where it listens.
+    fn address(&self) -> String;
+
+    /// Whether it runs.
+    fn is_running(&self) -> anyhow::Result<bool>;
+
+    /// Starts it, if it does not run, and gives the environment variable that names it, with
+    /// its value.
+    fn up(&self) -> anyhow::Result<(&'static str, String)>;
+
+    /// Stops it.
+    fn down(&self) -> anyhow::Result<()>;
+}
+
+fn servers() -> anyhow::Result<[Box<dyn Server>; 2]> {
+    Ok([
+        Box::new(postgres::Postgres::find()?),
+        Box::new(redis::Redis::find()?),
+    ])
 }
 
 /// Does it.
 pub(crate) fn run(command: &Services) -> anyhow::Result<()> {
-    match command {
-        Services::Install => install(),
-        Services::Up => up(&Instance::find()?),
-        Services::Down => down(&Instance::find()?),
-        Services::Status => status(&Instance::find()?),
+    if matches!(command, Services::Install) {
+        return install();
     }
+    for server in servers()? {
+        let (name, address) = (server.name(), server.address());
+        match command {
+            Services::Install => {}
+            Services::Up => {
+                let (variable, value) = server.up()?;
+                // The only thing on standard output, so that a shell can evaluate it.
+                writeln!(std::io::stdout(), "export {variable}={value}")?;
+            }
+            Services::Down if server.is_running()? => {
+                server.down()?;
+                eprintln!("stopped {name}");
+            }
+            Services::Status if server.is_running()? => eprintln!("{name} runs on {address}"),
+            Services::Down | Services::Status => eprintln!("{name} does not run"),
+        }
+    }
+    Ok(())
 }
 
 fn install() -> anyhow::Result<()> {
@@ -99,120 +137,7 @@ fn apt_get(arguments: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The development server.
-struct Instance {
-    installation: Installation,
-    directory: PathBuf,
-}
-
-impl Instance {
-    fn find() -> anyhow::Result<Self> {
-        Ok(Self {
-            installation: Installation::find()
-                .context("postgresql is not installed; run cargo xtask services install")?,
-            directory: workspace_root().join("target/services/postgres"),
-        })
-    }
-
-    fn data(&self) -> PathBuf {
-        self.directory.join("data")
-    }
-
-    fn is_running(&self) -> anyhow::Result<bool> {
-        Ok(self.pg_ctl(&["status"])?.status.success())
-    }
-
-    fn pg_ctl(&self, arguments: &[&str]) -> anyhow::Result<Output> {
-        self.installation
-            .command("pg_ctl")
-            .args(arguments)
-            .arg("--pgdata")
-            .arg(self.data())
-            .output()
-            .context("cannot run pg_ctl")
-    }
-}
-
-fn up(instance: &Instance) -> anyhow::Result<()> {
-    let is_new = !instance.data().join("PG_VERSION").exists();
-    if is_new {
-        instance
-            .installation
-            .create_directory(&instance.directory)?;
-        instance.installation.initialize(&instance.data())?;
-    }
-    if !instance.is_running()? {
-        start(instance)?;
-    }
-    if is_new {
-        let output = instance
-            .installation
-            .command("createdb")
-            .args([
-                "--host=127.0.0.1",
-                "--port",
-                PORT,
-                "--username=postgres",
-                DATABASE,
-            ])
-            .output()
-            .context("cannot run createdb")?;
-        ensure!(
-            output.status.success(),
-            "createdb failed: {}",
-            text(&output)
-        );
-    }
-    // The only thing on standard output, so that a shell can evaluate it.
-    writeln!(
-        std::io::stdout(),
-        "export DATABASE_URL=postgres://postgres@127.0.0.1:{PORT}/{DATABASE}"
-    )?;
-    Ok(())
-}
-
-fn start(instance: &Instance) -> anyhow::Result<()> {
-    // TCP on loopback only: the path of a socket under the target folder may be too long.
-    let mut options =
-        format!("-p {PORT} -c listen_addresses=127.0.0.1 -c unix_socket_directories=");
-    if let Some((name, value)) = instance.installation.statement_statistics() {
-        options = format!("{options} -c {name}={value}");
-    }
-    let log = instance.directory.join("log");
-    let log = log
-        .to_str()
-        .context("the path of the workspace is not UTF-8")?;
-    let output = instance.pg_ctl(&["start", "--wait", "--log", log, "--options", &options])?;
-    if !output.status.success() {
-        bail!("{}; see {log}", text(&output));
-    }
-    eprintln!("started PostgreSQL; its log is {log}");
-    Ok(())
-}
-
-fn down(instance: &Instance) -> anyhow::Result<()> {
-    if !instance.is_running()? {
-        eprintln!("PostgreSQL does not run");
-        return Ok(());
-    }
-    let output = instance.pg_ctl(&["stop", "--wait", "--mode=fast"])?;
-    ensure!(output.status.success(), "{}", text(&output));
-    eprintln!(
-        "stopped PostgreSQL; its data stays in {}",
-        instance.data().display()
-    );
-    Ok(())
-}
-
-fn status(instance: &Instance) -> anyhow::Result<()> {
-    if instance.is_running()? {
-        eprintln!("PostgreSQL runs on 127.0.0.1:{PORT}");
-    } else {
-        eprintln!("PostgreSQL does not run");
-    }
-    Ok(())
-}
-
+/// What a program complained about.
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).trim().to_owned()
 }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context;
 use order_testkit::server::postgres::{Installation, PostgresServer, TEST_POSTGRES_URL};
+use order_testkit::server::redis::{RedisServer, TEST_REDIS_URL};
 use order_testkit::server::{Backend, SKIP_REPORT, python};
 
 use crate::cargo;
@@ -45,12 +46,16 @@ async fn run_tests(
         // Apart from the run, so that a failure to build does not start servers.
         steps.run("build", &mut cargo(&["test", "--workspace", "--no-run"]))?;
     }
-    let server = start_postgres(steps).await;
+    let postgres = start_postgres(steps).await;
+    let redis = start_redis(steps).await;
     let run = |name: &str, runner: &[&str], arguments: &[String], steps: &mut Steps| {
         let mut command = cargo(runner);
         prepare(&mut command);
-        if let Some(server) = &server {
+        if let Some(server) = &postgres {
             command.env(TEST_POSTGRES_URL, server.url());
+        }
+        if let Some(server) = &redis {
+            command.env(TEST_REDIS_URL, server.url());
         }
         if !names_a_package(arguments) {
             command.arg("--workspace");
@@ -108,6 +113,20 @@ async fn start_postgres(steps: &mut Steps) -> Option<PostgresServer> {
         Ok(server) => Some(server),
         Err(error) => {
             steps.skip("PostgreSQL for the tests", &format!("{error:#}"));
+            None
+        }
+    }
+}
+
+/// The same for Redis.
+async fn start_redis(steps: &mut Steps) -> Option<RedisServer> {
+    if std::env::var_os(TEST_REDIS_URL).is_some() {
+        return None;
+    }
+    match RedisServer::start(&[]).await {
+        Ok(server) => Some(server),
+        Err(error) => {
+            steps.skip("Redis for the tests", &format!("{error:#}"));
             None
         }
     }
