@@ -15,21 +15,24 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
 fn check(steps: &mut Steps) -> anyhow::Result<()> {
     steps.run("format", &mut cargo(&["fmt", "--all", "--check"]))?;
+    let clippy = ["clippy", "--workspace", "--all-targets"];
+    let deny = ["--", "-D", "warnings"];
+    steps.run("clippy", cargo(&clippy).args(deny))?;
     steps.run(
-        "clippy",
-        &mut cargo(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]),
+        "clippy with all features",
+        cargo(&clippy).arg("--all-features").args(deny),
     )?;
     check_dependencies(steps)?;
     steps.run(
         "documentation",
-        cargo(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"),
+        cargo(&[
+            "doc",
+            "--workspace",
+            "--all-features",
+            "--no-deps",
+            "--quiet",
+        ])
+        .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     steps.run(
         "rules of the repository",

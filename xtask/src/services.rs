@@ -6,6 +6,8 @@
 mod postgres;
 mod redis;
 
+mod kafka;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -21,6 +23,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3-venv", "python3"),
     ("chromium", "chromium"),
     ("wrk", "wrk"),
+    ("default-jre-headless", "java"),
+    ("maven", "mvn"),
 ];
 
 /// What to do with the servers.
@@ -88,13 +92,18 @@ pub(crate) fn run(command: &Services) -> anyhow::Result<()> {
 }
 
 fn install() -> anyhow::Result<()> {
+    install_packages()?;
+    kafka::install()
+}
+
+fn install_packages() -> anyhow::Result<()> {
     let missing: Vec<&str> = PACKAGES
         .iter()
         .filter(|(_, program)| !is_installed(program))
         .map(|(package, _)| *package)
         .collect();
     if missing.is_empty() {
-        eprintln!("nothing to install");
+        eprintln!("every package is installed");
         return Ok(());
     }
     ensure!(

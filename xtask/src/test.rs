@@ -5,12 +5,14 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
+use order_testkit::server::kafka::{KAFKA_BROKERS, KafkaServer};
 use order_testkit::server::postgres::{Installation, PostgresServer, TEST_POSTGRES_URL};
 use order_testkit::server::redis::{RedisServer, TEST_REDIS_URL};
 use order_testkit::server::{Backend, SKIP_REPORT, python};
 
 use crate::cargo;
 use crate::docs;
+use crate::services::find_program;
 use crate::steps::Steps;
 
 /// What to test.
@@ -44,10 +46,12 @@ async fn run_tests(
 ) -> anyhow::Result<()> {
     if arguments.is_empty() {
         // Apart from the run, so that a failure to build does not start servers.
-        steps.run("build", &mut cargo(&["test", "--workspace", "--no-run"]))?;
+        let mut build = cargo(&["test", "--workspace", "--all-features", "--no-run"]);
+        steps.run("build", &mut build)?;
     }
     let postgres = start_postgres(steps).await;
     let redis = start_redis(steps).await;
+    let kafka = start_kafka(steps).await;
     let run = |name: &str, runner: &[&str], arguments: &[String], steps: &mut Steps| {
         let mut command = cargo(runner);
         prepare(&mut command);
@@ -57,6 +61,10 @@ async fn run_tests(
         if let Some(server) = &redis {
             command.env(TEST_REDIS_URL, server.url());
         }
+        if let Some(kafka) = &kafka {
+            command.env(KAFKA_BROKERS, kafka.brokers());
+        }
+        command.arg("--all-features");
         if !names_a_package(arguments) {
             command.arg("--workspace");
         }
@@ -73,9 +81,13 @@ async fn run_tests(
     if !arguments.is_empty() {
         return Ok(());
     }
-    match Installation::find() {
-        Ok(_) => steps.run("storm", &mut cargo(&SHORT_STORM))?,
-        Err(error) => steps.skip_test("storm", &format!("PostgreSQL: {error:#}"))?,
+    for (name, needs, command) in SHORT_STORMS {
+        let missing = needs.iter().find(|program| find_program(program).is_none());
+        match (Installation::find(), missing) {
+            (Err(error), _) => steps.skip_test(name, &format!("PostgreSQL: {error:#}"))?,
+            (_, Some(program)) => steps.skip_test(name, &format!("{program}: not installed"))?,
+            (Ok(_), None) => steps.run(name, cargo(&["xtask", "storm"]).args(command))?,
+        }
     }
     match python::venv().await {
         Backend::Available(_) => steps.run("schemathesis", &mut cargo(&SHORT_SCHEMATHESIS))?,
@@ -89,8 +101,28 @@ async fn run_tests(
     }
 }
 
-/// Long enough to kill the service under load a few times.
-const SHORT_STORM: [&str; 6] = ["xtask", "storm", "--orders", "2000", "--kills", "3"];
+/// Each with the programs it needs besides PostgreSQL, and long enough to kill every process
+/// once under load.
+const SHORT_STORMS: [(&str, &[&str], &[&str]); 3] = [
+    ("storm", &[], &["--orders", "2000", "--kills", "3"]),
+    (
+        "storm over a fleet",
+        &["redis-server"],
+        &[
+            "--scale",
+            "--queue=redis",
+            "--events=redis",
+            "--seconds=8",
+            "--wipes=2",
+            "--sink",
+        ],
+    ),
+    (
+        "rolling restart",
+        &["haproxy", "redis-server"],
+        &["--rolling", "--queue=redis", "--events=redis"],
+    ),
+];
 
 /// About a minute, and the same requests each time: what it finds is about the change.
 const SHORT_SCHEMATHESIS: [&str; 6] = [
@@ -127,6 +159,20 @@ async fn start_redis(steps: &mut Steps) -> Option<RedisServer> {
         Ok(server) => Some(server),
         Err(error) => {
             steps.skip("Redis for the tests", &format!("{error:#}"));
+            None
+        }
+    }
+}
+
+/// The same for Kafka.
+async fn start_kafka(steps: &mut Steps) -> Option<KafkaServer> {
+    if std::env::var_os(KAFKA_BROKERS).is_some() {
+        return None;
+    }
+    match KafkaServer::start().await {
+        Ok(server) => Some(server),
+        Err(error) => {
+            steps.skip("Kafka for the tests", &format!("{error:#}"));
             None
         }
     }
