@@ -3,6 +3,9 @@
 
 pub mod event_message;
 pub mod fulfilment;
+#[cfg(feature = "kafka")]
+pub mod kafka;
+pub mod kafka_url;
 pub mod memory;
 pub mod postgres;
 pub mod redis;
