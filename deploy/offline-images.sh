@@ -5,15 +5,18 @@
 # For machines that reach a Debian mirror but no container registry. Not for production:
 # a stand-in behaves like the image it is named after only as far as this project needs.
 #
-#   deploy/offline-images.sh [debian] [rust] [postgres]     default: all three
+#   deploy/offline-images.sh [debian] [rust] [postgres] [redis] [haproxy] [kafka]
+#                                                           default: all of them
 #
-# Needs root, a running docker, debootstrap, and for `rust` a toolchain and a filled cargo
-# registry: run `cargo fetch --locked` first, and again after Cargo.lock has changed.
+# Needs root, a running docker, debootstrap; for `rust` a toolchain and a filled cargo
+# registry: run `cargo fetch --locked` first, and again after Cargo.lock has changed; for
+# `kafka` its jars: run `cargo xtask services install`, or name their folder in KAFKA_JARS.
 # DEBIAN_MIRROR names another mirror.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly suite=bookworm
+readonly known=(debian rust postgres redis haproxy kafka)
 
 fail() {
     echo "offline-images: $*" >&2
@@ -22,7 +25,7 @@ fail() {
 
 # The tags, as the files that use them name them.
 tag() {
-    grep --no-filename --only-matching --extended-regexp "\b$1:[a-z0-9.-]+" \
+    sed --quiet --regexp-extended "s#^(FROM| *image:) (([a-z]+/)?$1:[a-z0-9.-]+).*#\2#p" \
         deploy/Dockerfile compose.yaml | head -n 1
 }
 
@@ -131,16 +134,70 @@ ENTRYPOINT
         'ENTRYPOINT ["docker-entrypoint.sh"]' 'CMD ["postgres"]'
 }
 
+make_redis() {
+    local folder=$work/redis
+    copy_base "$folder"
+    install "$folder" redis-server
+    import "$folder" "$(tag redis)" 'USER redis' 'WORKDIR /data' 'EXPOSE 6379' \
+        'CMD ["redis-server"]'
+}
+
+make_haproxy() {
+    local folder=$work/haproxy
+    copy_base "$folder"
+    install "$folder" haproxy
+    mkdir -p "$folder/usr/local/etc/haproxy"
+    import "$folder" "$(tag haproxy)" 'USER haproxy' \
+        'CMD ["haproxy", "-W", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]'
+}
+
+make_kafka() {
+    local folder=$work/kafka tag jars=${KAFKA_JARS:-target/kafka/libs}
+    tag=$(tag kafka)
+    [ -f "$jars/kafka-server-${tag#*:}.jar" ] \
+        || fail "$jars does not hold Kafka ${tag#*:}; run cargo xtask services install"
+    copy_base "$folder"
+    install "$folder" openjdk-17-jre-headless
+    mkdir -p "$folder/opt/kafka" "$folder/var/lib/kafka/data"
+    cp --archive --dereference "$jars" "$folder/opt/kafka/libs"
+    chown -R root:root "$folder/opt/kafka"
+    chown 1000:1000 "$folder/var/lib/kafka/data"
+    cat >"$folder/opt/kafka/log4j.properties" <<'PROPERTIES'
+log4j.rootLogger=INFO, stdout
+log4j.appender.stdout=org.apache.log4j.ConsoleAppender
+log4j.appender.stdout.layout=org.apache.log4j.PatternLayout
+log4j.appender.stdout.layout.ConversionPattern=[%d] %p %m (%c)%n
+PROPERTIES
+    cat >"$folder/usr/local/bin/kafka-run" <<'ENTRYPOINT'
+#!/bin/bash
+# Makes properties of the variables KAFKA_*, formats the storage once and runs the broker.
+set -euo pipefail
+config=$(mktemp)
+for variable in "${!KAFKA_@}"; do
+    name=${variable#KAFKA_}
+    name=${name,,}
+    [ "$name" = heap_opts ] || echo "${name//_/.}=${!variable}"
+done >"$config"
+# The variable holds several options.
+# shellcheck disable=SC2206
+java=(java ${KAFKA_HEAP_OPTS:-} -Dlog4j.configuration=file:/opt/kafka/log4j.properties
+    -cp '/opt/kafka/libs/*')
+"${java[@]}" kafka.tools.StorageTool format --ignore-formatted \
+    --cluster-id "${CLUSTER_ID:-5L6g3nShT-eMCtK--X86sw}" --config "$config" >/dev/null
+exec "${java[@]}" kafka.Kafka "$config"
+ENTRYPOINT
+    chmod 755 "$folder/usr/local/bin/kafka-run"
+    import "$folder" "$tag" 'USER 1000:1000' 'VOLUME /var/lib/kafka/data' 'EXPOSE 9092' \
+        'CMD ["kafka-run"]'
+}
+
 [ "$(id -u)" = 0 ] || fail "needs root, for debootstrap"
 command -v debootstrap >/dev/null || fail "needs the package debootstrap"
 docker version >/dev/null 2>&1 || fail "needs a running docker"
 images=("$@")
-[ $# -gt 0 ] || images=(debian rust postgres)
+[ $# -gt 0 ] || images=("${known[@]}")
 for image in "${images[@]}"; do
-    case $image in
-        debian | rust | postgres) ;;
-        *) fail "no stand-in is known for $image" ;;
-    esac
+    [[ " ${known[*]} " == *" $image "* ]] || fail "no stand-in is known for $image"
     [ -n "$(tag "$image")" ] || fail "no file names an image of $image"
 done
 
