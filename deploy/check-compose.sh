@@ -246,7 +246,7 @@ fi
 
 up
 wait_until_all_healthy
-passed "${ours[*]} ${others[*]} are healthy"
+passed "all ${#all[@]} containers are healthy"
 
 for service in "${ours[@]}"; do
     for container in $(containers "$service"); do

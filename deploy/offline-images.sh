@@ -53,7 +53,10 @@ install() {
     shift
     printf '#!/bin/sh\nexit 101\n' >"$folder/usr/sbin/policy-rc.d"
     chmod +x "$folder/usr/sbin/policy-rc.d"
-    chroot "$folder" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 sh -euc '
+    # Setting up Java needs /proc; the mount ends with its namespace.
+    # shellcheck disable=SC2016
+    unshare --mount sh -euc 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$folder" \
+        env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 sh -euc '
         apt-get update --quiet
         apt-get install --quiet --yes --no-install-recommends "$@"
         apt-get clean
@@ -162,12 +165,6 @@ make_kafka() {
     cp --archive --dereference "$jars" "$folder/opt/kafka/libs"
     chown -R root:root "$folder/opt/kafka"
     chown 1000:1000 "$folder/var/lib/kafka/data"
-    cat >"$folder/opt/kafka/log4j.properties" <<'PROPERTIES'
-log4j.rootLogger=INFO, stdout
-log4j.appender.stdout=org.apache.log4j.ConsoleAppender
-log4j.appender.stdout.layout=org.apache.log4j.PatternLayout
-log4j.appender.stdout.layout.ConversionPattern=[%d] %p %m (%c)%n
-PROPERTIES
     cat >"$folder/usr/local/bin/kafka-run" <<'ENTRYPOINT'
 #!/bin/bash
 # Makes properties of the variables KAFKA_*, formats the storage once and runs the broker.
@@ -180,8 +177,7 @@ for variable in "${!KAFKA_@}"; do
 done >"$config"
 # The variable holds several options.
 # shellcheck disable=SC2206
-java=(java ${KAFKA_HEAP_OPTS:-} -Dlog4j.configuration=file:/opt/kafka/log4j.properties
-    -cp '/opt/kafka/libs/*')
+java=(java ${KAFKA_HEAP_OPTS:-} -cp '/opt/kafka/libs/*')
 "${java[@]}" kafka.tools.StorageTool format --ignore-formatted \
     --cluster-id "${CLUSTER_ID:-5L6g3nShT-eMCtK--X86sw}" --config "$config" >/dev/null
 exec "${java[@]}" kafka.Kafka "$config"
