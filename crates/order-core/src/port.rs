@@ -150,8 +150,8 @@ pub trait JobQueue: Send + Sync + 'static {
         overdue: Duration,
     ) -> Result<Vec<Job>, Error>;
 
-    /// Claims those of the given jobs that are due, for `lease`; the others are left out, as
-    /// are jobs that another claim is just taking.
+    /// Claims those of the given jobs that are due, for `lease`; the others are left out. Of
+    /// concurrent calls for one job one gets it.
     async fn claim_hinted(&self, order_ids: &[OrderId], lease: Duration)
     -> Result<Vec<Job>, Error>;
 

@@ -128,7 +128,8 @@ impl Shared {
         let sessions_max = self.config.sessions_max;
         self.counters
             .sessions
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+            // Before the session reads the store, whoever asks whether anybody watches knows.
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| {
                 (n < sessions_max).then_some(n + 1)
             })
             .map(|_| ())
@@ -250,6 +251,10 @@ impl EventReceiver for Hub {
         let received = &self.shared.counters.received;
         received.fetch_add(events.len() as u64, Ordering::Relaxed);
         self.shared.deliver(events);
+    }
+
+    fn is_watched(&self) -> bool {
+        self.shared.counters.sessions.load(Ordering::SeqCst) > 0
     }
 
     fn watched(&self) -> Vec<Topic> {

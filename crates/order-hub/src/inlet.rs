@@ -69,6 +69,10 @@ impl EventReceiver for Observed {
         self.receiver.receive(events);
     }
 
+    fn is_watched(&self) -> bool {
+        self.receiver.is_watched()
+    }
+
     fn watched(&self) -> Vec<Topic> {
         self.receiver.watched()
     }

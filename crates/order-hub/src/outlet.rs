@@ -1,8 +1,8 @@
 //! The way out of this process: a bounded queue in front of an [`EventTransport`].
 //!
 //! Whoever commits must never wait for a broker. Events are queued, and one task publishes
-//! them: when it is free it takes all that waits, without a timer, so a lone event is sent
-//! at once and a burst shares a round trip. What the broker does not take is dropped: the
+//! them: when it is free it takes all that waits, so a lone event is sent at once, and a burst
+//! shares a round trip. What the broker does not take is dropped: the
 //! other processes find it in the store.
 
 use std::{
@@ -17,7 +17,7 @@ use std::{
 use order_core::{EventBus, EventTransport, OrderEvent};
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -152,8 +152,12 @@ impl Publisher {
                     }
                 }
             }
+            let (begun_at, is_full) = (Instant::now(), self.batch.len() >= BATCH_LEN_MAX);
             let Err(cause) = self.publish_batch().await else {
                 outage.end();
+                if !is_full && !self.queue.is_closed() {
+                    sleep_until(begun_at + self.transport.publish_interval()).await;
+                }
                 continue;
             };
             let pause = outage.fail(&cause);

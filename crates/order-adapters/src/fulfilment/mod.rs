@@ -28,7 +28,6 @@ mod network;
 mod signature;
 
 use std::{
-    error::Error as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -38,7 +37,7 @@ use std::{
 
 use async_trait::async_trait;
 use http::{HeaderValue, header::CONTENT_TYPE};
-use order_core::{Attempt, Clock, Effects, Order, Outcome, Processor};
+use order_core::{Attempt, Clock, Effects, Order, Outcome, Processor, error_chain};
 use reqwest::{Client, redirect};
 
 use self::{
@@ -110,7 +109,7 @@ impl HttpProcessor {
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .build()
             .map_err(|error| {
-                let rule = format!("cannot be used: {}", chain(&error));
+                let rule = format!("cannot be used: {}", error_chain(&error));
                 FulfilmentConfigError::new("FULFILMENT_URL", rule)
             })?;
         Ok(Self {
@@ -140,7 +139,7 @@ impl HttpProcessor {
         let response = request
             .send()
             .await
-            .map_err(|error| chain(&error.without_url()))?;
+            .map_err(|error| error_chain(&error.without_url()))?;
         Ok(Answer::read(response, now).await)
     }
 
@@ -177,16 +176,4 @@ impl Processor for HttpProcessor {
             Err(error) => Outcome::Retry { error, after: None },
         }
     }
-}
-
-/// The error and all its sources in one line. The topmost text alone says nothing.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

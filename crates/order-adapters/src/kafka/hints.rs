@@ -32,6 +32,10 @@ use crate::kafka_url::KafkaUrl;
 /// How long a consumer may be silent before its partitions go to others.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A send is a record batch for each partition, which costs the brokers far more than the
+/// few records in it.
+const SEND_INTERVAL: Duration = Duration::from_millis(20);
+
 /// How long leaving the group may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -102,6 +106,10 @@ impl HintQueue for KafkaHintQueue {
             is_shared: true,
             redelivers: true,
         }
+    }
+
+    fn send_interval(&self) -> Duration {
+        SEND_INTERVAL
     }
 
     async fn send(&self, order_ids: &[OrderId]) -> Result<(), BrokerError> {

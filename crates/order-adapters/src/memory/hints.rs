@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -60,6 +61,10 @@ impl HintQueue for MemoryHintQueue {
             is_shared: false,
             redelivers: false,
         }
+    }
+
+    fn send_interval(&self) -> Duration {
+        Duration::ZERO
     }
 
     async fn send(&self, order_ids: &[OrderId]) -> Result<(), BrokerError> {

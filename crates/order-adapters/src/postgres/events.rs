@@ -53,6 +53,10 @@ const PUBLISHER_SETTINGS: &str = "SET synchronous_commit = off";
 /// The longest payload in bytes, by the server's own limit.
 const PAYLOAD_LEN_MAX: usize = 7_999;
 
+/// Each statement wakes the connection of every process that listens, which is most of what
+/// its events cost.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
+
 /// How long opening a connection may take, with everything that belongs to it.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -153,7 +157,11 @@ impl PostgresEventTransport {
         Ok(link)
     }
 
+    /// Every process gets every event, so one in which nobody watches does not read them.
     fn pass_on(&self, payload: &str, receiver: &dyn EventReceiver) {
+        if !receiver.is_watched() {
+            return;
+        }
         let unpacked = unpack(&self.instance, payload);
         if unpacked.is_foreign {
             self.n_foreign.fetch_add(1, Ordering::Relaxed);
@@ -166,6 +174,10 @@ impl PostgresEventTransport {
 
 #[async_trait]
 impl EventTransport for PostgresEventTransport {
+    fn publish_interval(&self) -> Duration {
+        PUBLISH_INTERVAL
+    }
+
     async fn publish(&self, events: &[OrderEvent]) -> Result<(), BrokerError> {
         let payloads = pack(&self.instance, events);
         if payloads.is_empty() {

@@ -33,6 +33,9 @@ const MESSAGES_MAX: usize = 4096;
 /// How many messages are handed on at once.
 const BATCH_MAX: usize = 256;
 
+/// A pipeline costs little.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(5);
+
 /// How events are passed.
 #[derive(Clone, Debug)]
 pub struct RedisEventConfig {
@@ -162,6 +165,10 @@ impl RedisEventTransport {
 
 #[async_trait]
 impl EventTransport for RedisEventTransport {
+    fn publish_interval(&self) -> Duration {
+        PUBLISH_INTERVAL
+    }
+
     async fn publish(&self, events: &[OrderEvent]) -> Result<(), BrokerError> {
         if events.is_empty() {
             return Ok(());
@@ -254,6 +261,10 @@ mod tests {
 
     #[async_trait]
     impl EventReceiver for Counter {
+        fn is_watched(&self) -> bool {
+            true
+        }
+
         fn receive(&self, events: &[OrderEvent]) {
             self.n_events.fetch_add(events.len(), Ordering::Relaxed);
         }

@@ -43,6 +43,9 @@ const STREAM_LEN_MAX: usize = 100_000;
 /// How long one read waits for hints.
 const BLOCK: Duration = Duration::from_secs(2);
 
+/// A pipeline costs little; the claim it leads to is what is shared.
+const SEND_INTERVAL: Duration = Duration::from_millis(5);
+
 /// How long leaving the group may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -110,6 +113,10 @@ impl HintQueue for RedisHintQueue {
             is_shared: true,
             redelivers: true,
         }
+    }
+
+    fn send_interval(&self) -> Duration {
+        SEND_INTERVAL
     }
 
     async fn send(&self, order_ids: &[OrderId]) -> Result<(), BrokerError> {

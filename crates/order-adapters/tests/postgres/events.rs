@@ -47,6 +47,10 @@ struct Counter {
 
 #[async_trait]
 impl EventReceiver for Counter {
+    fn is_watched(&self) -> bool {
+        true
+    }
+
     fn receive(&self, events: &[OrderEvent]) {
         self.n_received.fetch_add(events.len(), Ordering::SeqCst);
     }

@@ -96,6 +96,10 @@ impl Recorder {
 
 #[async_trait]
 impl EventReceiver for Recorder {
+    fn is_watched(&self) -> bool {
+        true
+    }
+
     fn receive(&self, events: &[OrderEvent]) {
         self.events.lock().unwrap().extend_from_slice(events);
     }

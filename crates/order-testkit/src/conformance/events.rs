@@ -105,6 +105,10 @@ struct Recorder {
 
 #[async_trait]
 impl EventReceiver for Recorder {
+    fn is_watched(&self) -> bool {
+        true
+    }
+
     fn receive(&self, events: &[OrderEvent]) {
         self.arrived
             .send_modify(|arrived| arrived.events.extend_from_slice(events));

@@ -47,7 +47,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const START_ATTEMPTS_MAX: u32 = 3;
 
 /// Small, and quick to start rather than quick for long.
-const JAVA_OPTIONS: &[&str] = &[
+pub const JAVA_OPTIONS: &[&str] = &[
     "-Xms128m",
     "-Xmx512m",
     "-XX:+UseSerialGC",
@@ -57,7 +57,7 @@ const JAVA_OPTIONS: &[&str] = &[
 ];
 
 /// Settings of every server beside its addresses.
-const SETTINGS: &str = "\
+pub const SETTINGS: &str = "\
 process.roles=broker,controller
 node.id=1
 controller.listener.names=CONTROLLER
@@ -81,12 +81,16 @@ const USER: &str = "order";
 const PASSWORD: &str = "a-password";
 
 /// What the watcher runs: `$1` is the directory of the server, the rest is the command of
-/// Java. The word `restart` on its input restarts the server, the end of its input ends both.
+/// Java. The word `restart` on its input restarts the server, `wipe` does so without its data,
+/// the end of its input ends both.
 const WATCHER: &str = r#"
 dir=$1
 shift
-id=$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d =)
-"$@" kafka.tools.StorageTool format -t "$id" -c "$dir/settings" </dev/null >>"$dir/log" 2>&1
+format() {
+    id=$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d =)
+    "$@" kafka.tools.StorageTool format -t "$id" -c "$dir/settings" </dev/null >>"$dir/log" 2>&1
+}
+format "$@"
 while :; do
     "$@" kafka.Kafka "$dir/settings" </dev/null >>"$dir/log" 2>&1 &
     server=$!
@@ -94,7 +98,11 @@ while :; do
     read -r word
     kill -KILL "$server"
     wait "$server"
-    [ "$word" = restart ] || break
+    case $word in
+    restart) ;;
+    wipe) rm -rf "$dir/data" && format "$@" ;;
+    *) break ;;
+    esac
 done
 rm -rf "$dir"
 "#;
@@ -191,10 +199,20 @@ impl KafkaServer {
     /// Starts the server again on its data and its ports; one that still runs is killed
     /// first. Waits until it answers.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.start_again(b"restart\n").await
+    }
+
+    /// Makes the server forget everything: kills it, and starts it with no data as another
+    /// cluster on the same ports. Waits until it answers.
+    pub async fn wipe(&mut self) -> anyhow::Result<()> {
+        self.start_again(b"wipe\n").await
+    }
+
+    async fn start_again(&mut self, word: &[u8]) -> anyhow::Result<()> {
         let before = self.id();
         let input = self.watcher.stdin.as_mut().context("no watcher")?;
         input
-            .write_all(b"restart\n")
+            .write_all(word)
             .context("the watcher of the server has ended")?;
         if let Some(before) = before {
             wait_until_gone(before).await?;

@@ -54,6 +54,10 @@ impl HintQueue for Shared {
         }
     }
 
+    fn send_interval(&self) -> Duration {
+        Duration::from_millis(5)
+    }
+
     async fn send(&self, order_ids: &[OrderId]) -> Result<(), BrokerError> {
         self.0.n_sends.fetch_add(1, Ordering::Relaxed);
         self.0.check()?;
