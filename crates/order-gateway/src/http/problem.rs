@@ -150,13 +150,18 @@ impl Problem {
     fn log(&self, request_id: &RequestId, document: &Document) {
         let (status, code) = (document.status, document.code);
         match self {
-            Self::Core(error) | Self::Parameters(error) if status >= 500 => tracing::error!(
-                request.id = %request_id,
-                trace.id = document.trace_id.as_deref(),
-                error.code = code,
-                error.chain = error.chain(),
-                "request failed"
-            ),
+            // A process that stops says no until it is gone, and nothing has failed.
+            Self::Core(error) | Self::Parameters(error)
+                if status >= 500 && !matches!(error, Error::ShuttingDown { .. }) =>
+            {
+                tracing::error!(
+                    request.id = %request_id,
+                    trace.id = document.trace_id.as_deref(),
+                    error.code = code,
+                    error.chain = error.chain(),
+                    "request failed"
+                );
+            }
             // The detail may hold names of fields that the client made up: it is escaped.
             Self::Core(_) | Self::Parameters(_) | Self::Protocol(_) => tracing::debug!(
                 request.id = %request_id,
