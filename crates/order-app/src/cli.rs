@@ -26,7 +26,8 @@ pub async fn order_system() -> ExitCode {
         Some(command) => run_command(command, &config.database_url, config.admin_addr).await,
         None => {
             serve(async {
-                let process = Process::start_system(config).await?;
+                // On the heap: starting takes a lot of room for a short time.
+                let process = Box::pin(Process::start_system(config)).await?;
                 // Without a terminal to read it, the text is not worth failing for.
                 let _ = std::io::stdout().write_all(welcome(&process).as_bytes());
                 Ok(process)
@@ -78,7 +79,13 @@ fn parse<C: Parser>() -> C {
 }
 
 /// The settings whose values hold passwords and secrets.
-const SECRET_FLAGS: [&str; 2] = ["--database-url", "--fulfilment-secret"];
+const SECRET_FLAGS: [&str; 5] = [
+    "--database-url",
+    "--event-sink",
+    "--events-url",
+    "--fulfilment-secret",
+    "--queue-url",
+];
 
 /// Takes a refused secret out of the error that refuses it.
 fn hide_secret(mut error: clap::Error) -> clap::Error {
@@ -115,6 +122,7 @@ async fn run_command(
 ) -> anyhow::Result<Exit> {
     match command {
         StoreCommand::Migrate => wire::migrate(database_url).await?,
+        StoreCommand::DropEventSink => wire::drop_event_sink(database_url).await?,
         StoreCommand::Healthcheck => healthcheck::check(admin_addr).await?,
     }
     Ok(Exit::Clean)

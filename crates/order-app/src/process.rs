@@ -1,7 +1,7 @@
 //! One object for start and stop: the listeners of a process and the core behind them.
 //!
 //! Stopping goes from the outside in, so that whatever was accepted still finds what it
-//! needs: not ready → no new jobs → (SHUTDOWN_DELAY) → no new connections → requests, streams and sockets end
+//! needs: not ready → no new jobs → (`SHUTDOWN_DELAY`) → no new connections → requests, streams and sockets end
 //! → jobs end or are released → commits end → the database closes. Each step has its share
 //! of SHUTDOWN_TIMEOUT; what is not done by then is cut, and the exit code says so.
 

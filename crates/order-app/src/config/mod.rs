@@ -3,6 +3,8 @@
 //!
 //! The names of the environment variables are a contract; see docs/operations.md.
 
+mod engine;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -13,11 +15,16 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use order_adapters::fulfilment::{FulfilmentSecrets, FulfilmentUrl, IpNetwork};
 
+pub use self::engine::{EventsUrl, QueueUrl, SinkUrl};
+
 /// What a binary can do besides serving.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum StoreCommand {
     /// Bring the database's schema up to date and exit.
     Migrate,
+    /// Keep no events for EVENT_SINK any longer, forget those that wait, and exit. For when
+    /// EVENT_SINK was taken out of the settings of all processes for good.
+    DropEventSink,
     /// Ask the running process on ADMIN_ADDR whether it is ready; exit 0 if it is.
     Healthcheck,
 }
@@ -156,6 +163,28 @@ pub struct CoreConfig {
     /// How long to wait for the database at start, like 60s.
     #[arg(long, env = "STARTUP_TIMEOUT", default_value = "60s", value_parser = parse_startup_timeout)]
     pub startup_timeout: Duration,
+    /// Who carries hints about due jobs to free workers: local, redis://HOST:PORT,
+    /// rediss://HOST:PORT or kafka://HOST:PORT. The same for all processes on a database.
+    #[arg(
+        long,
+        env = "QUEUE_URL",
+        default_value = "local",
+        hide_env_values = true
+    )]
+    pub queue_url: QueueUrl,
+    /// Who passes events between processes: local, postgres, redis://HOST:PORT or
+    /// rediss://HOST:PORT. The same for all processes on a database.
+    #[arg(
+        long,
+        env = "EVENTS_URL",
+        default_value = "local",
+        hide_env_values = true
+    )]
+    pub events_url: EventsUrl,
+    /// Who else gets every event, as CloudEvents: redis://HOST:PORT/STREAM or
+    /// kafka://HOST:PORT/TOPIC. The same for all processes on a database.
+    #[arg(long, env = "EVENT_SINK", hide_env_values = true)]
+    pub event_sink: Option<SinkUrl>,
     /// Workers that process orders at the same time; 0 means this process only serves.
     #[arg(long, env = "WORKERS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(0..=10_000))]
     pub workers: u16,

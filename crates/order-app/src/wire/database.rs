@@ -1,14 +1,15 @@
 //! Which database, and what it serves.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use order_adapters::{
     postgres::{PostgresConfig, PostgresStore},
     sqlite::SqliteStore,
+    system::SystemClock,
 };
-use order_core::{Clock, JobQueue, OrderStore};
+use order_core::{Clock, EventOutbox, JobQueue, OrderStore};
 
-use crate::config::{CoreConfig, DatabaseUrl};
+use crate::config::DatabaseUrl;
 
 /// Brings the schema up to date.
 pub(crate) async fn migrate(url: &DatabaseUrl) -> anyhow::Result<()> {
@@ -24,6 +25,18 @@ pub(crate) async fn migrate(url: &DatabaseUrl) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Keeps no events for systems outside any longer, and forgets those that wait.
+pub(crate) async fn drop_event_sink(url: &DatabaseUrl) -> anyhow::Result<()> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let database = Database::open(url, PATIENCE, &clock).await?;
+    let disabled = database.outbox().disable().await;
+    database.close().await;
+    Ok(disabled?)
+}
+
+/// How long a command waits for the database.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// An opened database.
 pub(super) enum Database {
     Postgres(Arc<PostgresStore>),
@@ -33,12 +46,11 @@ pub(super) enum Database {
 impl Database {
     pub(super) async fn open(
         url: &DatabaseUrl,
-        config: &CoreConfig,
+        startup_timeout: Duration,
         clock: &Arc<dyn Clock>,
     ) -> anyhow::Result<Self> {
         match url {
             DatabaseUrl::Postgres(url) => {
-                let startup_timeout = config.startup_timeout;
                 let config = PostgresConfig {
                     startup_timeout,
                     ..PostgresConfig::new(url)
@@ -64,6 +76,13 @@ impl Database {
     }
 
     pub(super) fn queue(&self) -> Arc<dyn JobQueue> {
+        match self {
+            Self::Postgres(store) => Arc::clone(store) as _,
+            Self::Sqlite(store) => Arc::clone(store) as _,
+        }
+    }
+
+    pub(super) fn outbox(&self) -> Arc<dyn EventOutbox> {
         match self {
             Self::Postgres(store) => Arc::clone(store) as _,
             Self::Sqlite(store) => Arc::clone(store) as _,

@@ -1,5 +1,6 @@
 //! Builds the core of the system: store, workers, hub and the service over them.
 
+mod brokers;
 mod database;
 
 use std::{sync::Arc, time::Duration};
@@ -20,10 +21,10 @@ use order_worker::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::database::Database;
-pub(crate) use self::database::migrate;
+pub(crate) use self::database::{drop_event_sink, migrate};
+use self::{brokers::Brokers, database::Database};
 use crate::{
-    config::{CoreConfig, DatabaseUrl, ProcessorConfig, ProcessorKind, ServingConfig},
+    config::{CoreConfig, DatabaseUrl, EventsUrl, ProcessorConfig, ProcessorKind, ServingConfig},
     lifecycle::Exit,
     maintenance,
 };
@@ -37,9 +38,7 @@ pub(crate) struct Core {
     database: Database,
     /// The lanes, the workers, and statements for workers outside.
     tasks: TaskTracker,
-    /// What runs in the background, until the others have ended.
-    background: TaskTracker,
-    stop_background: CancellationToken,
+    background: Background,
 }
 
 impl Core {
@@ -53,18 +52,21 @@ impl Core {
     ) -> anyhow::Result<Self> {
         // A setting that cannot work is told before anything is touched.
         let processor = processor(&config.processor, clock)?;
-        let database = Database::open(url, config, clock)
+        let brokers = Brokers::new(url, config)?;
+        let database = Database::open(url, config.startup_timeout, clock)
             .await
             .context("cannot open the database")?;
-        let hub = Hub::new(hub_config(serving), database.store());
+        let background = Background::default();
+        let hub = Hub::new(hub_config(config, serving), database.store());
+        let bus = brokers.event_bus(&hub, serving.is_some(), &background);
         let tasks = TaskTracker::new();
         let pool = WorkerPool::new(
             worker_config(config, database.create_lanes()),
             WorkerDeps {
                 queue: database.queue(),
-                bus: Arc::clone(&hub) as _,
+                bus: Arc::clone(&bus),
                 processor,
-                hints: None,
+                hints: brokers.hints.clone(),
                 clock: Arc::clone(clock),
             },
         );
@@ -72,18 +74,22 @@ impl Core {
             config,
             RemoteWorkersDeps {
                 queue: database.queue(),
-                bus: Arc::clone(&hub) as _,
+                bus: Arc::clone(&bus),
                 clock: Arc::clone(clock),
                 tasks: tasks.clone(),
             },
         );
+        // Before the first order, so that it gets the first event.
+        brokers
+            .start_relay(&database, config.startup_timeout, &background)
+            .await?;
         let page_token_key = database.store().page_token_key().await;
         let (service, lanes) = OrderService::new(
             service_config(serving, database.create_lanes()),
             OrderServiceDeps {
                 store: database.store(),
-                dispatch: remote_workers.dispatch(pool.dispatch()),
-                bus: Arc::clone(&hub) as _,
+                dispatch: remote_workers.dispatch(brokers.dispatch(&pool, &background)),
+                bus,
                 watch: Arc::clone(&hub) as _,
                 clock: Arc::clone(clock),
                 ids: Arc::clone(ids),
@@ -94,14 +100,9 @@ impl Core {
             tasks.spawn(lane);
         }
         pool.start(&tasks);
-        let stop_background = CancellationToken::new();
-        let background = TaskTracker::new();
-        background.spawn(Arc::clone(&hub).run_reconcile(stop_background.clone()));
-        background.spawn(maintenance::run_pruning(
-            database.store(),
-            Arc::clone(clock),
-            stop_background.clone(),
-        ));
+        background.spawn(|stop| Arc::clone(&hub).run_reconcile(stop));
+        background
+            .spawn(|stop| maintenance::run_pruning(database.store(), Arc::clone(clock), stop));
         Ok(Self {
             service: Arc::new(service),
             hub,
@@ -110,7 +111,6 @@ impl Core {
             database,
             tasks,
             background,
-            stop_background,
         })
     }
 
@@ -129,16 +129,8 @@ impl Core {
         if tasks.is_err() {
             tracing::error!(n_tasks = self.tasks.len(), "commits had to be cut");
         }
-        // The last commits still have something to tell.
-        self.stop_background.cancel();
-        self.background.close();
-        let background = tokio::time::timeout(BACKGROUND_TIMEOUT, self.background.wait()).await;
-        if background.is_err() {
-            tracing::warn!(
-                n_tasks = self.background.len(),
-                "background tasks had to be cut"
-            );
-        }
+        // The last commits still have something to tell, so this ends after them.
+        self.background.end().await;
         let closed = tokio::time::timeout(commits_timeout, self.database.close()).await;
         if closed.is_err() {
             tracing::error!("the database did not close in time");
@@ -151,7 +143,34 @@ impl Core {
     }
 }
 
-/// How long what runs in the background may take to end. It only carries hints.
+/// What runs beside the work until it is told to stop.
+#[derive(Default)]
+struct Background {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Background {
+    /// Spawns what `task` makes of the token that stops it.
+    fn spawn<T>(&self, task: impl FnOnce(CancellationToken) -> T)
+    where
+        T: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn(task(self.stop.clone()));
+    }
+
+    /// Ends everything, within a limit: it only carries hints, and what others can do as well.
+    async fn end(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        let ended = tokio::time::timeout(BACKGROUND_TIMEOUT, self.tasks.wait()).await;
+        if ended.is_err() {
+            tracing::warn!(n_tasks = self.tasks.len(), "background tasks had to be cut");
+        }
+    }
+}
+
+/// How long what runs in the background may take to end.
 const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The clock and the ids of a real process.
@@ -159,10 +178,12 @@ pub(crate) fn system_ports() -> (Arc<dyn Clock>, Arc<dyn IdGen>) {
     (Arc::new(SystemClock), Arc::new(UuidV7Ids))
 }
 
-fn hub_config(serving: Option<&ServingConfig>) -> HubConfig {
+fn hub_config(config: &CoreConfig, serving: Option<&ServingConfig>) -> HubConfig {
     let sessions_max = serving.map_or(0, |serving| serving.ws_max_connections);
     HubConfig {
         sessions_max: usize::try_from(sessions_max).unwrap_or(usize::MAX),
+        // Only Redis is told what to pass on; everything else passes on everything.
+        tracks_topics: matches!(config.events_url, EventsUrl::Redis(_)),
         ..HubConfig::default()
     }
 }

@@ -13,6 +13,7 @@ mod processes;
 mod processing;
 mod promises;
 mod readme;
+mod scale;
 mod shutdown;
 mod simulation;
 mod startup;

@@ -2,6 +2,13 @@
 
 use std::{net::TcpListener, process::Command};
 
+use order_testkit::server::redis::RedisServer;
+
+use crate::{
+    processes::{self, Ports},
+    support::{Engine, Http, PATIENCE, database, run},
+};
+
 /// Default ports may be taken by whatever runs beside the tests.
 const ANY_PORT: [(&str, &str); 4] = [
     ("HTTP_ADDR", "127.0.0.1:0"),
@@ -85,6 +92,61 @@ fn a_bad_database_url_is_named_without_its_password() {
         &failure(SERVICE, &[], &[]),
         &["DATABASE_URL", "--database-url"],
     );
+}
+
+#[test]
+fn a_bad_broker_url_is_named_without_its_password() {
+    for (flag, url, word) in [
+        ("--queue-url", "amqp://a:hunter2@b", "kafka://"),
+        (
+            "--queue-url",
+            "redis://a:hunter2@b:notaport",
+            "redis://host",
+        ),
+        ("--queue-url", "local://a:hunter2@b", "local"),
+        ("--events-url", "kafka://a:hunter2@b", "postgres"),
+        ("--events-url", "redis://a:hunter2@b?colour=red", "colour"),
+        ("--event-sink", "postgres://a:hunter2@b/c", "redis://"),
+    ] {
+        let text = failure(SYSTEM, &[flag, url], &[]);
+        assert_says(&text, &[flag, word]);
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn notifications_of_postgres_need_postgres() {
+    let env = [
+        ("EVENTS_URL", "postgres"),
+        ("DATABASE_URL", "sqlite:target/never-made.db"),
+    ];
+    assert_says(
+        &failure(SYSTEM, &[], &env),
+        &["EVENTS_URL=postgres", "DATABASE_URL"],
+    );
+}
+
+#[test]
+fn a_broker_that_refuses_is_told_and_orders_are_accepted() {
+    run(async {
+        let redis = match RedisServer::start(&[("requirepass", "a-password")]).await {
+            Ok(redis) => redis,
+            Err(error) => order_testkit::skip!("Redis: {error:#}"),
+        };
+        let url = redis.url().replace("a-password", "hunter2");
+        let database = database!(Engine::Sqlite);
+        let ports = Ports::free();
+        let settings = [("QUEUE_URL", url.as_str()), ("EVENTS_URL", url.as_str())];
+        let process = processes::start(&database, &ports, &settings).await;
+        let http = Http::new(([127, 0, 0, 1], ports.http).into());
+        let id = http.create_order().await;
+        for what in ["sending hints", "receiving hints", "publishing events"] {
+            let line = process.wait_for_line(what, PATIENCE).await;
+            assert_says(&line.expect("it is told"), &["refuses the connection"]);
+        }
+        http.wait_for_status(&id, "PROCESSED").await;
+        assert!(!process.output().contains("hunter2"));
+    });
 }
 
 #[test]

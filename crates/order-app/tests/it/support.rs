@@ -15,7 +15,7 @@ use hyper_util::{
 };
 use order_adapters::system::SystemClock;
 use order_app::{
-    config::{GatewayConfig, ServiceConfig, SystemConfig},
+    config::{GatewayConfig, ServiceConfig, SystemConfig, WorkerConfig},
     lifecycle::Exit,
     process::Process,
 };
@@ -127,6 +127,25 @@ impl Running {
         }
     }
 
+    /// Starts an `order-worker`.
+    pub(crate) async fn worker(database: &Database, flags: &[&str]) -> Self {
+        let args = [
+            "order-worker",
+            "--admin-addr",
+            LOOPBACK,
+            "--database-url",
+            &database.url,
+        ];
+        let config = WorkerConfig::parse_from(args.iter().chain(flags));
+        Self::new(Process::start_worker(config).await.expect("it starts"))
+    }
+
+    /// Stops it as SIGTERM would.
+    pub(crate) async fn stop(self) {
+        self.begin_stop();
+        assert_eq!(self.ended().await, Exit::Clean);
+    }
+
     pub(crate) fn begin_stop(&self) {
         self.stop.cancel();
     }
@@ -207,8 +226,7 @@ impl System {
     /// Stops everything as SIGTERM would, gateway first.
     pub(crate) async fn stop(self) {
         for process in self.gateway.into_iter().chain([self.service]) {
-            process.begin_stop();
-            assert_eq!(process.ended().await, Exit::Clean);
+            process.stop().await;
         }
     }
 }

@@ -17,7 +17,7 @@ use order_testkit::clock::SeededIds;
 use crate::support::{Engine, PATIENCE, Shape, System, context, database, run, wait_for};
 
 /// Far longer than a test: orders stay PENDING until the test moves them.
-const SLOW: &[&str] = &["--processor-delay", "1h"];
+pub(crate) const SLOW: &[&str] = &["--processor-delay", "1h"];
 
 fn create(order_id: Option<OrderId>, user: &str, amount: &str) -> CreateOrder {
     CreateOrder {
@@ -252,7 +252,7 @@ async fn an_expired_deadline_is_refused(api: Arc<dyn OrderApi>) {
 }
 
 /// Runs every case against one way to reach the service.
-async fn contract(api: Arc<dyn OrderApi>) {
+pub(crate) async fn contract(api: Arc<dyn OrderApi>) {
     an_order_is_read_as_it_was_created(Arc::clone(&api)).await;
     a_create_with_an_id_is_idempotent(Arc::clone(&api)).await;
     a_batch_answers_each_request(Arc::clone(&api)).await;
