@@ -31,7 +31,7 @@ enum Xtask {
     /// Install, start and stop the servers that development needs.
     #[command(subcommand)]
     Services(services::Services),
-    /// Kill the order service again and again under load, and prove that nothing is lost.
+    /// Kill or restart processes again and again under load, and prove that nothing is lost.
     Storm(storm::StormArgs),
     /// Make requests from the OpenAPI document and hold every answer against it.
     Schemathesis(schemathesis::SchemathesisArgs),

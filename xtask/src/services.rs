@@ -3,14 +3,15 @@
 //! Each runs as a private instance with its data under the target folder and on a port of
 //! its own; an instance of the operating system is never touched. One file per server.
 
+mod kafka;
 mod postgres;
 mod redis;
 
-mod kafka;
-
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use order_testkit::server::postgres::Installation;
@@ -23,18 +24,23 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3-venv", "python3"),
     ("chromium", "chromium"),
     ("wrk", "wrk"),
+    ("haproxy", "haproxy"),
     ("default-jre-headless", "java"),
     ("maven", "mvn"),
 ];
+
+/// How often, and how far apart, the server is asked whether it has started or stopped.
+const POLLS_MAX: u32 = 1000;
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What to do with the servers.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Services {
     /// Install what tests and benchmarks need, on Debian and Ubuntu.
     Install,
-    /// Start PostgreSQL and Redis and print how to reach them.
+    /// Start PostgreSQL, Redis and Kafka and print how to reach them.
     Up,
-    /// Stop them; the data of PostgreSQL stays.
+    /// Stop them; what PostgreSQL and Kafka hold stays.
     Down,
     /// Tell which of them run.
     Status,
@@ -59,11 +65,18 @@ trait Server {
     fn down(&self) -> anyhow::Result<()>;
 }
 
-fn servers() -> anyhow::Result<[Box<dyn Server>; 2]> {
-    Ok([
-        Box::new(postgres::Postgres::find()?),
-        Box::new(redis::Redis::find()?),
-    ])
+/// Those that are installed. Without PostgreSQL there is nothing to develop on.
+fn servers() -> anyhow::Result<Vec<Box<dyn Server>>> {
+    let mut servers: Vec<Box<dyn Server>> = vec![Box::new(postgres::Postgres::find()?)];
+    match redis::Redis::find() {
+        Ok(server) => servers.push(Box::new(server)),
+        Err(error) => eprintln!("no Redis: {error:#}"),
+    }
+    match kafka::Kafka::find() {
+        Ok(server) => servers.push(Box::new(server)),
+        Err(error) => eprintln!("no Kafka: {error:#}"),
+    }
+    Ok(servers)
 }
 
 /// Does it.
@@ -89,6 +102,17 @@ pub(crate) fn run(command: &Services) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until something holds; `false` if it does not in time.
+fn wait_for(mut holds: impl FnMut() -> bool) -> bool {
+    for _ in 0..POLLS_MAX {
+        if holds() {
+            return true;
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
+    false
 }
 
 fn install() -> anyhow::Result<()> {
@@ -121,8 +145,16 @@ fn is_installed(program: &str) -> bool {
     if program == "postgres" {
         return Installation::find().is_ok();
     }
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+    find_program(program).is_some()
+}
+
+/// Where a program is; the folder for those of the administrator counts for everybody.
+pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
 }
 
 /// Runs apt-get, through sudo where this is not root.

@@ -16,10 +16,15 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Builds the binaries and returns the folder they are in.
 pub(crate) fn build(release: bool) -> anyhow::Result<PathBuf> {
-    let mut cargo = crate::cargo(&["build", "--package", "order-app", "--bins"]);
-    if release {
+    // For a debug build the features of the tests, so that nothing is built twice.
+    let mut cargo = if release {
+        let arguments = ["build", "--package=order-app", "--features=kafka", "--bins"];
+        let mut cargo = crate::cargo(&arguments);
         cargo.arg("--release");
-    }
+        cargo
+    } else {
+        crate::cargo(&["build", "--workspace", "--all-features", "--bins"])
+    };
     ensure!(cargo.status()?.success(), "the binaries do not build");
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| crate::workspace_root().join("target"), PathBuf::from);
@@ -34,7 +39,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn new(program: PathBuf, settings: Vec<(&'static str, String)>) -> Self {
+    /// A process that is not started yet.
+    pub(crate) fn new(program: PathBuf, settings: Vec<(&'static str, String)>) -> Self {
         Self {
             program,
             settings,
@@ -44,26 +50,40 @@ impl Process {
 
     /// Starts the process and waits until it serves.
     pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
+        self.spawn()?;
+        self.wait_until_ready().await
+    }
+
+    /// Starts the process and does not wait.
+    pub(crate) fn spawn(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new(&self.program);
         command.envs(self.settings.iter().map(|(name, value)| (name, value)));
-        let run = ChildServer::spawn(&mut command)?;
+        self.run = Some(ChildServer::spawn(&mut command)?);
+        Ok(())
+    }
+
+    /// Waits until the process says that it serves.
+    pub(crate) async fn wait_until_ready(&self) -> anyhow::Result<()> {
+        let run = self.run.as_ref().context("the process is not running")?;
         run.wait_for_line("is ready", READY_TIMEOUT).await?;
-        self.run = Some(run);
         Ok(())
     }
 
-    /// Ends the process at once, as a crash would.
-    pub(crate) async fn kill(&mut self) -> anyhow::Result<()> {
+    /// Ends the process at once, as a crash would, and gives what it wrote. Fails if it had
+    /// ended by itself.
+    pub(crate) async fn kill(&mut self) -> anyhow::Result<String> {
         let run = self.run.take().context("the process is not running")?;
-        run.signal(Signal::Kill)?;
+        run.signal(Signal::Kill)
+            .with_context(|| format!("{}:\n{}", self.program.display(), run.output()))?;
         run.wait_for_exit(STOP_TIMEOUT).await?;
-        Ok(())
+        Ok(run.output())
     }
 
-    /// Asks the process to stop and checks that it ended cleanly.
-    pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
+    /// Asks the process to stop, checks that it ended cleanly, and gives what it wrote.
+    pub(crate) async fn stop(&mut self) -> anyhow::Result<String> {
         let run = self.run.take().context("the process is not running")?;
-        run.signal(Signal::Terminate)?;
+        run.signal(Signal::Terminate)
+            .with_context(|| format!("{}:\n{}", self.program.display(), run.output()))?;
         let status = run.wait_for_exit(STOP_TIMEOUT).await?;
         ensure!(
             status.success(),
@@ -71,7 +91,7 @@ impl Process {
             self.program.display(),
             run.output()
         );
-        Ok(())
+        Ok(run.output())
     }
 
     /// The process id.
@@ -168,7 +188,8 @@ impl System {
         if let Some(gateway) = &mut self.gateway {
             gateway.stop().await?;
         }
-        self.service.stop().await
+        self.service.stop().await?;
+        Ok(())
     }
 }
 
@@ -179,6 +200,7 @@ fn settings_of(settings: &[(&'static str, &str)]) -> Vec<(&'static str, String)>
         .collect()
 }
 
-fn loopback(port: u16) -> String {
+/// A port of this machine.
+pub(crate) fn loopback(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }

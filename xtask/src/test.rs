@@ -101,12 +101,45 @@ async fn run_tests(
     }
 }
 
-/// Each with the programs it needs besides PostgreSQL, and long enough to kill every process
-/// once under load.
-const SHORT_STORMS: [(&str, &[&str], &[&str]); 3] = [
-    ("storm", &[], &["--orders", "2000", "--kills", "3"]),
+/// A storm with the programs it needs besides PostgreSQL, long enough to kill every process
+/// once under load: its name, the programs, its arguments.
+type ShortStorm = (
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
+/// One of each kind, and one for each pair of engines.
+const SHORT_STORMS: [ShortStorm; 8] = [
+    ("storm", &[], &["--orders=2000", "--kills=3"]),
     (
-        "storm over a fleet",
+        "storm, local and postgres",
+        &[],
+        &[
+            "--scale",
+            "--queue=local",
+            "--events=postgres",
+            "--seconds=6",
+        ],
+    ),
+    (
+        "storm, local and redis",
+        &["redis-server"],
+        &["--scale", "--queue=local", "--events=redis", "--seconds=6"],
+    ),
+    (
+        "storm, redis and postgres",
+        &["redis-server"],
+        &[
+            "--scale",
+            "--queue=redis",
+            "--events=postgres",
+            "--seconds=6",
+            "--wipes=1",
+        ],
+    ),
+    (
+        "storm, redis and redis",
         &["redis-server"],
         &[
             "--scale",
@@ -115,6 +148,28 @@ const SHORT_STORMS: [(&str, &[&str], &[&str]); 3] = [
             "--seconds=8",
             "--wipes=2",
             "--sink",
+        ],
+    ),
+    (
+        "storm, kafka and postgres",
+        &["java"],
+        &[
+            "--scale",
+            "--queue=kafka",
+            "--events=postgres",
+            "--seconds=6",
+            "--wipes=1",
+        ],
+    ),
+    (
+        "storm, kafka and redis",
+        &["java", "redis-server"],
+        &[
+            "--scale",
+            "--queue=kafka",
+            "--events=redis",
+            "--seconds=6",
+            "--wipes=1",
         ],
     ),
     (

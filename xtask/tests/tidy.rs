@@ -58,6 +58,8 @@ const CORE_REFUSES: &[&str] = &[
     "axum",
     "deadpool-postgres",
     "hyper",
+    "rdkafka",
+    "redis",
     "reqwest",
     "rusqlite",
     "serde",

@@ -54,11 +54,22 @@ pub(super) async fn split_on_postgres(
     postgres: &PostgresServer,
     seconds: u32,
 ) -> anyhow::Result<Round> {
+    let system = System::start_split(programs, &postgres.url(), &QUIET).await?;
+    let round = measure(postgres, system.http_port, seconds).await?;
+    system.stop().await?;
+    Ok(round)
+}
+
+/// Loads a system that runs on this PostgreSQL and serves HTTP at `http_port`. It begins on
+/// empty tables; the schema was made by the start.
+pub(super) async fn measure(
+    postgres: &PostgresServer,
+    http_port: u16,
+    seconds: u32,
+) -> anyhow::Result<Round> {
     let (client, connection) = tokio_postgres::connect(&postgres.url(), NoTls).await?;
     let mut background = JoinSet::new();
     background.spawn(connection);
-    // The schema is made by the first start; later rounds begin on empty tables.
-    let system = System::start_split(programs, &postgres.url(), &QUIET).await?;
     client
         .batch_execute(
             "TRUNCATE orders, jobs, order_events; CHECKPOINT;
@@ -67,7 +78,7 @@ pub(super) async fn split_on_postgres(
         )
         .await?;
     let begin = Instant::now();
-    let report = wrk(system.http_port, seconds).await?;
+    let report = wrk(http_port, seconds).await?;
     let deadline = Instant::now() + DRAIN_TIMEOUT;
     while client
         .query_one("SELECT EXISTS (SELECT FROM jobs)", &[])
@@ -87,7 +98,6 @@ pub(super) async fn split_on_postgres(
         .get(0);
     report.check(u32::try_from(n_processed)?)?;
     let counters = format!("{}{}", counters(&client).await?, report.latency);
-    system.stop().await?;
     Ok(Round {
         rate: f64::from(report.created) / elapsed.as_secs_f64(),
         counters,

@@ -8,6 +8,7 @@
 mod idle;
 mod load;
 mod naive;
+mod scale;
 
 use std::path::Path;
 
@@ -28,6 +29,9 @@ pub(crate) struct BenchArgs {
     /// Idle connections of each kind; 0 leaves that part out.
     #[arg(long, default_value_t = 5_000)]
     pub(crate) idle: u32,
+    /// Compare several processes and brokers with one service instead.
+    #[arg(long)]
+    pub(crate) scale: bool,
 }
 
 /// Settings of the database, the same for both sides. Durability is untouched.
@@ -51,6 +55,9 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let programs = system::build(true)?;
     let postgres = PostgresServer::start(&POSTGRES_SETTINGS).await?;
     print_machine()?;
+    if args.scale {
+        return scale::run(&programs, &postgres, args).await;
+    }
     println!(
         "| round | naive, orders/s | split on PostgreSQL, orders/s | ratio | all in one on SQLite, orders/s |"
     );

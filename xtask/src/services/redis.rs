@@ -5,13 +5,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use order_testkit::server::redis::is_installed;
 
-use super::Server;
+use super::{Server, wait_for};
 use crate::workspace_root;
 
 /// The port of the development server: not Redis's own, which may be taken.
@@ -19,10 +18,6 @@ const PORT: u16 = 16379;
 
 /// How long a connection and an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How often, and how far apart, the server is asked whether it has started or stopped.
-const POLLS_MAX: u32 = 500;
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The development server.
 pub(super) struct Redis {
@@ -88,16 +83,6 @@ impl Server for Redis {
         ensure!(wait_for(|| answer("PING").is_err()), "redis does not stop");
         Ok(())
     }
-}
-
-fn wait_for(mut holds: impl FnMut() -> bool) -> bool {
-    for _ in 0..POLLS_MAX {
-        if holds() {
-            return true;
-        }
-        thread::sleep(POLL_INTERVAL);
-    }
-    false
 }
 
 /// What the server says to a command, as far as it comes at once.

@@ -31,7 +31,7 @@ const POM: &str = r"<project>
 ";
 
 /// Fetches the jars, unless they are there.
-pub(super) fn install() -> anyhow::Result<()> {
+pub(in crate::services) fn install() -> anyhow::Result<()> {
     if libs().is_ok() {
         return Ok(());
     }

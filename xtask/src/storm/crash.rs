@@ -1,12 +1,11 @@
-//! `cargo xtask storm`: proves that no acknowledged order is lost, stuck or doubled while
-//! the order service is killed again and again.
+//! No acknowledged order is lost, stuck or doubled while the order service is killed again
+//! and again.
 //!
 //! Clients post orders through the gateway and write down every id that was answered with
 //! 201. Meanwhile the service gets SIGKILL and is started again. Afterwards the database is
 //! asked: every acknowledged order is there, is PROCESSED, and its history has no gap.
 
 use std::{
-    collections::HashSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -23,26 +22,12 @@ use hyper_util::{
 };
 use order_testkit::server::postgres::PostgresServer;
 use tokio::{task::JoinSet, time::Instant};
-use tokio_postgres::NoTls;
 
+use super::{
+    StormArgs,
+    promise::{Database, Verdict},
+};
 use crate::system::{self, System};
-
-/// What to do.
-#[derive(Clone, Copy, Debug, clap::Args)]
-pub(crate) struct StormArgs {
-    /// Orders to have acknowledged.
-    #[arg(long, default_value_t = 10_000)]
-    pub(crate) orders: usize,
-    /// How often the order service is killed.
-    #[arg(long, default_value_t = 10)]
-    pub(crate) kills: usize,
-    /// Clients that post at the same time.
-    #[arg(long, default_value_t = 64)]
-    pub(crate) clients: usize,
-    /// Run optimised binaries.
-    #[arg(long)]
-    pub(crate) release: bool,
-}
 
 /// The lease of the storm, short so that jobs of a killed process are soon taken over.
 const LEASE: &str = "2s";
@@ -73,7 +58,7 @@ struct Log {
 }
 
 /// Runs the storm; fails if anything acknowledged was lost, doubled or stuck.
-pub(crate) async fn run(args: StormArgs) -> anyhow::Result<()> {
+pub(super) async fn run(args: StormArgs) -> anyhow::Result<()> {
     let programs = system::build(args.release)?;
     let postgres = PostgresServer::start(&[]).await?;
     let settings = [
@@ -105,7 +90,21 @@ pub(crate) async fn run(args: StormArgs) -> anyhow::Result<()> {
         .await
         .context("the clients did not finish")??;
 
-    check(&postgres.url(), &log).await?;
+    println!(
+        "{} answers refused, {} unknown",
+        log.n_refused.load(Ordering::Relaxed),
+        log.n_unknown.load(Ordering::Relaxed),
+    );
+    let database = Database::connect(&postgres.url()).await?;
+    database.settle(SETTLE_TIMEOUT).await?;
+    let acknowledged = log
+        .acknowledged
+        .lock()
+        .map_err(|_| anyhow::anyhow!("poisoned"))?
+        .clone();
+    let mut verdict = Verdict::default();
+    database.check(&acknowledged, &mut verdict).await?;
+    verdict.give()?;
     system.stop().await
 }
 
@@ -173,82 +172,5 @@ async fn wait_for_acknowledged(log: &Log, target: usize) -> anyhow::Result<()> {
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    Ok(())
-}
-
-/// Every question the promise raises, each as the number of rows that break it.
-const CHECKS: [(&str, &str); 5] = [
-    (
-        "orders that are not PROCESSED",
-        "SELECT count(*) FROM orders WHERE status <> 3",
-    ),
-    ("jobs left", "SELECT count(*) FROM jobs"),
-    (
-        "orders whose history has a gap or a double",
-        "SELECT count(*) FROM orders o WHERE o.version - 1 <> \
-         (SELECT count(DISTINCT version) FROM order_events e WHERE e.order_id = o.id \
-          AND e.version BETWEEN 2 AND o.version)",
-    ),
-    (
-        "events beyond the version of their order",
-        "SELECT count(*) FROM order_events e JOIN orders o ON o.id = e.order_id \
-         WHERE e.version > o.version OR e.version < 2",
-    ),
-    (
-        "orders with other than one terminal event",
-        "SELECT count(*) FROM (SELECT o.id FROM orders o LEFT JOIN order_events e \
-         ON e.order_id = o.id AND e.status = 3 GROUP BY o.id HAVING count(e.version) <> 1) x",
-    ),
-];
-
-async fn check(database_url: &str, log: &Log) -> anyhow::Result<()> {
-    let (client, connection) = tokio_postgres::connect(database_url, NoTls).await?;
-    let mut background = JoinSet::new();
-    background.spawn(connection);
-    let deadline = Instant::now() + SETTLE_TIMEOUT;
-    while client
-        .query_one("SELECT count(*) FROM jobs", &[])
-        .await?
-        .get::<_, i64>(0)
-        > 0
-    {
-        ensure!(
-            Instant::now() < deadline,
-            "orders are stuck: jobs are left after {SETTLE_TIMEOUT:?}"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let stored: HashSet<String> = client
-        .query("SELECT id::text FROM orders", &[])
-        .await?
-        .into_iter()
-        .map(|row| row.get(0))
-        .collect();
-    let acknowledged = log
-        .acknowledged
-        .lock()
-        .map_err(|_| anyhow::anyhow!("poisoned"))?
-        .clone();
-    let distinct: HashSet<&String> = acknowledged.iter().collect();
-    let n_lost = distinct.iter().filter(|id| !stored.contains(**id)).count();
-    println!(
-        "{} orders acknowledged, {} stored, {} answers refused, {} unknown",
-        acknowledged.len(),
-        stored.len(),
-        log.n_refused.load(Ordering::Relaxed),
-        log.n_unknown.load(Ordering::Relaxed),
-    );
-    let mut n_broken = n_lost + (acknowledged.len() - distinct.len());
-    println!(
-        "{n_lost} acknowledged orders lost, {} ids given twice",
-        acknowledged.len() - distinct.len()
-    );
-    for (what, sql) in CHECKS {
-        let n: i64 = client.query_one(sql, &[]).await?.get(0);
-        println!("{n} {what}");
-        n_broken += usize::try_from(n)?;
-    }
-    ensure!(n_broken == 0, "the promise was broken {n_broken} times");
-    println!("the promise holds");
     Ok(())
 }
