@@ -91,6 +91,9 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let redis = RedisServer::start(&[]).await?;
     let kafka = KafkaServer::start().await?;
+    // One partition for each worker process there may be: each costs the broker a record batch
+    // with every send.
+    let kafka_url = format!("{}/order-jobs?partitions=3", kafka.url());
     let shape = |name, services, has_worker, [queue, events]: [&str; 2]| Shape {
         name,
         services,
@@ -99,7 +102,8 @@ pub(super) async fn run(
     };
     let shapes = [
         shape("one service", 1, false, ["local", "local"]),
-        shape("three services", 3, false, ["local", "postgres"]),
+        shape("three services, NOTIFY", 3, false, ["local", "postgres"]),
+        shape("three services, Redis", 3, false, ["local", &redis.url()]),
         shape(
             "service and worker, Redis",
             1,
@@ -110,7 +114,7 @@ pub(super) async fn run(
             "service and worker, Kafka",
             1,
             true,
-            [&kafka.url(), "postgres"],
+            [&kafka_url, "postgres"],
         ),
     ];
     let names: Vec<&str> = shapes.iter().map(|shape| shape.name).collect();
