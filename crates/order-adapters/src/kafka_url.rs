@@ -1,5 +1,4 @@
-//! The URL of a Kafka cluster. It can be read without the feature `kafka`, so that a
-//! program that was built without it can say so, and say what else is wrong.
+//! The URL of a Kafka cluster, valid from the moment it exists.
 
 use std::{fmt, str::FromStr};
 

@@ -5,6 +5,7 @@ pub mod event_message;
 pub mod fulfilment;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "kafka")]
 pub mod kafka_url;
 pub mod memory;
 pub mod postgres;
