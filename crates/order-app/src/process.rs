@@ -61,6 +61,8 @@ pub struct Process {
     core: Option<Core>,
     remote: Option<Remote>,
     servers: JoinSet<(&'static str, anyhow::Result<()>)>,
+    /// Told to whoever asks for the health of the process, before anything stops.
+    leaving: CancellationToken,
     stop_servers: CancellationToken,
     /// WebSocket connections, which outlive the HTTP request they began as.
     sockets: TaskTracker,
@@ -193,6 +195,7 @@ impl Process {
             core,
             remote: None,
             servers: JoinSet::new(),
+            leaving: CancellationToken::new(),
             stop_servers,
             sockets: TaskTracker::new(),
             stop_admin: CancellationToken::new(),
@@ -289,6 +292,7 @@ impl Process {
                 .core
                 .as_ref()
                 .map(|core| Arc::clone(&core.remote_workers) as _),
+            leaving: self.leaving.clone(),
         };
         let config = RpcServerConfig {
             reflection: config.grpc_reflection,
@@ -346,6 +350,7 @@ impl Process {
 
     async fn stop(mut self) -> Exit {
         self.readiness.drain();
+        self.leaving.cancel();
         if let Some(core) = &self.core {
             core.stop_claiming();
         }

@@ -23,6 +23,7 @@ use order_core::{
     TicketGrant, UpdateStatus, WatchOrder, group_commit::Lanes,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::Status;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 pub use config::{ConfigError, RpcClientConfig};
@@ -34,11 +35,6 @@ use create::Creates;
 use endpoints::Endpoints;
 use remote::{Remote, Repeat, SendDeadline};
 use resolve::{Resolver, SystemResolver};
-
-/// The service is there, and not ready.
-#[derive(Debug, thiserror::Error)]
-#[error("the order service reports that it is not serving")]
-struct NotServing;
 
 /// The gRPC client as an [`OrderApi`].
 ///
@@ -258,16 +254,24 @@ impl OrderApi for RemoteOrderApi {
     }
 
     async fn check_ready(&self, ctx: &CallContext) -> Result<(), Error> {
-        let answer = self.remote.call(ctx, Repeat::Never, |attempt| {
+        // One address that does not serve, perhaps because it is about to stop, says nothing
+        // of the others: asking is repeated at another one.
+        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
             let service = SERVICE_NAME.to_owned();
             let message = attempt.request(HealthCheckRequest { service });
-            async move { attempt.health().check(message).await }
-        });
-        match answer.await?.status() {
-            ServingStatus::Serving => Ok(()),
-            ServingStatus::Unknown | ServingStatus::NotServing | ServingStatus::ServiceUnknown => {
-                Err(Error::service_unavailable(NotServing))
+            async move {
+                let answer = attempt.health().check(message).await?;
+                match answer.get_ref().status() {
+                    ServingStatus::Serving => Ok(answer),
+                    ServingStatus::Unknown
+                    | ServingStatus::NotServing
+                    | ServingStatus::ServiceUnknown => {
+                        Err(Status::unavailable("the order service is not serving"))
+                    }
+                }
             }
-        }
+        });
+        answer.await?;
+        Ok(())
     }
 }

@@ -70,6 +70,9 @@ pub struct RpcServerDeps {
     pub ids: Arc<dyn IdGen>,
     /// What workers outside call; `None` leaves their service out.
     pub workers: Option<Arc<dyn WorkerApi>>,
+    /// Cancelled when the process is about to stop: health says `NOT_SERVING` from then on,
+    /// while everything is served, so that whoever goes by it sends new calls elsewhere.
+    pub leaving: CancellationToken,
 }
 
 /// The server cannot go on.
@@ -85,7 +88,8 @@ pub enum ServeError {
 
 /// Serves `api` on `listener` until `stop` is cancelled.
 ///
-/// A stop runs in this order: health turns to `NOT_SERVING`, the listener closes, watches are
+/// A stop runs in this order: health turns to `NOT_SERVING`, if [`RpcServerDeps::leaving`] has
+/// not had it say so already, the listener closes, watches are
 /// cut with `SHUTTING_DOWN` and waiting workers answered with no job, connections get
 /// GOAWAY, calls under way are finished. What is
 /// not finished after [`RpcServerConfig::drain_timeout`], an idle connection that will not
@@ -110,6 +114,7 @@ pub async fn serve(
         clock,
         ids,
         workers,
+        leaving,
     } = deps;
     let (health, health_service) = Health::new(Arc::clone(&clock), workers.is_some());
     let services = services(&api, &clock, workers, health_service, &config)?;
@@ -129,7 +134,7 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     let mut acceptor = Acceptor::new(listener, config.connections_max);
     let result = {
-        let readiness = health.follow(api, config.readiness_interval);
+        let readiness = health.follow(api, config.readiness_interval, leaving);
         tokio::pin!(readiness);
         loop {
             tokio::select! {

@@ -1,9 +1,10 @@
 //! gRPC health (`grpc.health.v1`): follows the readiness of the API.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
 use order_core::{CallContext, Clock, Deadline, OrderApi, RequestId};
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 use tonic_health::{
     ServingStatus,
     pb::health_server::{Health as HealthApi, HealthServer},
@@ -46,15 +47,28 @@ impl Health {
         (health, service)
     }
 
-    /// Asks `api` again and again; never returns.
-    pub(super) async fn follow(&self, api: Arc<dyn OrderApi>, every: Duration) -> Infallible {
+    /// Follows the readiness of `api`, and says `NOT_SERVING` from `leaving` on; never returns.
+    pub(super) async fn follow(
+        &self,
+        api: Arc<dyn OrderApi>,
+        every: Duration,
+        leaving: CancellationToken,
+    ) -> Infallible {
+        leaving
+            .run_until_cancelled(self.follow_api(&*api, every))
+            .await;
+        self.report(ServingStatus::NotServing).await;
+        pending().await
+    }
+
+    async fn follow_api(&self, api: &dyn OrderApi, every: Duration) -> Infallible {
         self.report(ServingStatus::NotServing).await;
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut was_ready = None;
         loop {
             ticks.tick().await;
-            let is_ready = self.check(&*api, was_ready != Some(false)).await;
+            let is_ready = self.check(api, was_ready != Some(false)).await;
             if was_ready != Some(is_ready) {
                 was_ready = Some(is_ready);
                 let status = if is_ready {

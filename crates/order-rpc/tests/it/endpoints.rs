@@ -331,6 +331,24 @@ async fn replica_that_says_goodbye_is_left_alone() {
 }
 
 #[tokio::test]
+async fn replica_that_is_leaving_makes_the_service_no_less_ready() {
+    let [going, staying] = [TestServer::start([]).await, TestServer::start([]).await];
+    let remote = client_of(&[&going, &staying]);
+    for server in [&going, &staying] {
+        let alone = client_of(&[server]);
+        soon(async { while alone.check_ready(&ctx()).await.is_err() {} }).await;
+    }
+
+    going.leaving.cancel();
+
+    let alone = client_of(&[&going]);
+    soon(async { while alone.check_ready(&ctx()).await.is_ok() {} }).await;
+    for _ in 0..20 {
+        remote.check_ready(&ctx()).await.expect("one is ready");
+    }
+}
+
+#[tokio::test]
 async fn replica_that_is_silent_is_left_alone() {
     let [silent, other] = [TestServer::start([]).await, TestServer::start([]).await];
     let remote = client_of(&[&silent, &other]);

@@ -116,6 +116,19 @@ async fn health_says_not_serving_before_the_end() {
 }
 
 #[tokio::test]
+async fn server_that_is_leaving_serves_on_and_says_that_it_does_not() {
+    let server = TestServer::start([]).await;
+    let remote = server.client();
+    soon(async { while remote.check_ready(&ctx()).await.is_err() {} }).await;
+
+    server.leaving.cancel();
+
+    soon(async { while remote.check_ready(&ctx()).await.is_ok() {} }).await;
+    remote.get_order(&ctx(), id(1)).await.expect("an order");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn unknown_service_has_no_health() {
     let server = TestServer::start([]).await;
     let channel = Endpoint::from_shared(format!("http://{}", server.address))

@@ -120,6 +120,7 @@ pub(crate) fn text<T: Debug>(result: &Result<T, Error>) -> String {
 pub(crate) struct TestServer {
     pub(crate) api: Arc<FakeApi>,
     pub(crate) address: SocketAddr,
+    pub(crate) leaving: CancellationToken,
     pub(crate) stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -170,11 +171,12 @@ impl TestServer {
         config: RpcServerConfig,
     ) -> Self {
         let address = listener.local_addr().expect("bound");
-        let stop = CancellationToken::new();
+        let (leaving, stop) = (CancellationToken::new(), CancellationToken::new());
         let deps = RpcServerDeps {
             clock: Arc::new(TestClock),
             ids: Arc::new(TestIds::default()),
             workers,
+            leaving: leaving.clone(),
         };
         let serving = serve(listener, Arc::clone(&api) as _, config, deps, stop.clone());
         let task = TaskTracker::new().spawn(async move {
@@ -183,6 +185,7 @@ impl TestServer {
         Self {
             api,
             address,
+            leaving,
             stop,
             task,
         }
