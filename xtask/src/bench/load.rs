@@ -55,30 +55,50 @@ pub(super) async fn split_on_postgres(
     seconds: u32,
 ) -> anyhow::Result<Round> {
     let system = System::start_split(programs, &postgres.url(), &QUIET).await?;
-    let round = measure(postgres, system.http_port, seconds).await?;
+    let round = measure(postgres, system.http_port, [0, seconds]).await?;
     system.stop().await?;
     Ok(round)
 }
 
-/// Loads a system that runs on this PostgreSQL and serves HTTP at `http_port`. It begins on
-/// empty tables; the schema was made by the start.
+/// Loads a system that runs on this PostgreSQL and serves HTTP at `http_port`, first without
+/// measuring, if at all, then on empty tables; the schema was made by the start.
 pub(super) async fn measure(
     postgres: &PostgresServer,
     http_port: u16,
-    seconds: u32,
+    [warm_up_seconds, seconds]: [u32; 2],
 ) -> anyhow::Result<Round> {
     let (client, connection) = tokio_postgres::connect(&postgres.url(), NoTls).await?;
     let mut background = JoinSet::new();
     background.spawn(connection);
+    if warm_up_seconds > 0 {
+        wrk(http_port, warm_up_seconds).await?;
+        drain(&client).await?;
+    }
     client
         .batch_execute(
-            "TRUNCATE orders, jobs, order_events; CHECKPOINT;
+            "TRUNCATE jobs, orders, order_events; CHECKPOINT;
              CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
              SELECT pg_stat_statements_reset(), pg_stat_reset();",
         )
         .await?;
     let begin = Instant::now();
     let report = wrk(http_port, seconds).await?;
+    drain(&client).await?;
+    let elapsed = begin.elapsed();
+    let n_processed: i64 = client
+        .query_one("SELECT count(*) FROM orders WHERE status = 3", &[])
+        .await?
+        .get(0);
+    report.check(u32::try_from(n_processed)?)?;
+    let counters = format!("{}{}", counters(&client).await?, report.latency);
+    Ok(Round {
+        rate: f64::from(report.created) / elapsed.as_secs_f64(),
+        counters,
+    })
+}
+
+/// Waits until all jobs are done.
+async fn drain(client: &Client) -> anyhow::Result<()> {
     let deadline = Instant::now() + DRAIN_TIMEOUT;
     while client
         .query_one("SELECT EXISTS (SELECT FROM jobs)", &[])
@@ -91,17 +111,7 @@ pub(super) async fn measure(
         );
         tokio::time::sleep(POLL_INTERVAL).await;
     }
-    let elapsed = begin.elapsed();
-    let n_processed: i64 = client
-        .query_one("SELECT count(*) FROM orders WHERE status = 3", &[])
-        .await?
-        .get(0);
-    report.check(u32::try_from(n_processed)?)?;
-    let counters = format!("{}{}", counters(&client).await?, report.latency);
-    Ok(Round {
-        rate: f64::from(report.created) / elapsed.as_secs_f64(),
-        counters,
-    })
+    Ok(())
 }
 
 /// Everything in one process on SQLite.

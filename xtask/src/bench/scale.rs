@@ -50,6 +50,10 @@ impl Cluster {
             urls.push(format!("http://{grpc}"));
             let mut settings = core();
             settings.extend([("GRPC_ADDR", grpc), ("WS_ADDR", loopback(0))]);
+            if shape.services > 1 {
+                // Otherwise each takes all cores for its own.
+                settings.push(("TOKIO_WORKER_THREADS", "1".to_owned()));
+            }
             if shape.has_worker {
                 settings.push(("WORKERS", "0".to_owned()));
             }
@@ -83,7 +87,13 @@ impl Cluster {
     }
 }
 
-/// Measures all shapes in turns and prints their median ratios to the first.
+/// How long each shape is loaded before it is measured: connections are opened, and the broker,
+/// which is compiled while it runs, has done the same for a while.
+const WARM_UP_SECONDS: u32 = 2;
+
+/// Measures all shapes in turns and prints their median ratios to the first. Each round
+/// begins with another shape, and every other round goes backwards, so that none is always
+/// measured after the same one.
 pub(super) async fn run(
     programs: &Path,
     postgres: &PostgresServer,
@@ -91,58 +101,77 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let redis = RedisServer::start(&[]).await?;
     let kafka = KafkaServer::start().await?;
-    // One partition for each worker process there may be: each costs the broker a record batch
-    // with every send.
-    let kafka_url = format!("{}/order-jobs?partitions=3", kafka.url());
+    let shapes = shapes(&redis.url(), &format!("{}/order-jobs", kafka.url()));
+    let names: Vec<&str> = shapes.iter().map(|shape| shape.name).collect();
+    println!("orders/s, and the ratio to the first column:\n");
+    println!("| round | {} |", names.join(" | "));
+    println!("|---|{}", "---|".repeat(shapes.len()));
+    let mut results: Vec<Vec<load::Round>> = shapes.iter().map(|_| Vec::new()).collect();
+    for round in 1..=args.rounds {
+        let mut turns: Vec<_> = shapes.iter().zip(&mut results).collect();
+        let n_turns = turns.len();
+        turns.rotate_left(round as usize % n_turns);
+        if round % 2 == 0 {
+            turns.reverse();
+        }
+        for (shape, results) in turns {
+            let cluster = Cluster::start(programs, &postgres.url(), shape).await?;
+            let seconds = [WARM_UP_SECONDS, args.seconds];
+            let measured = load::measure(postgres, cluster.http_port, seconds).await;
+            results.push(measured.with_context(|| shape.name)?);
+            cluster.stop().await?;
+        }
+        let last = results.iter().filter_map(|results| results.last());
+        let rates: Vec<f64> = last.map(|result| result.rate).collect();
+        let base = rates.first().context("no shapes")?;
+        let cell = |rate: &f64| format!("{rate:.0} ({:.2})", rate / base);
+        let cells: Vec<_> = rates.iter().map(cell).collect();
+        println!("| {round} | {} |", cells.join(" | "));
+    }
+    print_medians(&shapes, &results)
+}
+
+fn shapes(redis: &str, kafka: &str) -> [Shape; 7] {
     let shape = |name, services, has_worker, [queue, events]: [&str; 2]| Shape {
         name,
         services,
         has_worker,
         engines: [queue.to_owned(), events.to_owned()],
     };
-    let shapes = [
+    [
         shape("one service", 1, false, ["local", "local"]),
-        shape("three services, NOTIFY", 3, false, ["local", "postgres"]),
-        shape("three services, Redis", 3, false, ["local", &redis.url()]),
-        shape(
-            "service and worker, Redis",
-            1,
-            true,
-            [&redis.url(), &redis.url()],
-        ),
-        shape(
-            "service and worker, Kafka",
-            1,
-            true,
-            [&kafka_url, "postgres"],
-        ),
-    ];
-    let names: Vec<&str> = shapes.iter().map(|shape| shape.name).collect();
-    println!("| round | {}, orders/s |", names.join(", orders/s | "));
-    println!("|---|{}", "---|".repeat(shapes.len()));
-    let mut ratios = vec![Vec::new(); shapes.len()];
-    for round in 1..=args.rounds {
-        let (mut cells, mut first) = (Vec::new(), None);
-        for (shape, ratios) in shapes.iter().zip(&mut ratios) {
-            let cluster = Cluster::start(programs, &postgres.url(), shape).await?;
-            let measured = load::measure(postgres, cluster.http_port, args.seconds).await;
-            let measured = measured.with_context(|| shape.name)?;
-            cluster.stop().await?;
-            let base = *first.get_or_insert(measured.rate);
-            ratios.push(measured.rate / base);
-            cells.push(format!(
-                "{:.0} ({:.2})",
-                measured.rate,
-                measured.rate / base
-            ));
-        }
-        println!("| {round} | {} |", cells.join(" | "));
-    }
-    println!("\nmedian of the ratio to one service:");
-    for (shape, ratios) in shapes.iter().zip(&mut ratios) {
+        shape("one, NOTIFY", 1, false, ["local", "postgres"]),
+        shape("three, NOTIFY", 3, false, ["local", "postgres"]),
+        shape("one, Redis", 1, false, ["local", redis]),
+        shape("three, Redis", 3, false, ["local", redis]),
+        shape("service and worker, Redis", 1, true, [redis, redis]),
+        shape("service and worker, Kafka", 1, true, [kafka, "postgres"]),
+    ]
+}
+
+/// The median ratios of rates of the same round, and what the database counted in the last.
+fn print_medians(shapes: &[Shape], results: &[Vec<load::Round>]) -> anyhow::Result<()> {
+    let median = |of: usize, to: usize| {
+        let (of, to) = (results.get(of)?, results.get(to)?);
+        let mut ratios: Vec<f64> = of.iter().zip(to).map(|(a, b)| a.rate / b.rate).collect();
         ratios.sort_by(f64::total_cmp);
-        let median = ratios.get(ratios.len() / 2).context("no rounds")?;
-        println!("- {}: {median:.2}", shape.name);
+        ratios.get(ratios.len() / 2).copied()
+    };
+    println!("\nmedian of the ratio to one service:");
+    for (idx, shape) in shapes.iter().enumerate() {
+        let ratio = median(idx, 0).context("no rounds")?;
+        println!("- {}: {ratio:.2}", shape.name);
+    }
+    println!("\nmedian of three services to one with the same settings:");
+    for (three, one) in [(2, 1), (4, 3)] {
+        let name = shapes.get(three).map_or("", |shape| shape.name);
+        let ratio = median(three, one).context("no rounds")?;
+        println!("- {name}: {ratio:.2}");
+    }
+    println!("\ncounters of the last round:");
+    for (shape, results) in shapes.iter().zip(results) {
+        let counters = results.last().map_or("", |result| &result.counters);
+        println!("\n{}:\n{counters}", shape.name);
     }
     Ok(())
 }
