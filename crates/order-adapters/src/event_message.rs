@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 /// Order, user, version, code of the status, microseconds since 1970, code and message of
 /// the cause.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Compact(
     String,
     String,
@@ -24,18 +24,15 @@ struct Compact(
 pub fn encode(event: &OrderEvent) -> String {
     let mut buffer = Uuid::encode_buffer();
     let cause = event.cause.as_ref();
-    let compact = Compact(
-        event
-            .order_id
-            .as_uuid()
-            .simple()
-            .encode_lower(&mut buffer)
-            .to_owned(),
-        event.user_id.as_str().to_owned(),
+    let order_id = event.order_id.as_uuid().simple();
+    // The same as `Compact`, without copies.
+    let compact = (
+        &*order_id.encode_lower(&mut buffer),
+        event.user_id.as_str(),
         event.version,
         event.status.code(),
         event.at.as_microsecond(),
-        cause.map(|cause| (cause.code.clone(), cause.message.clone())),
+        cause.map(|cause| (&cause.code, &cause.message)),
     );
     // Text and numbers can always be written.
     serde_json::to_string(&compact).unwrap_or_default()

@@ -1,7 +1,7 @@
 //! What goes through brokers: hints about due jobs and events for other processes. All of
 //! it may be lost, doubled or late; the truth is in the store.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -70,10 +70,6 @@ pub trait HintQueue: Send + Sync + 'static {
     /// What else this queue can be relied on for.
     fn capabilities(&self) -> HintCapabilities;
 
-    /// The least time between the beginnings of two sends under load that is worth while,
-    /// by what a send costs beside its hints. A lone hint waits for nothing.
-    fn send_interval(&self) -> Duration;
-
     /// Sends hints in one round trip. `Ok`: the broker has them. After an error some of
     /// them may be there all the same. What is missing in the broker (topic, stream, group)
     /// is created.
@@ -141,10 +137,6 @@ pub trait EventTransport: Send + Sync + 'static {
     /// May be dropped; the events are then published or not.
     async fn publish(&self, events: &[OrderEvent]) -> Result<(), BrokerError>;
 
-    /// The least time between the beginnings of two publications under load that is worth
-    /// while, by what one costs beside its events. A lone event waits for nothing.
-    fn publish_interval(&self) -> Duration;
-
     /// Connects and passes what arrives to `receiver`, until the connection is lost; the
     /// caller calls again. Calls [`EventReceiver::resync`] as soon as it hears everything
     /// that concerns the receiver, after each connect.
@@ -163,6 +155,12 @@ pub trait EventReceiver: Send + Sync + 'static {
     /// Whether anybody watches anything here. While nobody does, a transport may drop what
     /// arrives unread: who begins to watch reads the store afterwards.
     fn is_watched(&self) -> bool;
+
+    /// Waits until somebody watches anything here. Until then a transport need not listen.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    async fn until_watched(&self);
 
     /// All that is watched now; changes up to here are no longer reported by
     /// [`EventReceiver::topic_changes`].

@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -16,7 +16,7 @@ use order_core::{
     CallContext, Error, EventBus, EventReceiver, OrderEvent, OrderEventStream, OrderStore,
     OrderWatch, Topic, TopicChange, WatchOrder,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -83,7 +83,7 @@ pub struct HubStats {
 
 #[derive(Debug, Default)]
 struct Counters {
-    sessions: AtomicUsize,
+    sessions: watch::Sender<usize>,
     published: AtomicU64,
     received: AtomicU64,
     delivered: AtomicU64,
@@ -126,22 +126,29 @@ impl Shared {
             return Err(Error::shutting_down());
         }
         let sessions_max = self.config.sessions_max;
-        self.counters
-            .sessions
-            // Before the session reads the store, whoever asks whether anybody watches knows.
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| {
-                (n < sessions_max).then_some(n + 1)
-            })
-            .map(|_| ())
-            .map_err(|_| Error::LimitExceeded {
+        let mut has_room = false;
+        // Before the session reads the store, whoever asks whether anybody watches knows.
+        self.counters.sessions.send_if_modified(|n| {
+            has_room = *n < sessions_max;
+            *n += usize::from(has_room);
+            has_room && *n == 1
+        });
+        if has_room {
+            Ok(())
+        } else {
+            Err(Error::LimitExceeded {
                 what: "sessions".to_owned(),
                 limit: sessions_max as u64,
             })
+        }
     }
 
     /// Gives the place of a session back.
     pub(crate) fn leave(&self) {
-        self.counters.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.counters.sessions.send_if_modified(|n| {
+            *n = n.saturating_sub(1);
+            false
+        });
     }
 
     /// Reads the store for a session, as one of a limited number at a time.
@@ -224,7 +231,7 @@ impl Hub {
     pub fn stats(&self) -> HubStats {
         let counters = &self.shared.counters;
         HubStats {
-            sessions: counters.sessions.load(Ordering::Relaxed),
+            sessions: *counters.sessions.borrow(),
             orders: self.shared.topics.len(),
             users: self.shared.topics.n_users(),
             published: counters.published.load(Ordering::Relaxed),
@@ -254,7 +261,13 @@ impl EventReceiver for Hub {
     }
 
     fn is_watched(&self) -> bool {
-        self.shared.counters.sessions.load(Ordering::SeqCst) > 0
+        *self.shared.counters.sessions.borrow() > 0
+    }
+
+    async fn until_watched(&self) {
+        let mut sessions = self.shared.counters.sessions.subscribe();
+        // Its sender lives as long as the hub.
+        let _open = sessions.wait_for(|&n| n > 0).await;
     }
 
     fn watched(&self) -> Vec<Topic> {

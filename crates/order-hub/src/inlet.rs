@@ -73,6 +73,10 @@ impl EventReceiver for Observed {
         self.receiver.is_watched()
     }
 
+    async fn until_watched(&self) {
+        self.receiver.until_watched().await;
+    }
+
     fn watched(&self) -> Vec<Topic> {
         self.receiver.watched()
     }

@@ -29,6 +29,11 @@ const QUEUE_LEN_MAX: usize = 16_384;
 /// The most events of one batch.
 const BATCH_LEN_MAX: usize = 1_024;
 
+/// The least time between the beginnings of two batches, unless one is full. A lone event
+/// waits for nothing; under load, a batch wakes the broker and every process that listens,
+/// which costs more than the events in it.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
+
 /// How long one batch may take. Transports have shorter limits of their own; this one holds
 /// for those that forget.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -156,7 +161,7 @@ impl Publisher {
             let Err(cause) = self.publish_batch().await else {
                 outage.end();
                 if !is_full && !self.queue.is_closed() {
-                    sleep_until(begun_at + self.transport.publish_interval()).await;
+                    sleep_until(begun_at + PUBLISH_INTERVAL).await;
                 }
                 continue;
             };

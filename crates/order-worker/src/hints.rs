@@ -32,6 +32,12 @@ use crate::{
 /// come back; those beyond it are dropped, and their jobs found by the sweep.
 const UNSENT_LEN_MAX: usize = 1 << 15;
 
+/// The least time between the beginnings of two sends, and of two claims, unless a full batch
+/// says that more waits. A lone hint waits for neither. What a broker and a database do for a
+/// batch costs far more than what they do for each hint in it: with claims of 20 jobs instead
+/// of 190, PostgreSQL was seen to spend half as much again on each order.
+const BATCH_INTERVAL: Duration = Duration::from_millis(20);
+
 /// How long the end of the sender may take.
 const LAST_SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -104,10 +110,9 @@ impl Sending {
     /// again until it is; what comes meanwhile waits or is dropped.
     async fn send_all(&mut self) {
         let outage = Outage::new("sending hints");
-        let send_interval = self.hints.send_interval();
         let mut batch = Vec::with_capacity(BATCH_LEN_MAX);
         while self.waiting.recv_many(&mut batch, BATCH_LEN_MAX).await > 0 {
-            let next_send = Instant::now() + send_interval;
+            let next_send = Instant::now() + BATCH_INTERVAL;
             let mut backoff = Backoff::default();
             while let Err(error) = self.hints.send(&batch).await {
                 outage.fail(&error.chain());
@@ -122,6 +127,13 @@ impl Sending {
             batch.clear();
         }
     }
+}
+
+/// Hints of one receive.
+struct Received {
+    ids: Vec<OrderId>,
+    /// Whether more may wait.
+    is_full: bool,
 }
 
 /// Takes hints and claims the jobs they name.
@@ -143,7 +155,14 @@ impl HintFetcher {
                 Ok(hints) => {
                     outage.end();
                     backoff.reset();
-                    self.take(&hints).await;
+                    let next_claim = Instant::now() + BATCH_INTERVAL;
+                    self.take(&hints.ids).await;
+                    if !hints.is_full {
+                        let wait = sleep_until(next_claim);
+                        if shared.stops.while_claiming(wait).await.is_none() {
+                            break;
+                        }
+                    }
                 }
                 Err(error) => {
                     outage.fail(&error.chain());
@@ -158,9 +177,11 @@ impl HintFetcher {
     }
 
     /// Waits for room, then for hints.
-    async fn receive(&mut self) -> Result<Vec<OrderId>, BrokerError> {
+    async fn receive(&mut self) -> Result<Received, BrokerError> {
         let limit = self.places.wait_for_room().await;
-        self.consumer.receive(limit).await
+        let ids = self.consumer.receive(limit).await?;
+        let is_full = ids.len() >= limit;
+        Ok(Received { ids, is_full })
     }
 
     /// Claims what the hints name. While the store is away the hints are kept: there is

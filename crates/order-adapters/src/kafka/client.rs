@@ -50,6 +50,11 @@ impl Cluster {
         &self.topic
     }
 
+    /// How many partitions the topic gets when it is created.
+    pub(super) fn partitions(&self) -> usize {
+        self.url.partitions().into()
+    }
+
     /// Makes a client with these settings beyond those that all have.
     pub(super) fn client<T>(&self, settings: &[(&str, &str)]) -> Result<Detached<T>, BrokerError>
     where

@@ -25,16 +25,12 @@ use rdkafka::{
 
 use super::{
     client::{Cluster, Context, Detached, is_topic_missing, millis},
-    producer::{Producer, Record},
+    producer::{Placement, Producer, Record},
 };
 use crate::kafka_url::KafkaUrl;
 
 /// How long a consumer may be silent before its partitions go to others.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A send is a record batch for each partition, which costs the brokers far more than the
-/// few records in it.
-const SEND_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long leaving the group may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -56,6 +52,8 @@ const SETTINGS: &[(&str, &str)] = &[
     // What waits in this process cannot be taken by another.
     ("queued.min.messages", "1000"),
     ("queued.max.messages.kbytes", "1024"),
+    // With that many waiting, the consumer looks again after this time, not a second.
+    ("fetch.queue.backoff.ms", "50"),
 ];
 
 /// The queue of hints, shared by all processes that use the same topic and group.
@@ -108,10 +106,6 @@ impl HintQueue for KafkaHintQueue {
         }
     }
 
-    fn send_interval(&self) -> Duration {
-        SEND_INTERVAL
-    }
-
     async fn send(&self, order_ids: &[OrderId]) -> Result<(), BrokerError> {
         let records: Vec<Record> = order_ids
             .iter()
@@ -121,7 +115,7 @@ impl HintQueue for KafkaHintQueue {
                 media_type: None,
             })
             .collect();
-        self.producer.send(&records).await
+        self.producer.send(&records, Placement::InRuns).await
     }
 
     fn consumer(&self) -> Box<dyn HintConsumer> {

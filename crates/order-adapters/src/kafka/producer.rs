@@ -1,6 +1,9 @@
 //! Sends batches of records and waits until the brokers have them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use order_core::BrokerError;
 use rdkafka::{
@@ -24,28 +27,52 @@ const SETTINGS: &[(&str, &str)] = &[
     ("topic.metadata.propagation.max.ms", "1000"),
 ];
 
+/// How many neighbours go to one partition with [`Placement::InRuns`]: about what one worker
+/// process takes at once.
+const RUN_LEN: usize = 64;
+
+/// Which partition a record goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Placement {
+    /// The one of its key, so that records with one key stay in order.
+    ByKey,
+    /// The one of its neighbours, whatever its key; the partitions take turns. A send is a
+    /// record batch for each partition it goes to, which costs the brokers far more than the
+    /// few records in it.
+    InRuns,
+}
+
 /// A message to be sent.
 pub(super) struct Record {
-    /// Decides on the partition.
     pub(super) key: String,
     pub(super) payload: String,
     /// What the payload is, for the header `content-type`.
     pub(super) media_type: Option<&'static str>,
 }
 
-type Connection = Detached<FutureProducer<Context>>;
+type Client = Detached<FutureProducer<Context>>;
+
+/// A client, and how many partitions the topic had when it connected.
+struct Connection {
+    client: Arc<Client>,
+    n_partitions: usize,
+}
 
 /// A producer for the topic of a cluster.
 pub(super) struct Producer {
     cluster: Cluster,
     connection: Mutex<Option<Arc<Connection>>>,
+    /// Runs that were begun; the next one goes to this partition, so to speak.
+    n_runs: AtomicUsize,
 }
 
 impl Producer {
-    pub(super) const fn new(cluster: Cluster) -> Self {
+    pub(super) fn new(cluster: Cluster) -> Self {
         Self {
             cluster,
             connection: Mutex::new(None),
+            // Not all processes begin with the same one.
+            n_runs: AtomicUsize::new(rand::random_range(0..1 << 16)),
         }
     }
 
@@ -54,20 +81,32 @@ impl Producer {
     ///
     /// # Cancel safety
     /// May be dropped; the records are then sent or not.
-    pub(super) async fn send(&self, records: &[Record]) -> Result<(), BrokerError> {
+    pub(super) async fn send(
+        &self,
+        records: &[Record],
+        placement: Placement,
+    ) -> Result<(), BrokerError> {
         if records.is_empty() {
             return Ok(());
         }
+        let first_run = match placement {
+            Placement::ByKey => None,
+            Placement::InRuns => {
+                let n_runs = records.len().div_ceil(RUN_LEN);
+                Some(self.n_runs.fetch_add(n_runs, Ordering::Relaxed))
+            }
+        };
         let mut is_repeated = false;
         loop {
             let connection = self.connect().await?;
-            let Err(error) = produce(&connection, self.cluster.topic(), records).await else {
+            let produced = produce(&connection, self.cluster.topic(), records, first_run).await;
+            let Err(error) = produced else {
                 return Ok(());
             };
             // A producer that failed may never work again; a new one always can.
             self.disconnect(&connection);
             if is_repeated || !is_topic_missing(&error) {
-                return Err(self.cluster.error(error, connection.context()));
+                return Err(self.cluster.error(error, connection.client.context()));
             }
             // The topic was deleted: connecting creates it.
             is_repeated = true;
@@ -78,26 +117,35 @@ impl Producer {
         if let Some(connection) = &*self.slot() {
             return Ok(Arc::clone(connection));
         }
-        let connection = Arc::new(self.cluster.client(SETTINGS)?);
-        match self.has_topic(&connection).await {
-            Ok(true) => {}
-            Ok(false) => self.cluster.create_topic().await?,
-            Err(error) => return Err(self.cluster.error(error, connection.context())),
-        }
+        let client = Arc::new(self.cluster.client(SETTINGS)?);
+        let n_partitions = match self.n_partitions(&client).await {
+            Ok(Some(n_partitions)) => n_partitions,
+            Ok(None) => {
+                self.cluster.create_topic().await?;
+                self.cluster.partitions()
+            }
+            Err(error) => return Err(self.cluster.error(error, client.context())),
+        };
+        let connection = Arc::new(Connection {
+            client,
+            n_partitions: n_partitions.max(1),
+        });
         // Another task may have been faster; what is made in vain is rare and does no harm.
         Ok(Arc::clone(self.slot().get_or_insert(connection)))
     }
 
     /// Asks with the producer itself, since a client that cannot connect tells only itself why.
-    async fn has_topic(&self, connection: &Arc<Connection>) -> Result<bool, KafkaError> {
-        let (connection, topic) = (Arc::clone(connection), self.cluster.topic().to_owned());
+    /// `None` if there is no such topic.
+    async fn n_partitions(&self, client: &Arc<Client>) -> Result<Option<usize>, KafkaError> {
+        let (client, topic) = (Arc::clone(client), self.cluster.topic().to_owned());
         let ask = move || {
-            let client = connection.client();
+            let client = client.client();
             let metadata = client.fetch_metadata(Some(&topic), REQUEST_TIMEOUT)?;
             Ok(metadata
                 .topics()
                 .iter()
-                .any(|found| found.name() == topic && found.error().is_none()))
+                .find(|found| found.name() == topic && found.error().is_none())
+                .map(|found| found.partitions().len()))
         };
         let asked = tokio::task::spawn_blocking(ask).await;
         asked.unwrap_or(Err(KafkaError::Canceled))
@@ -120,15 +168,17 @@ impl Producer {
     }
 }
 
-/// Queues all records and waits for all of them.
+/// Queues all records and waits for all of them. Runs begin with `first_run`; without it
+/// the keys decide.
 async fn produce(
     connection: &Connection,
     topic: &str,
     records: &[Record],
+    first_run: Option<usize>,
 ) -> Result<(), KafkaError> {
     let mut result = Ok(());
     let mut deliveries = Vec::with_capacity(records.len());
-    for record in records {
+    for (idx, record) in records.iter().enumerate() {
         let mut message = FutureRecord::to(topic)
             .key(&record.key)
             .payload(&record.payload);
@@ -138,7 +188,12 @@ async fn produce(
                 value: Some(media_type),
             }));
         }
-        match connection.send_result(message) {
+        if let Some(first_run) = first_run {
+            let run = first_run.wrapping_add(idx / RUN_LEN);
+            let partition = i32::try_from(run % connection.n_partitions).unwrap_or_default();
+            message = message.partition(partition);
+        }
+        match connection.client.send_result(message) {
             Ok(delivery) => deliveries.push(delivery),
             Err((error, _)) => {
                 result = Err(error);

@@ -8,7 +8,7 @@ use order_core::{BrokerError, EventSink, OrderEvent, OrderId};
 
 use super::{
     client::Cluster,
-    producer::{Producer, Record},
+    producer::{Placement, Producer, Record},
 };
 use crate::{
     event_message::{CLOUD_EVENT_MEDIA_TYPE, cloud_event},
@@ -41,7 +41,7 @@ impl EventSink for KafkaEventSink {
     async fn publish(&self, events: &[OrderEvent]) -> Result<(), BrokerError> {
         for wave in waves(events) {
             let records: Vec<Record> = wave.into_iter().map(record).collect();
-            self.producer.send(&records).await?;
+            self.producer.send(&records, Placement::ByKey).await?;
         }
         Ok(())
     }

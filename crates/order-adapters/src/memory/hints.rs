@@ -3,7 +3,6 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -61,10 +60,6 @@ impl HintQueue for MemoryHintQueue {
             is_shared: false,
             redelivers: false,
         }
-    }
-
-    fn send_interval(&self) -> Duration {
-        Duration::ZERO
     }
 
     async fn send(&self, order_ids: &[OrderId]) -> Result<(), BrokerError> {

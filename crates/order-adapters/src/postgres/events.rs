@@ -53,19 +53,15 @@ const PUBLISHER_SETTINGS: &str = "SET synchronous_commit = off";
 /// The longest payload in bytes, by the server's own limit.
 const PAYLOAD_LEN_MAX: usize = 7_999;
 
-/// Each statement wakes the connection of every process that listens, which is most of what
-/// its events cost.
-const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
-
 /// How long opening a connection may take, with everything that belongs to it.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a statement may stay unanswered.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a listener asks whether the server is still there: nothing else would tell it
-/// that a silent connection is dead.
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a listener asks whether the server is still there, since nothing else would tell
+/// it that a silent connection is dead, and whether anybody still watches.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Passes events between all processes on one database.
 pub struct PostgresEventTransport {
@@ -157,6 +153,51 @@ impl PostgresEventTransport {
         Ok(link)
     }
 
+    /// Listens until the connection is lost, or nobody has been watching for a while.
+    async fn listen_while_watched(&self, receiver: &dyn EventReceiver) -> Result<(), BrokerError> {
+        // A notification that comes together with the answer is lost here, and what it told
+        // is found by the look-up.
+        let Link {
+            client,
+            mut messages,
+        } = self.connect(LISTEN).await?;
+        receiver.resync();
+        let hear = async {
+            while let Some(message) = messages.next().await {
+                match message {
+                    Ok(AsyncMessage::Notification(notification)) => {
+                        self.pass_on(notification.payload(), receiver);
+                    }
+                    Ok(_) => {}
+                    Err(error) => return self.failed(error),
+                }
+            }
+            BrokerError::Unreachable {
+                server: self.server(),
+                source: "the connection was closed".into(),
+            }
+        };
+        let probe = async {
+            loop {
+                let was_watched = receiver.is_watched();
+                sleep(PROBE_INTERVAL).await;
+                if !was_watched && !receiver.is_watched() {
+                    return Ok(());
+                }
+                match timeout(ANSWER_TIMEOUT, client.batch_execute("SELECT 1")).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return Err(self.failed(error)),
+                    Err(_) => return Err(self.silent()),
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            error = hear => Err(error),
+            ended = probe => ended,
+        }
+    }
+
     /// Every process gets every event, so one in which nobody watches does not read them.
     fn pass_on(&self, payload: &str, receiver: &dyn EventReceiver) {
         if !receiver.is_watched() {
@@ -174,10 +215,6 @@ impl PostgresEventTransport {
 
 #[async_trait]
 impl EventTransport for PostgresEventTransport {
-    fn publish_interval(&self) -> Duration {
-        PUBLISH_INTERVAL
-    }
-
     async fn publish(&self, events: &[OrderEvent]) -> Result<(), BrokerError> {
         let payloads = pack(&self.instance, events);
         if payloads.is_empty() {
@@ -201,42 +238,11 @@ impl EventTransport for PostgresEventTransport {
     }
 
     async fn listen(&self, receiver: Arc<dyn EventReceiver>) -> Result<Infallible, BrokerError> {
-        // A notification that comes together with the answer is lost here, and what it told
-        // is found by the look-up.
-        let Link {
-            client,
-            mut messages,
-        } = self.connect(LISTEN).await?;
-        receiver.resync();
-        let hear = async {
-            while let Some(message) = messages.next().await {
-                match message {
-                    Ok(AsyncMessage::Notification(notification)) => {
-                        self.pass_on(notification.payload(), &*receiver);
-                    }
-                    Ok(_) => {}
-                    Err(error) => return self.failed(error),
-                }
-            }
-            BrokerError::Unreachable {
-                server: self.server(),
-                source: "the connection was closed".into(),
-            }
-        };
-        let probe = async {
-            loop {
-                sleep(PROBE_INTERVAL).await;
-                match timeout(ANSWER_TIMEOUT, client.batch_execute("SELECT 1")).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => return self.failed(error),
-                    Err(_) => return self.silent(),
-                }
-            }
-        };
-        tokio::select! {
-            biased;
-            error = hear => Err(error),
-            error = probe => Err(error),
+        loop {
+            // A notification wakes every process that listens, so one in which nobody watches
+            // does not: it has no connection.
+            receiver.until_watched().await;
+            self.listen_while_watched(&*receiver).await?;
         }
     }
 }

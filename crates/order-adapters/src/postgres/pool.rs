@@ -10,7 +10,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, RecyclingMethod, Runtime,
+    Hook, HookError, Manager, ManagerConfig, Object, QueueMode, RecyclingMethod, Runtime,
 };
 use order_core::{CallContext, Error};
 use tokio::{
@@ -85,6 +85,8 @@ impl Pool {
             Manager::from_config(database, connect::tls(), ManagerConfig { recycling_method });
         let connections = deadpool_postgres::Pool::builder(manager)
             .max_size(config.connections_max.max(1))
+            // The one used last: its server process has everything at hand.
+            .queue_mode(QueueMode::Lifo)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(config.wait))
             .create_timeout(Some(OPEN_TIMEOUT))

@@ -1,7 +1,7 @@
 //! Events between processes, over channels: one of each order and one of each user.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     convert::Infallible,
     sync::{
         Arc,
@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use order_core::{
-    BrokerError, EventReceiver, EventTransport, OrderEvent, OrderId, Topic, TopicChange,
+    BrokerError, EventReceiver, EventTransport, OrderEvent, OrderId, Topic, TopicChange, UserId,
 };
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, Value, aio::MultiplexedConnection};
 use tokio::{sync::mpsc, time::sleep};
@@ -32,9 +32,6 @@ const MESSAGES_MAX: usize = 4096;
 
 /// How many messages are handed on at once.
 const BATCH_MAX: usize = 256;
-
-/// A pipeline costs little.
-const PUBLISH_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How events are passed.
 #[derive(Clone, Debug)]
@@ -84,6 +81,25 @@ impl RedisEventTransport {
 
     fn user_channel(&self, user_id: &str) -> String {
         format!("{}:user:{user_id}", self.prefix)
+    }
+
+    /// Channels and what is published there: one message with all that concerns a topic, since
+    /// a command costs more than what it carries.
+    fn messages(&self, events: &[OrderEvent]) -> impl Iterator<Item = (String, String)> {
+        let mut orders: BTreeMap<OrderId, String> = BTreeMap::new();
+        let mut users: BTreeMap<&UserId, String> = BTreeMap::new();
+        for event in events {
+            let line = encode(event);
+            add_line(orders.entry(event.order_id).or_default(), &line);
+            add_line(users.entry(&event.user_id).or_default(), &line);
+        }
+        let orders = orders
+            .into_iter()
+            .map(|(order_id, message)| (self.order_channel(order_id), message));
+        let users = users
+            .into_iter()
+            .map(|(user_id, message)| (self.user_channel(user_id.as_str()), message));
+        orders.chain(users)
     }
 
     fn channels(&self, topics: &[Topic]) -> Vec<String> {
@@ -147,8 +163,10 @@ impl RedisEventTransport {
     async fn hear(&self, mut inbox: Inbox, receiver: &dyn EventReceiver) -> BrokerError {
         let mut messages = Vec::with_capacity(BATCH_MAX);
         while inbox.messages.recv_many(&mut messages, BATCH_MAX).await > 0 {
-            let events: Vec<OrderEvent> = messages.iter().filter_map(event).collect();
-            let n_foreign = messages.len() - events.len();
+            let decoded: Vec<_> = messages.iter().flat_map(lines).collect();
+            let n_lines = decoded.len();
+            let events: Vec<OrderEvent> = decoded.into_iter().flatten().collect();
+            let n_foreign = n_lines - events.len();
             self.n_foreign
                 .fetch_add(n_foreign as u64, Ordering::Relaxed);
             if !events.is_empty() {
@@ -165,21 +183,13 @@ impl RedisEventTransport {
 
 #[async_trait]
 impl EventTransport for RedisEventTransport {
-    fn publish_interval(&self) -> Duration {
-        PUBLISH_INTERVAL
-    }
-
     async fn publish(&self, events: &[OrderEvent]) -> Result<(), BrokerError> {
         if events.is_empty() {
             return Ok(());
         }
         let mut commands = redis::pipe();
-        for event in events {
-            let message = encode(event);
-            let order = self.order_channel(event.order_id);
-            let user = self.user_channel(event.user_id.as_str());
-            commands.cmd("PUBLISH").arg(order).arg(&message).ignore();
-            commands.cmd("PUBLISH").arg(user).arg(&message).ignore();
+        for (channel, message) in self.messages(events) {
+            commands.cmd("PUBLISH").arg(channel).arg(message).ignore();
         }
         self.publisher.run(&commands).await
     }
@@ -220,12 +230,21 @@ impl Inbox {
     }
 }
 
-/// The event in a message, which has the name of its channel and a payload.
-fn event(message: &PushInfo) -> Option<OrderEvent> {
-    match message.data.as_slice() {
-        [_, Value::BulkString(payload)] => decode(std::str::from_utf8(payload).ok()?),
-        _ => None,
+fn add_line(message: &mut String, line: &str) {
+    if !message.is_empty() {
+        message.push('\n');
     }
+    message.push_str(line);
+}
+
+/// The lines of a message, which has the name of its channel and a payload, as events; `None`
+/// for what is none.
+fn lines(message: &PushInfo) -> impl Iterator<Item = Option<OrderEvent>> {
+    let payload = match message.data.as_slice() {
+        [_, Value::BulkString(payload)] => std::str::from_utf8(payload).unwrap_or_default(),
+        _ => "",
+    };
+    payload.split('\n').map(decode)
 }
 
 /// The topics whose watch begins and those whose watch ends, if all changes are made. A
@@ -264,6 +283,8 @@ mod tests {
         fn is_watched(&self) -> bool {
             true
         }
+
+        async fn until_watched(&self) {}
 
         fn receive(&self, events: &[OrderEvent]) {
             self.n_events.fetch_add(events.len(), Ordering::Relaxed);

@@ -48,6 +48,23 @@ impl Subject {
         url(&self.url).topic().expect("a topic").to_owned()
     }
 
+    /// How many messages each partition has got so far.
+    async fn partition_lens(&self) -> Vec<i64> {
+        let (client, topic) = (self.admin(), self.topic());
+        let ask = move || {
+            let client = client.inner();
+            let metadata = client.fetch_metadata(Some(&topic), DEADLINE);
+            let n_partitions = metadata.expect("an answer").topics()[0].partitions().len();
+            let end = |partition| {
+                let partition = i32::try_from(partition).expect("few");
+                let ends = client.fetch_watermarks(&topic, partition, DEADLINE);
+                ends.expect("an answer").1
+            };
+            (0..n_partitions).map(end).collect()
+        };
+        tokio::task::spawn_blocking(ask).await.expect("no panic")
+    }
+
     async fn delete_topic(&self) {
         let deleted = self
             .admin()
@@ -136,7 +153,7 @@ async fn deleted_topic_is_created_by_the_next_send() {
     let mut consumer = queue.consumer();
     // So many that the consumer is far into every partition: it sees that a topic is another
     // one by the offsets it no longer has.
-    let hints = new_hints(100);
+    let hints = new_hints(400);
     queue.send(&hints).await.expect("is sent");
     receive_all(&mut *consumer, &hints).await;
 
@@ -145,6 +162,24 @@ async fn deleted_topic_is_created_by_the_next_send() {
     queue.send(&hints).await.expect("is sent");
 
     receive_all(&mut *consumer, &hints).await;
+}
+
+#[tokio::test]
+async fn neighbours_share_a_partition_and_partitions_take_turns() {
+    let subject = match subject().await {
+        Backend::Available(subject) => subject,
+        Backend::Unavailable(reason) => skip!("Kafka: {reason}"),
+    };
+    let queue = subject.queue();
+
+    // A few hints, again and again, are one record batch each.
+    for _ in 0..4 {
+        queue.send(&new_hints(3)).await.expect("is sent");
+    }
+    assert_eq!(subject.partition_lens().await, [3, 3, 3, 3]);
+
+    queue.send(&new_hints(256)).await.expect("is sent");
+    assert_eq!(subject.partition_lens().await, [67, 67, 67, 67]);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use order_adapters::postgres::PostgresEventTransport;
 use order_core::{BrokerError, EventReceiver, EventTransport, OrderEvent, Topic, TopicChange};
 use order_testkit::conformance::events::EventSubject;
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 use super::*;
 
@@ -38,9 +38,10 @@ impl EventSubject for Fixture {
 
 order_testkit::event_conformance!(conforming);
 
-/// A receiver that counts.
+/// A receiver that counts, and watches from when it is told to.
 #[derive(Default)]
 struct Counter {
+    is_watched: watch::Sender<bool>,
     n_received: AtomicUsize,
     n_resyncs: AtomicUsize,
 }
@@ -48,7 +49,12 @@ struct Counter {
 #[async_trait]
 impl EventReceiver for Counter {
     fn is_watched(&self) -> bool {
-        true
+        *self.is_watched.borrow()
+    }
+
+    async fn until_watched(&self) {
+        let mut is_watched = self.is_watched.subscribe();
+        let _open = is_watched.wait_for(|&is_watched| is_watched).await;
     }
 
     fn receive(&self, events: &[OrderEvent]) {
@@ -81,8 +87,8 @@ impl Counter {
     }
 }
 
-/// Has `transport` listen until the end of the test.
-async fn listening(transport: &Arc<PostgresEventTransport>) -> (Arc<Counter>, JoinSet<()>) {
+/// Has `transport` listen until the end of the test, as soon as anybody watches.
+fn listen(transport: &Arc<PostgresEventTransport>) -> (Arc<Counter>, JoinSet<()>) {
     let counter = Arc::new(Counter::default());
     let mut tasks = JoinSet::new();
     let (transport, receiver) = (Arc::clone(transport), Arc::clone(&counter));
@@ -90,6 +96,13 @@ async fn listening(transport: &Arc<PostgresEventTransport>) -> (Arc<Counter>, Jo
         let Err(error) = transport.listen(receiver).await;
         panic!("{error}");
     });
+    (counter, tasks)
+}
+
+/// The same, and somebody watches.
+async fn listening(transport: &Arc<PostgresEventTransport>) -> (Arc<Counter>, JoinSet<()>) {
+    let (counter, tasks) = listen(transport);
+    counter.is_watched.send_replace(true);
     counter
         .wait_until(|c| c.n_resyncs.load(Ordering::SeqCst) == 1)
         .await;
@@ -168,6 +181,25 @@ async fn broken_connection_is_replaced_and_nothing_lost() {
 }
 
 #[tokio::test]
+async fn process_in_which_nobody_watches_does_not_listen() {
+    let fixture = available!(fixture());
+    let transport = transport_to(&fixture.database.url);
+    let (counter, _tasks) = listen(&transport);
+    transport.publish(&events(1)).await.unwrap();
+    assert_eq!(fixture.number(N_CONNECTIONS).await, 1);
+
+    // Whoever begins to watch reads the store after this, so that nothing is missed.
+    counter.is_watched.send_replace(true);
+    counter
+        .wait_until(|c| c.n_resyncs.load(Ordering::SeqCst) == 1)
+        .await;
+    assert_eq!(fixture.number(N_CONNECTIONS).await, 2);
+
+    counter.is_watched.send_replace(false);
+    fixture.wait_for(N_CONNECTIONS, 1).await;
+}
+
+#[tokio::test]
 async fn whoever_stops_leaves_no_connection_behind() {
     let fixture = available!(fixture());
     let transport = transport_to(&fixture.database.url);
@@ -215,6 +247,7 @@ async fn wrong_password_is_refused_and_never_told() {
     let wrong = transport_to(&url("secret"));
 
     let receiver = Arc::new(Counter::default());
+    receiver.is_watched.send_replace(true);
     let Err(not_heard) = wrong.listen(receiver).await;
     let not_published = wrong.publish(&events(1)).await.unwrap_err();
     for error in [not_heard, not_published] {

@@ -100,6 +100,8 @@ impl EventReceiver for Recorder {
         true
     }
 
+    async fn until_watched(&self) {}
+
     fn receive(&self, events: &[OrderEvent]) {
         self.events.lock().unwrap().extend_from_slice(events);
     }
@@ -228,6 +230,28 @@ async fn events_of_watched_orders_and_users_arrive() {
 
     near.recorder.wait_for_event(&events[3]).await;
     assert_eq!(near.recorder.events(), events[1..]);
+}
+
+#[tokio::test]
+async fn batch_is_one_message_for_each_topic() {
+    // One of its own, since it counts for all its clients together.
+    let server = available!(own_server(&[]));
+    let raw = Raw::connect(&server.url()).await;
+    let near = listen(&server.url(), &[order(1), user("a")]).await;
+    let calls = async || {
+        let stats: String = raw.run("INFO commandstats").await;
+        let mut lines = stats.lines();
+        let line = lines.find_map(|line| line.strip_prefix("cmdstat_publish:calls="));
+        let calls = line.and_then(|line| line.split(',').next());
+        calls.map_or(0, |calls| calls.parse::<usize>().unwrap())
+    };
+    let before = calls().await;
+
+    let events = [event(1, "a", 1), event(2, "a", 1), event(1, "a", 2)];
+    near.transport.publish(&events).await.unwrap();
+
+    near.recorder.wait_for_event(&events[1]).await;
+    assert_eq!(calls().await - before, 3);
 }
 
 #[tokio::test]

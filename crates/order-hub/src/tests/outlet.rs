@@ -85,10 +85,6 @@ impl FakeTransport {
 
 #[async_trait]
 impl EventTransport for FakeTransport {
-    fn publish_interval(&self) -> Duration {
-        Duration::from_millis(5)
-    }
-
     async fn publish(&self, events: &[OrderEvent]) -> Result<(), BrokerError> {
         self.turns.acquire().await.expect("open").forget();
         let answer = lock(&self.answers).pop_front();

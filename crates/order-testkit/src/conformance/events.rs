@@ -109,6 +109,8 @@ impl EventReceiver for Recorder {
         true
     }
 
+    async fn until_watched(&self) {}
+
     fn receive(&self, events: &[OrderEvent]) {
         self.arrived
             .send_modify(|arrived| arrived.events.extend_from_slice(events));

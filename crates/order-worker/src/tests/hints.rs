@@ -54,10 +54,6 @@ impl HintQueue for Shared {
         }
     }
 
-    fn send_interval(&self) -> Duration {
-        Duration::from_millis(5)
-    }
-
     async fn send(&self, order_ids: &[OrderId]) -> Result<(), BrokerError> {
         self.0.n_sends.fetch_add(1, Ordering::Relaxed);
         self.0.check()?;
@@ -141,6 +137,23 @@ async fn hinted_job_is_claimed_at_once_and_its_hint_acknowledged() {
     assert_eq!((stats.hints.get(), stats.idle_hints.get()), (1, 0));
     assert_eq!(stats.claimed_jobs.get(), 1);
     assert_eq!(broker.n_acknowledged.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hints_that_follow_each_other_share_a_claim() {
+    let (rig, broker) = started(config()).await;
+    let queue = Shared(broker.clone());
+    let claims = rig.pool.stats().claims.get();
+
+    for _ in 0..3 {
+        queue.send(&[rig.insert_due()]).await.unwrap();
+        sleep(Duration::from_millis(4)).await;
+    }
+    // The first waits for no other.
+    assert_eq!(rig.pool.stats().claims.get() - claims, 1);
+    rig.processed(3).await;
+
+    assert_eq!(rig.pool.stats().claims.get() - claims, 2);
 }
 
 #[tokio::test(start_paused = true)]
