@@ -50,10 +50,6 @@ impl Cluster {
             urls.push(format!("http://{grpc}"));
             let mut settings = core();
             settings.extend([("GRPC_ADDR", grpc), ("WS_ADDR", loopback(0))]);
-            if shape.services > 1 {
-                // Otherwise each takes all cores for its own.
-                settings.push(("TOKIO_WORKER_THREADS", "1".to_owned()));
-            }
             if shape.has_worker {
                 settings.push(("WORKERS", "0".to_owned()));
             }
@@ -131,7 +127,7 @@ pub(super) async fn run(
     print_medians(&shapes, &results)
 }
 
-fn shapes(redis: &str, kafka: &str) -> [Shape; 7] {
+fn shapes(redis: &str, kafka: &str) -> [Shape; 8] {
     let shape = |name, services, has_worker, [queue, events]: [&str; 2]| Shape {
         name,
         services,
@@ -140,6 +136,7 @@ fn shapes(redis: &str, kafka: &str) -> [Shape; 7] {
     };
     [
         shape("one service", 1, false, ["local", "local"]),
+        shape("three services", 3, false, ["local", "local"]),
         shape("one, NOTIFY", 1, false, ["local", "postgres"]),
         shape("three, NOTIFY", 3, false, ["local", "postgres"]),
         shape("one, Redis", 1, false, ["local", redis]),
@@ -163,7 +160,7 @@ fn print_medians(shapes: &[Shape], results: &[Vec<load::Round>]) -> anyhow::Resu
         println!("- {}: {ratio:.2}", shape.name);
     }
     println!("\nmedian of three services to one with the same settings:");
-    for (three, one) in [(2, 1), (4, 3)] {
+    for (three, one) in [(1, 0), (3, 2), (5, 4)] {
         let name = shapes.get(three).map_or("", |shape| shape.name);
         let ratio = median(three, one).context("no rounds")?;
         println!("- {name}: {ratio:.2}");
