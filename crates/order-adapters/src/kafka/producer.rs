@@ -62,7 +62,7 @@ struct Connection {
 pub(super) struct Producer {
     cluster: Cluster,
     connection: Mutex<Option<Arc<Connection>>>,
-    /// Runs that were begun; the next one goes to this partition, so to speak.
+    /// Runs begun so far, from a random start: modulo the partitions, where the next one goes.
     n_runs: AtomicUsize,
 }
 
@@ -71,7 +71,6 @@ impl Producer {
         Self {
             cluster,
             connection: Mutex::new(None),
-            // Not all processes begin with the same one.
             n_runs: AtomicUsize::new(rand::random_range(0..1 << 16)),
         }
     }
