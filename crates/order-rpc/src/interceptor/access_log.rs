@@ -3,7 +3,10 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -64,7 +67,7 @@ pub(crate) struct AccessLogService<S> {
 
 impl<S, B, R> Service<Request<B>> for AccessLogService<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<RequestBody<B>>, Response = Response<R>>,
 {
     type Response = Response<LoggedBody<R>>;
     type Error = S::Error;
@@ -75,6 +78,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let is_broken_off = Arc::new(AtomicBool::new(false));
         let call = Call {
             method: method(request.uri().path()),
             request_id: request_id_of(request.extensions()),
@@ -84,7 +88,12 @@ where
             // A call without an answer was given up by its caller, or lost its connection.
             code: Code::Cancelled,
             source: None,
+            is_broken_off: Arc::clone(&is_broken_off),
         };
+        let request = request.map(|inner| RequestBody {
+            inner,
+            is_broken_off,
+        });
         AccessLogFuture {
             inner: self.inner.call(request),
             call: Some(call),
@@ -109,10 +118,16 @@ struct Call {
     started: Instant,
     code: Code,
     source: Option<Status>,
+    /// See [`RequestBody`].
+    is_broken_off: Arc<AtomicBool>,
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
+        // What became of half a request is nobody's fault but the caller's, who is gone.
+        if self.is_broken_off.load(Ordering::Relaxed) {
+            self.code = Code::Cancelled;
+        }
         let error = self.source.as_ref().map(source_chain);
         let peer = self.connection.as_ref().map(|connection| connection.peer);
         let trace_id = self.trace_parent.as_ref().map(TraceParent::trace_id);
@@ -172,6 +187,41 @@ const fn code_name(code: Code) -> &'static str {
         Code::Unavailable => "UNAVAILABLE",
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+pin_project! {
+    /// Notes when a request breaks off: its caller gave it up, or its connection is lost. To
+    /// what reads it that is the same as a malformed one.
+    pub(crate) struct RequestBody<B> {
+        #[pin]
+        inner: B,
+        is_broken_off: Arc<AtomicBool>,
+    }
+}
+
+impl<B: Body> Body for RequestBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.inner.poll_frame(cx));
+        if matches!(frame, Some(Err(_))) {
+            this.is_broken_off.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 

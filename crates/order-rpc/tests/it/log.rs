@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
 };
 
 use order_core::{CallContext, Error, OrderApi, RequestId, TraceParent};
@@ -49,16 +49,21 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-#[tokio::test]
-async fn each_call_has_one_line_with_its_outcome_and_its_cause() {
+/// What this process logs. All tests write here; the request ids tell them apart.
+static LINES: LazyLock<Lines> = LazyLock::new(|| {
     let lines = Lines::default();
     let subscriber = tracing_subscriber::fmt()
         .json()
         .with_env_filter(EnvFilter::new("order_rpc=info"))
         .with_writer(lines.clone())
         .finish();
-    // Other tests of the process write here too; the request id tells them apart.
     tracing::subscriber::set_global_default(subscriber).expect("the only one");
+    lines
+});
+
+#[tokio::test]
+async fn each_call_has_one_line_with_its_outcome_and_its_cause() {
+    let lines = &*LINES;
     let ctx = CallContext {
         request_id: RequestId::parse("log-test").expect("valid"),
         trace_parent: TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
@@ -109,4 +114,27 @@ async fn each_call_has_one_line_with_its_outcome_and_its_cause() {
     assert!(panicked.contains("a bug in the api"), "{panicked}");
     assert!(unknown.contains(r#""rpc.method":"_OTHER""#), "{unknown}");
     assert!(!unknown.contains("trace.id"), "{unknown}");
+}
+
+#[tokio::test]
+async fn call_whose_caller_dies_is_cancelled_and_no_fault_of_the_server() {
+    let lines = &*LINES;
+    let server = TestServer::start([]).await;
+    let mut raw = RawClient::connect(server.address).await;
+    let path = "/order.v1.OrderService/CreateOrder";
+    raw.begin(path, &[("x-request-id", "dying-caller")]);
+    // Its answer says that the server has read everything before it, too.
+    raw.send("/no/such-method", &[], &[]).await;
+    drop(raw);
+    server.stop().await;
+
+    let calls = lines.with(&["call finished", "dying-caller"]);
+    let [call] = &calls[..] else {
+        panic!("{calls:#?}");
+    };
+    assert!(call.contains(r#""level":"INFO""#), "{call}");
+    assert!(
+        call.contains(r#""rpc.response.status_code":"CANCELLED""#),
+        "{call}"
+    );
 }

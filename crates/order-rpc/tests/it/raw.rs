@@ -1,10 +1,12 @@
 //! A client without any of the comforts: sends the bytes and headers a test wants.
 
-use std::net::SocketAddr;
+use std::{convert::Infallible, net::SocketAddr};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, Request};
-use http_body_util::{BodyExt as _, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::Incoming,
     client::conn::http2::{SendRequest, handshake},
@@ -13,16 +15,19 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use order_core::Error;
 use order_rpc::status::from_status;
 use prost::Message;
-use tokio::net::TcpStream;
-use tokio_util::task::TaskTracker;
+use tokio::{net::TcpStream, task::JoinSet};
 use tonic::Status;
 
 use crate::support::soon;
 
-/// One HTTP/2 connection.
+/// What is sent, whole or not.
+type Sent = UnsyncBoxBody<Bytes, Infallible>;
+
+/// One HTTP/2 connection. Dropping it breaks it off.
 pub(crate) struct RawClient {
     address: SocketAddr,
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<Sent>,
+    tasks: JoinSet<()>,
 }
 
 /// An answer, read to its end.
@@ -50,8 +55,38 @@ impl RawClient {
         let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .expect("it speaks HTTP/2");
-        TaskTracker::new().spawn(connection);
-        Self { address, sender }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {
+            // How it ends is seen by the calls on it.
+            let _ = connection.await;
+        });
+        Self {
+            address,
+            sender,
+            tasks,
+        }
+    }
+
+    /// Begins a call and sends no more than the first bytes of its message.
+    pub(crate) fn begin(&mut self, path: &str, headers: &[(&str, &str)]) {
+        let first_bytes = Ok(Frame::data(Bytes::from_static(&[0, 0])));
+        let body = stream::once(async { first_bytes }).chain(stream::pending());
+        let request = self.request(path, headers, StreamBody::new(body).boxed_unsync());
+        let response = self.sender.send_request(request);
+        self.tasks.spawn(async {
+            // Nobody waits for an answer.
+            let _ = response.await;
+        });
+    }
+
+    fn request(&self, path: &str, headers: &[(&str, &str)], body: Sent) -> Request<Sent> {
+        let mut request = Request::post(format!("http://{}{path}", self.address))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(body).expect("valid")
     }
 
     /// Sends a call of a method of the order service.
@@ -71,17 +106,11 @@ impl RawClient {
         headers: &[(&str, &str)],
         message: &[u8],
     ) -> RawAnswer {
-        let mut request = Request::post(format!("http://{}{path}", self.address))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
         let mut frame = BytesMut::new();
         frame.put_u8(0);
         frame.put_u32(u32::try_from(message.len()).expect("not that large"));
         frame.put_slice(message);
-        let request = request.body(Full::new(frame.freeze())).expect("valid");
+        let request = self.request(path, headers, Full::new(frame.freeze()).boxed_unsync());
         let response = self.sender.send_request(request);
         let response = soon(response).await.expect("an answer");
         read(response).await
