@@ -101,7 +101,16 @@ fn hide_secret(mut error: clap::Error) -> clap::Error {
 }
 
 fn begin(config: &ProcessConfig) {
+    choose_cryptography();
     telemetry::init(config.log_format);
+}
+
+/// Names the cryptography of all TLS in this process. By itself rustls finds it only while
+/// there is one in the build, and panics at the first connection once a dependency brings
+/// another.
+fn choose_cryptography() {
+    // Whoever was first has chosen, and that is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
 fn end(done: anyhow::Result<Exit>) -> ExitCode {
@@ -154,4 +163,20 @@ fn welcome(process: &Process) -> String {
         )
     }));
     lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::crypto::CryptoProvider;
+
+    use super::*;
+
+    #[test]
+    fn cryptography_is_chosen_once() {
+        choose_cryptography();
+        let first = CryptoProvider::get_default().expect("one is chosen");
+        choose_cryptography();
+        let second = CryptoProvider::get_default().expect("one is chosen");
+        assert!(std::sync::Arc::ptr_eq(first, second));
+    }
 }
