@@ -20,22 +20,37 @@ struct Compact(
     #[serde(default)] Option<(String, String)>,
 );
 
+/// The same as `Compact`, without copies.
+struct Borrowed<'a>(&'a OrderEvent);
+
+impl Serialize for Borrowed<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let event = self.0;
+        let mut buffer = Uuid::encode_buffer();
+        let order_id = event.order_id.as_uuid().simple();
+        let cause = event.cause.as_ref();
+        let compact = (
+            &*order_id.encode_lower(&mut buffer),
+            event.user_id.as_str(),
+            event.version,
+            event.status.code(),
+            event.at.as_microsecond(),
+            cause.map(|cause| (&cause.code, &cause.message)),
+        );
+        compact.serialize(serializer)
+    }
+}
+
 /// Writes an event for other processes of this system.
 pub fn encode(event: &OrderEvent) -> String {
-    let mut buffer = Uuid::encode_buffer();
-    let cause = event.cause.as_ref();
-    let order_id = event.order_id.as_uuid().simple();
-    // The same as `Compact`, without copies.
-    let compact = (
-        &*order_id.encode_lower(&mut buffer),
-        event.user_id.as_str(),
-        event.version,
-        event.status.code(),
-        event.at.as_microsecond(),
-        cause.map(|cause| (&cause.code, &cause.message)),
-    );
     // Text and numbers can always be written.
-    serde_json::to_string(&compact).unwrap_or_default()
+    serde_json::to_string(&Borrowed(event)).unwrap_or_default()
+}
+
+/// The same as [`encode`], at the end of `buffer`.
+pub fn encode_into(buffer: &mut Vec<u8>, event: &OrderEvent) {
+    // Nor does a buffer refuse anything.
+    let _ = serde_json::to_writer(buffer, &Borrowed(event));
 }
 
 /// Reads what [`encode`] wrote; `None` if it is something else, which any program may have

@@ -1,7 +1,7 @@
 //! Events between processes, over channels: one of each order and one of each user.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     convert::Infallible,
     sync::{
         Arc,
@@ -12,16 +12,18 @@ use std::{
 
 use async_trait::async_trait;
 use order_core::{
-    BrokerError, EventReceiver, EventTransport, OrderEvent, OrderId, Topic, TopicChange, UserId,
+    BrokerError, EventReceiver, EventTransport, OrderEvent, OrderId, Topic, TopicChange,
 };
-use redis::{AsyncConnectionConfig, PushInfo, PushKind, Value, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Cmd, Pipeline, PushInfo, PushKind, Value, aio::MultiplexedConnection,
+};
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{
     RedisUrl,
     connect::{Server, SharedConnection},
 };
-use crate::event_message::{decode, encode};
+use crate::event_message::{decode, encode_into};
 
 /// How many channels one command subscribes.
 const CHANNELS_MAX: usize = 1000;
@@ -83,23 +85,34 @@ impl RedisEventTransport {
         format!("{}:user:{user_id}", self.prefix)
     }
 
-    /// Channels and what is published there: one message with all that concerns a topic, since
-    /// a command costs more than what it carries.
-    fn messages(&self, events: &[OrderEvent]) -> impl Iterator<Item = (String, String)> {
-        let mut orders: BTreeMap<OrderId, String> = BTreeMap::new();
-        let mut users: BTreeMap<&UserId, String> = BTreeMap::new();
-        for event in events {
-            let line = encode(event);
-            add_line(orders.entry(event.order_id).or_default(), &line);
-            add_line(users.entry(&event.user_id).or_default(), &line);
+    /// Publishes to each topic all that concerns it in one message, since a command costs more
+    /// than what it carries.
+    fn publications(&self, events: &[OrderEvent]) -> Pipeline {
+        let mut sorted: Vec<&OrderEvent> = events.iter().collect();
+        // The sort is stable: what happened to an order stays in its sequence.
+        sorted.sort_by(|a, b| (&a.user_id, a.order_id).cmp(&(&b.user_id, b.order_id)));
+        let mut commands = redis::pipe();
+        for of_user in sorted.chunk_by(|a, b| a.user_id == b.user_id) {
+            // The message of a user is made of those of the orders: each event is written once.
+            let mut message = Vec::new();
+            for of_order in of_user.chunk_by(|a, b| a.order_id == b.order_id) {
+                let start = message.len() + usize::from(!message.is_empty());
+                for event in of_order {
+                    if !message.is_empty() {
+                        message.push(b'\n');
+                    }
+                    encode_into(&mut message, event);
+                }
+                if let (Some(event), Some(message)) = (of_order.first(), message.get(start..)) {
+                    publish(&mut commands, &self.order_channel(event.order_id), message);
+                }
+            }
+            if let Some(event) = of_user.first() {
+                let channel = self.user_channel(event.user_id.as_str());
+                publish(&mut commands, &channel, &message);
+            }
         }
-        let orders = orders
-            .into_iter()
-            .map(|(order_id, message)| (self.order_channel(order_id), message));
-        let users = users
-            .into_iter()
-            .map(|(user_id, message)| (self.user_channel(user_id.as_str()), message));
-        orders.chain(users)
+        commands
     }
 
     fn channels(&self, topics: &[Topic]) -> Vec<String> {
@@ -187,11 +200,7 @@ impl EventTransport for RedisEventTransport {
         if events.is_empty() {
             return Ok(());
         }
-        let mut commands = redis::pipe();
-        for (channel, message) in self.messages(events) {
-            commands.cmd("PUBLISH").arg(channel).arg(message).ignore();
-        }
-        self.publisher.run(&commands).await
+        self.publisher.run(&self.publications(events)).await
     }
 
     async fn listen(&self, receiver: Arc<dyn EventReceiver>) -> Result<Infallible, BrokerError> {
@@ -230,11 +239,10 @@ impl Inbox {
     }
 }
 
-fn add_line(message: &mut String, line: &str) {
-    if !message.is_empty() {
-        message.push('\n');
-    }
-    message.push_str(line);
+fn publish(commands: &mut Pipeline, channel: &str, message: &[u8]) {
+    let mut command = Cmd::with_capacity(3, "PUBLISH".len() + channel.len() + message.len());
+    command.arg("PUBLISH").arg(channel).arg(message);
+    commands.add_command(command).ignore();
 }
 
 /// The lines of a message, which has the name of its channel and a payload, as events; `None`

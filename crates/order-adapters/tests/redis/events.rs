@@ -255,6 +255,22 @@ async fn batch_is_one_message_for_each_topic() {
 }
 
 #[tokio::test]
+async fn message_holds_what_concerns_its_topic_and_nothing_else() {
+    let (url, _) = available!(private());
+    let near = listen(&url, &[user("a"), order(3)]).await;
+    let of_a = [event(1, "a", 1), event(1, "a", 2), event(4, "a", 1)];
+    let of_b = [event(3, "b", 1), event(3, "b", 2)];
+    let unwatched = event(2, "b", 1);
+
+    // As a batch comes: whatever happened, in the sequence in which it did.
+    let batch = [&of_b[0], &of_a[0], &unwatched, &of_a[2], &of_a[1], &of_b[1]].map(Clone::clone);
+    near.transport.publish(&batch).await.unwrap();
+
+    near.recorder.wait_for_event(&of_b[1]).await;
+    assert_eq!(near.recorder.events(), [&of_a[..], &of_b[..]].concat());
+}
+
+#[tokio::test]
 async fn events_arrive_from_the_moment_a_topic_is_heard() {
     let (url, _) = available!(private());
     let near = listen(&url, &[]).await;
