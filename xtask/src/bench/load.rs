@@ -1,4 +1,4 @@
-//! `wrk` with 64 connections on `POST /orders`; the clock stops when every order is PROCESSED.
+//! `wrk` on `POST /orders`; the clock stops when every order is PROCESSED.
 
 use std::{path::Path, time::Duration};
 
@@ -9,12 +9,6 @@ use tokio_postgres::{Client, NoTls};
 
 use super::{QUIET, output, script};
 use crate::system::System;
-
-/// Connections of the load generator.
-const CONNECTIONS: &str = "64";
-
-/// Orders that may be in flight on them when the load stops.
-const IN_FLIGHT_MAX: u32 = 64;
 
 /// How long the rest may take to be processed after the last request.
 const DRAIN_TIMEOUT: Duration = Duration::from_mins(2);
@@ -40,61 +34,97 @@ function done(summary, latency, requests)
 end
 "#;
 
+/// How much is asked of a system.
+#[derive(Clone, Copy)]
+pub(super) struct Load {
+    /// Each has one request under way.
+    pub(super) connections: u32,
+    pub(super) seconds: u32,
+}
+
 /// What one round found.
 pub(super) struct Round {
     /// Orders per second from POST to PROCESSED.
     pub(super) rate: f64,
-    /// What the database counted, as text.
-    pub(super) counters: String,
+    /// How long clients waited, as text.
+    pub(super) latency: String,
 }
 
-/// Gateway and service as processes on PostgreSQL.
+/// Gateway and service as processes on PostgreSQL: their rate, and what was counted, as text.
 pub(super) async fn split_on_postgres(
     programs: &Path,
     postgres: &PostgresServer,
-    seconds: u32,
-) -> anyhow::Result<Round> {
-    let system = System::start_split(programs, &postgres.url(), &QUIET).await?;
-    let round = measure(postgres, system.http_port, [0, seconds]).await?;
+    load: Load,
+) -> anyhow::Result<(f64, String)> {
+    let url = postgres.url();
+    let system = System::start_split(programs, &url, &QUIET).await?;
+    let round = measure(&url, system.http_port, load).await?;
+    let counters = counters(&url).await?;
     system.stop().await?;
-    Ok(round)
+    Ok((round.rate, counters + &round.latency))
 }
 
-/// Loads a system that runs on this PostgreSQL and serves HTTP at `http_port`, first without
-/// measuring, if at all, then on empty tables; the schema was made by the start.
+/// Loads a system that works on this database and serves HTTP at `http_port`, on tables that
+/// are emptied before; the schema was made by its start.
 pub(super) async fn measure(
-    postgres: &PostgresServer,
+    database_url: &str,
     http_port: u16,
-    [warm_up_seconds, seconds]: [u32; 2],
+    load: Load,
 ) -> anyhow::Result<Round> {
-    let (client, connection) = tokio_postgres::connect(&postgres.url(), NoTls).await?;
-    let mut background = JoinSet::new();
-    background.spawn(connection);
-    if warm_up_seconds > 0 {
-        wrk(http_port, warm_up_seconds).await?;
-        drain(&client).await?;
-    }
+    let database = Database::connect(database_url).await?;
+    let client = &database.client;
     client
         .batch_execute(
             "TRUNCATE jobs, orders, order_events; CHECKPOINT;
              CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
-             SELECT pg_stat_statements_reset(), pg_stat_reset();",
+             SELECT pg_stat_statements_reset(0, oid, 0), pg_stat_reset()
+               FROM pg_database WHERE datname = current_database();",
         )
         .await?;
     let begin = Instant::now();
-    let report = wrk(http_port, seconds).await?;
-    drain(&client).await?;
+    let report = wrk(http_port, load).await?;
+    drain(client).await?;
     let elapsed = begin.elapsed();
     let n_processed: i64 = client
         .query_one("SELECT count(*) FROM orders WHERE status = 3", &[])
         .await?
         .get(0);
-    report.check(u32::try_from(n_processed)?)?;
-    let counters = format!("{}{}", counters(&client).await?, report.latency);
+    report.check(u32::try_from(n_processed)?, load)?;
     Ok(Round {
         rate: f64::from(report.created) / elapsed.as_secs_f64(),
-        counters,
+        latency: report.latency,
     })
+}
+
+/// A connection to a database.
+struct Database {
+    client: Client,
+    _connection: JoinSet<Result<(), tokio_postgres::Error>>,
+}
+
+impl Database {
+    async fn connect(url: &str) -> anyhow::Result<Self> {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+        let mut background = JoinSet::new();
+        background.spawn(connection);
+        Ok(Self {
+            client,
+            _connection: background,
+        })
+    }
+}
+
+/// Makes a database of this name on the server and returns its URL.
+pub(super) async fn create_database(
+    postgres: &PostgresServer,
+    name: &str,
+) -> anyhow::Result<String> {
+    let url = postgres.url();
+    let database = Database::connect(&url).await?;
+    let create = format!("CREATE DATABASE {name}");
+    database.client.batch_execute(&create).await?;
+    let (server, _) = url.rsplit_once('/').context("a URL without a database")?;
+    Ok(format!("{server}/{name}"))
 }
 
 /// Waits until all jobs are done.
@@ -115,12 +145,12 @@ async fn drain(client: &Client) -> anyhow::Result<()> {
 }
 
 /// Everything in one process on SQLite.
-pub(super) async fn all_in_one_on_sqlite(programs: &Path, seconds: u32) -> anyhow::Result<f64> {
+pub(super) async fn all_in_one_on_sqlite(programs: &Path, load: Load) -> anyhow::Result<f64> {
     let dir = tempfile::tempdir_in(crate::workspace_root().join("target"))?;
     let url = format!("sqlite:{}", dir.path().join("orders.db").display());
     let system = System::start_all_in_one(programs, &url, &QUIET).await?;
     let begin = Instant::now();
-    let report = wrk(system.http_port, seconds).await?;
+    let report = wrk(system.http_port, load).await?;
     let probe = format!(
         "http://127.0.0.1:{}/orders?status=PENDING&page_size=1",
         system.http_port
@@ -145,9 +175,9 @@ struct Report {
 
 impl Report {
     /// Orders in flight when the load stops are stored but no longer counted by wrk.
-    fn check(&self, n_processed: u32) -> anyhow::Result<()> {
+    fn check(&self, n_processed: u32, load: Load) -> anyhow::Result<()> {
         ensure!(
-            (self.created..=self.created + IN_FLIGHT_MAX).contains(&n_processed),
+            (self.created..=self.created + load.connections).contains(&n_processed),
             "{} orders were acknowledged and {n_processed} processed",
             self.created
         );
@@ -155,20 +185,19 @@ impl Report {
     }
 }
 
-async fn wrk(port: u16, seconds: u32) -> anyhow::Result<Report> {
+async fn wrk(port: u16, load: Load) -> anyhow::Result<Report> {
     let dir = tempfile::tempdir()?;
     let lua = script(dir.path(), "post.lua", POST)?;
-    let (duration, url) = (
-        format!("{seconds}s"),
-        format!("http://127.0.0.1:{port}/orders"),
-    );
+    let duration = format!("{}s", load.seconds);
+    let connections = load.connections.to_string();
+    let url = format!("http://127.0.0.1:{port}/orders");
     let text = tokio::task::spawn_blocking(move || {
         output(
             "wrk",
             &[
                 "-t1",
                 "-c",
-                CONNECTIONS,
+                &connections,
                 "-d",
                 &duration,
                 "--latency",
@@ -195,14 +224,23 @@ async fn wrk(port: u16, seconds: u32) -> anyhow::Result<Report> {
     })
 }
 
-async fn counters(client: &Client) -> anyhow::Result<String> {
+/// What the database counted since the last round on it began, as text.
+pub(super) async fn counters(database_url: &str) -> anyhow::Result<String> {
+    let Database {
+        client,
+        _connection,
+    } = Database::connect(database_url).await?;
     let row = client
         .query_one(
-            "SELECT
-               coalesce((SELECT sum(calls) FROM pg_stat_statements WHERE query ILIKE '%INSERT INTO orders%'), 0)::float8,
-               coalesce((SELECT sum(calls) FROM pg_stat_statements WHERE query ILIKE '%DELETE FROM jobs%'), 0)::float8,
-               coalesce((SELECT sum(rows) FROM pg_stat_statements WHERE query ILIKE '%SKIP LOCKED%'), 0)::float8,
-               coalesce((SELECT sum(calls) FROM pg_stat_statements WHERE query ILIKE '%SKIP LOCKED%'), 0)::float8,
+            "WITH statements AS (
+               SELECT s.* FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
+               WHERE d.datname = current_database()
+             )
+             SELECT
+               coalesce((SELECT sum(calls) FROM statements WHERE query ILIKE '%INSERT INTO orders%'), 0)::float8,
+               coalesce((SELECT sum(calls) FROM statements WHERE query ILIKE '%DELETE FROM jobs%'), 0)::float8,
+               coalesce((SELECT sum(rows) FROM statements WHERE query ILIKE '%SKIP LOCKED%'), 0)::float8,
+               coalesce((SELECT sum(calls) FROM statements WHERE query ILIKE '%SKIP LOCKED%'), 0)::float8,
                (SELECT count(*) FROM orders)::float8",
             &[],
         )

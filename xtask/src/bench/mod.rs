@@ -26,6 +26,9 @@ pub(crate) struct BenchArgs {
     /// Rounds of each side.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub(crate) rounds: u32,
+    /// Connections of the load generator, each with one request under way.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=2_000))]
+    pub(crate) connections: u32,
     /// Idle connections of each kind; 0 leaves that part out.
     #[arg(long, default_value_t = 5_000)]
     pub(crate) idle: u32,
@@ -34,8 +37,19 @@ pub(crate) struct BenchArgs {
     pub(crate) scale: bool,
 }
 
+impl BenchArgs {
+    fn load(self) -> load::Load {
+        load::Load {
+            connections: self.connections,
+            seconds: self.seconds,
+        }
+    }
+}
+
 /// Settings of the database, the same for both sides. Durability is untouched.
-const POSTGRES_SETTINGS: [(&str, &str); 6] = [
+const POSTGRES_SETTINGS: [(&str, &str); 7] = [
+    // Every shape of the system at the same time.
+    ("max_connections", "500"),
     ("shared_buffers", "1GB"),
     ("max_wal_size", "8GB"),
     ("checkpoint_timeout", "30min"),
@@ -65,15 +79,12 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let (mut ratios, mut counters) = (Vec::new(), None);
     for round in 1..=args.rounds {
         let naive = naive::rate(&postgres, args.seconds).await?;
-        let split = load::split_on_postgres(&programs, &postgres, args.seconds).await?;
-        let sqlite = load::all_in_one_on_sqlite(&programs, args.seconds).await?;
-        let ratio = split.rate / naive;
-        println!(
-            "| {round} | {naive:.0} | {:.0} | {ratio:.2} | {sqlite:.0} |",
-            split.rate
-        );
+        let (split, counted) = load::split_on_postgres(&programs, &postgres, args.load()).await?;
+        let sqlite = load::all_in_one_on_sqlite(&programs, args.load()).await?;
+        let ratio = split / naive;
+        println!("| {round} | {naive:.0} | {split:.0} | {ratio:.2} | {sqlite:.0} |");
         ratios.push(ratio);
-        counters = Some(split.counters);
+        counters = Some(counted);
     }
     ratios.sort_by(f64::total_cmp);
     let median = ratios.get(ratios.len() / 2).context("no rounds")?;

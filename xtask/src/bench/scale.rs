@@ -1,14 +1,21 @@
 //! `cargo xtask bench --scale`: the same load on other shapes of the system, beside one
 //! service with its workers on the same PostgreSQL in the same run.
+//!
+//! All shapes are up all the time, each on a database of its own, and take short turns: a
+//! shared machine becomes faster and slower within seconds, and only what was measured close
+//! together can be compared.
 
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use anyhow::Context as _;
 use order_testkit::server::{
     free_port, kafka::KafkaServer, postgres::PostgresServer, redis::RedisServer,
 };
 
-use super::{BenchArgs, QUIET, load};
+use super::{
+    BenchArgs, QUIET,
+    load::{self, Load},
+};
 use crate::system::{Process, loopback};
 
 /// A shape of the system.
@@ -22,22 +29,27 @@ struct Shape {
     engines: [String; 2],
 }
 
-/// The processes of a shape.
+/// The processes of a shape, on a database of their own, and what was measured.
 struct Cluster {
+    name: &'static str,
+    /// In the order in which they start.
     processes: Vec<Process>,
     http_port: u16,
+    database_url: String,
+    rounds: Vec<load::Round>,
 }
 
 impl Cluster {
-    async fn start(programs: &Path, database_url: &str, shape: &Shape) -> anyhow::Result<Self> {
-        let [queue_url, events_url] = shape.engines.clone();
+    /// Makes everything ready to start.
+    fn new(programs: &Path, database_url: String, shape: Shape) -> anyhow::Result<Self> {
+        let [queue_url, events_url] = shape.engines;
         let core = || {
             let mut settings: Vec<_> = QUIET
                 .iter()
                 .map(|(name, value)| (*name, (*value).to_owned()))
                 .collect();
             settings.extend([
-                ("DATABASE_URL", database_url.to_owned()),
+                ("DATABASE_URL", database_url.clone()),
                 ("QUEUE_URL", queue_url.clone()),
                 ("EVENTS_URL", events_url.clone()),
                 ("ADMIN_ADDR", loopback(0)),
@@ -65,27 +77,49 @@ impl Cluster {
             ("ORDER_SERVICE_URL", urls.join(",")),
         ]);
         processes.push(Process::new(programs.join("api-gateway"), settings));
-        for process in &mut processes {
-            process.start().await?;
-        }
         Ok(Self {
+            name: shape.name,
             processes,
             http_port,
+            database_url,
+            rounds: Vec::new(),
         })
     }
 
+    async fn start(&mut self, load: Load) -> anyhow::Result<()> {
+        for process in &mut self.processes {
+            process.start().await?;
+        }
+        let warm_up = Load {
+            seconds: WARM_UP_SECONDS,
+            ..load
+        };
+        self.measure(warm_up).await?;
+        Ok(())
+    }
+
+    async fn measure(&self, load: Load) -> anyhow::Result<load::Round> {
+        load::measure(&self.database_url, self.http_port, load)
+            .await
+            .context(self.name)
+    }
+
     /// Stops everything, gateway first.
-    async fn stop(mut self) -> anyhow::Result<()> {
-        while let Some(mut process) = self.processes.pop() {
+    async fn stop(&mut self) -> anyhow::Result<()> {
+        for process in self.processes.iter_mut().rev() {
             process.stop().await?;
         }
         Ok(())
     }
 }
 
-/// How long each shape is loaded before it is measured: connections are opened, and the broker,
-/// which is compiled while it runs, has done the same for a while.
+/// How long each shape is loaded after a start, before it counts: connections are opened, and the
+/// broker, which is compiled while it runs, has done the same for a while.
 const WARM_UP_SECONDS: u32 = 2;
+
+/// How many rounds are measured until everything is started again. Where the parts of a
+/// process happen to lie in memory makes some percent, for as long as it runs.
+const ROUNDS_OF_A_START: u32 = 5;
 
 /// Measures all shapes in turns and prints their median ratios to the first. Each round
 /// begins with another shape, and every other round goes backwards, so that none is always
@@ -97,34 +131,44 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let redis = RedisServer::start(&[]).await?;
     let kafka = KafkaServer::start().await?;
+    let mut clusters = Vec::new();
     let shapes = shapes(&redis.url(), &format!("{}/order-jobs", kafka.url()));
-    let names: Vec<&str> = shapes.iter().map(|shape| shape.name).collect();
-    println!("orders/s, and the ratio to the first column:\n");
+    for (idx, shape) in shapes.into_iter().enumerate() {
+        let database_url = load::create_database(postgres, &format!("shape_{idx}")).await?;
+        clusters.push(Cluster::new(programs, database_url, shape)?);
+    }
+    let names: Vec<&str> = clusters.iter().map(|cluster| cluster.name).collect();
+    println!("{} connections; orders/s:\n", args.connections);
     println!("| round | {} |", names.join(" | "));
-    println!("|---|{}", "---|".repeat(shapes.len()));
-    let mut results: Vec<Vec<load::Round>> = shapes.iter().map(|_| Vec::new()).collect();
-    for round in 1..=args.rounds {
-        let mut turns: Vec<_> = shapes.iter().zip(&mut results).collect();
+    println!("|---|{}", "---|".repeat(names.len()));
+    for round in 0..args.rounds {
+        if round % ROUNDS_OF_A_START == 0 {
+            for cluster in &mut clusters {
+                if round > 0 {
+                    cluster.stop().await?;
+                }
+                cluster.start(args.load()).await?;
+            }
+        }
+        let mut turns: Vec<_> = clusters.iter_mut().collect();
         let n_turns = turns.len();
         turns.rotate_left(round as usize % n_turns);
-        if round % 2 == 0 {
+        if round % 2 == 1 {
             turns.reverse();
         }
-        for (shape, results) in turns {
-            let cluster = Cluster::start(programs, &postgres.url(), shape).await?;
-            let seconds = [WARM_UP_SECONDS, args.seconds];
-            let measured = load::measure(postgres, cluster.http_port, seconds).await;
-            results.push(measured.with_context(|| shape.name)?);
-            cluster.stop().await?;
+        for cluster in turns {
+            let measured = cluster.measure(args.load()).await?;
+            cluster.rounds.push(measured);
         }
-        let last = results.iter().filter_map(|results| results.last());
-        let rates: Vec<f64> = last.map(|result| result.rate).collect();
-        let base = rates.first().context("no shapes")?;
-        let cell = |rate: &f64| format!("{rate:.0} ({:.2})", rate / base);
-        let cells: Vec<_> = rates.iter().map(cell).collect();
-        println!("| {round} | {} |", cells.join(" | "));
+        let last = clusters.iter().filter_map(|cluster| cluster.rounds.last());
+        let cells: Vec<_> = last.map(|round| format!("{:.0}", round.rate)).collect();
+        println!("| {} | {} |", round + 1, cells.join(" | "));
     }
-    print_medians(&shapes, &results)
+    for cluster in &mut clusters {
+        cluster.stop().await?;
+    }
+    print_medians(&clusters)?;
+    print_counters(&clusters).await
 }
 
 fn shapes(redis: &str, kafka: &str) -> [Shape; 8] {
@@ -146,29 +190,67 @@ fn shapes(redis: &str, kafka: &str) -> [Shape; 8] {
     ]
 }
 
-/// The median ratios of rates of the same round, and what the database counted in the last.
-fn print_medians(shapes: &[Shape], results: &[Vec<load::Round>]) -> anyhow::Result<()> {
-    let median = |of: usize, to: usize| {
-        let (of, to) = (results.get(of)?, results.get(to)?);
-        let mut ratios: Vec<f64> = of.iter().zip(to).map(|(a, b)| a.rate / b.rate).collect();
+/// The median of some ratios, and an interval in which the true one lies with 95 %
+/// confidence: the order statistics that a binomial distribution with p = 1/2 gives, by its
+/// normal approximation. Of a few ratios it is all of them.
+struct Median {
+    value: f64,
+    from: f64,
+    to: f64,
+}
+
+impl Median {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "of at most 99 rounds"
+    )]
+    fn of(mut ratios: Vec<f64>) -> Option<Self> {
         ratios.sort_by(f64::total_cmp);
-        ratios.get(ratios.len() / 2).copied()
+        let n = ratios.len() as f64;
+        let n_outside = (n / 2.0 - 0.98 * n.sqrt()).max(0.0) as usize;
+        Some(Self {
+            value: *ratios.get(ratios.len() / 2)?,
+            from: *ratios.get(n_outside)?,
+            to: *ratios.iter().rev().nth(n_outside)?,
+        })
+    }
+}
+
+impl fmt::Display for Median {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { value, from, to } = self;
+        write!(f, "{value:.2} ({from:.2} to {to:.2})")
+    }
+}
+
+/// The medians of the ratios of rates of the same round.
+fn print_medians(clusters: &[Cluster]) -> anyhow::Result<()> {
+    let print = |of: usize, to: usize| {
+        let (of, to) = (clusters.get(of)?, clusters.get(to)?);
+        let pairs = of.rounds.iter().zip(&to.rounds);
+        let ratio = Median::of(pairs.map(|(a, b)| a.rate / b.rate).collect())?;
+        println!("- {}: {ratio}", of.name);
+        Some(())
     };
-    println!("\nmedian of the ratio to one service:");
-    for (idx, shape) in shapes.iter().enumerate() {
-        let ratio = median(idx, 0).context("no rounds")?;
-        println!("- {}: {ratio:.2}", shape.name);
+    println!("\nmedian of the ratio to one service, and its 95 % confidence interval:");
+    for idx in 1..clusters.len() {
+        print(idx, 0).context("no rounds")?;
     }
-    println!("\nmedian of three services to one with the same settings:");
+    println!("\nof three services to one with the same settings:");
     for (three, one) in [(1, 0), (3, 2), (5, 4)] {
-        let name = shapes.get(three).map_or("", |shape| shape.name);
-        let ratio = median(three, one).context("no rounds")?;
-        println!("- {name}: {ratio:.2}");
+        print(three, one).context("no rounds")?;
     }
+    Ok(())
+}
+
+async fn print_counters(clusters: &[Cluster]) -> anyhow::Result<()> {
     println!("\ncounters of the last round:");
-    for (shape, results) in shapes.iter().zip(results) {
-        let counters = results.last().map_or("", |result| &result.counters);
-        println!("\n{}:\n{counters}", shape.name);
+    for cluster in clusters {
+        let counters = load::counters(&cluster.database_url).await?;
+        let latency = cluster.rounds.last().map_or("", |round| &round.latency);
+        println!("\n{}:\n{counters}{latency}", cluster.name);
     }
     Ok(())
 }
