@@ -10,6 +10,10 @@
 //! at most 2.7 kB long; one that does not fit all the same is not sent, and the others read
 //! it from the store.
 //!
+//! A process in which nobody watches does not listen, and while none listens nothing is sent:
+//! a notification costs the server a transaction, whoever hears it. Listeners share an
+//! advisory lock, so a publisher that can take it alone has nobody to tell.
+//!
 //! `LISTEN` belongs to a session, so the URL must not lead to a pooler in transaction mode.
 
 use std::{
@@ -43,7 +47,13 @@ use crate::event_message;
 /// `NOTIFY` is per database, so the name need not tell systems apart.
 const CHANNEL: &str = "order_events";
 
-const LISTEN: &str = "LISTEN order_events";
+/// A publisher that comes before the lock has committed before it, and what it told is found
+/// by the look-up that follows. The key is "orde" in ASCII, and a number.
+const LISTEN: &str = "SELECT pg_advisory_lock_shared(1869767781, 1); LISTEN order_events";
+
+/// Holds the lock no longer than the statement. Two publishers at a time may take each other
+/// for a listener, which costs a notification.
+const NOBODY_LISTENS: &str = "SELECT pg_try_advisory_xact_lock(1869767781, 1)";
 
 const NOTIFY: &str = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload";
 
@@ -144,9 +154,14 @@ impl PostgresEventTransport {
     }
 
     /// Publishes on `link`, which is kept if that goes well.
-    async fn publish_on(&self, mut link: Link, payloads: &[String]) -> Result<Link, BrokerError> {
-        let notify = link.notify(payloads);
-        match timeout(ANSWER_TIMEOUT, notify).await {
+    async fn publish_on(&self, mut link: Link, events: &[OrderEvent]) -> Result<Link, BrokerError> {
+        let publish = async {
+            if link.nobody_listens().await? {
+                return Ok(());
+            }
+            link.notify(&pack(&self.instance, events)).await
+        };
+        match timeout(ANSWER_TIMEOUT, publish).await {
             Ok(notified) => notified.map_err(|error| self.failed(error))?,
             Err(_) => return Err(self.silent()),
         }
@@ -216,13 +231,12 @@ impl PostgresEventTransport {
 #[async_trait]
 impl EventTransport for PostgresEventTransport {
     async fn publish(&self, events: &[OrderEvent]) -> Result<(), BrokerError> {
-        let payloads = pack(&self.instance, events);
-        if payloads.is_empty() {
+        if events.is_empty() {
             return Ok(());
         }
         let mut publisher = self.publisher.lock().await;
         if let Some(link) = publisher.take() {
-            match self.publish_on(link, &payloads).await {
+            match self.publish_on(link, events).await {
                 Ok(link) => {
                     *publisher = Some(link);
                     return Ok(());
@@ -233,14 +247,13 @@ impl EventTransport for PostgresEventTransport {
             }
         }
         let link = self.connect(PUBLISHER_SETTINGS).await?;
-        *publisher = Some(self.publish_on(link, &payloads).await?);
+        *publisher = Some(self.publish_on(link, events).await?);
         Ok(())
     }
 
     async fn listen(&self, receiver: Arc<dyn EventReceiver>) -> Result<Infallible, BrokerError> {
         loop {
-            // A notification wakes every process that listens, so one in which nobody watches
-            // does not: it has no connection.
+            // A process in which nobody watches has no connection.
             receiver.until_watched().await;
             self.listen_while_watched(&*receiver).await?;
         }
@@ -257,6 +270,12 @@ struct Link {
 impl Link {
     async fn execute(&mut self, sql: &str) -> Result<(), Error> {
         drive(&mut self.messages, self.client.batch_execute(sql)).await
+    }
+
+    async fn nobody_listens(&mut self) -> Result<bool, Error> {
+        let ask = self.client.query_typed(NOBODY_LISTENS, &[]);
+        let rows = drive(&mut self.messages, ask).await?;
+        rows.first().map_or(Ok(false), |row| row.try_get(0))
     }
 
     async fn notify(&mut self, payloads: &[String]) -> Result<(), Error> {

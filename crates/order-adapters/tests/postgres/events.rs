@@ -122,25 +122,35 @@ fn events(n_events: u128) -> Vec<OrderEvent> {
 }
 
 #[tokio::test]
-async fn batch_is_one_statement() {
+async fn batch_is_one_statement_and_none_while_nobody_listens() {
     let fixture = available!(fixture());
     let extension = "CREATE EXTENSION IF NOT EXISTS pg_stat_statements";
     let calls = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements s \
         JOIN pg_database d ON d.oid = s.dbid \
-        WHERE d.datname = current_database() AND query NOT LIKE '%pg_stat_statements%'";
+        WHERE d.datname = current_database() AND query LIKE 'SELECT pg_notify(%'";
     if fixture.sql.batch_execute(extension).await.is_err()
         || fixture.sql.query(calls, &[]).await.is_err()
     {
         skip!("pg_stat_statements");
     }
     let transport = transport_to(&fixture.database.url);
-    transport.publish(&events(1)).await.unwrap();
-    let before = fixture.number(calls).await;
-
     transport.publish(&events(1_000)).await.unwrap();
-
-    assert_eq!(fixture.number(calls).await - before, 1);
+    assert_eq!(fixture.number(calls).await, 0);
     assert_eq!(fixture.number(N_CONNECTIONS).await, 1);
+
+    let other = transport_to(&fixture.database.url);
+    let (counter, tasks) = listening(&other).await;
+    transport.publish(&events(1_000)).await.unwrap();
+    counter
+        .wait_until(|c| c.n_received.load(Ordering::SeqCst) == 1_000)
+        .await;
+    assert_eq!(fixture.number(calls).await, 1);
+
+    // The lock goes with the connection.
+    drop(tasks);
+    fixture.wait_for(N_CONNECTIONS, 1).await;
+    transport.publish(&events(1_000)).await.unwrap();
+    assert_eq!(fixture.number(calls).await, 1);
 }
 
 #[tokio::test]
