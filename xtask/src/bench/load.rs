@@ -266,7 +266,7 @@ pub(super) async fn counters(database_url: &str) -> anyhow::Result<String> {
         "- {orders:.0} orders in {inserts:.0} insert statements: {:.1} per statement\n\
          - {completes:.0} complete statements: {:.1} orders per statement\n\
          - {claims:.0} claim statements, which claimed {claimed:.0} jobs\n\
-         - {:.1} % of {updates:.0} status updates HOT\n",
+         - {:.1} % of the status updates HOT\n",
         orders / inserts,
         orders / completes,
         100.0 * hot / updates,
