@@ -12,6 +12,7 @@ use std::{
 
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt as _, combinators::MapErr};
 use order_core::{RequestId, TraceParent};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -59,6 +60,9 @@ impl<S> Layer<S> for AccessLogLayer {
     }
 }
 
+/// Notes that the body of a request failed, and passes the error on.
+type NoteError<B> = Box<dyn FnMut(<B as Body>::Error) -> <B as Body>::Error + Send>;
+
 /// See [`AccessLogLayer`].
 #[derive(Clone)]
 pub(crate) struct AccessLogService<S> {
@@ -67,7 +71,8 @@ pub(crate) struct AccessLogService<S> {
 
 impl<S, B, R> Service<Request<B>> for AccessLogService<S>
 where
-    S: Service<Request<RequestBody<B>>, Response = Response<R>>,
+    S: Service<Request<MapErr<B, NoteError<B>>>, Response = Response<R>>,
+    B: Body,
 {
     type Response = Response<LoggedBody<R>>;
     type Error = S::Error;
@@ -90,9 +95,12 @@ where
             source: None,
             is_broken_off: Arc::clone(&is_broken_off),
         };
-        let request = request.map(|inner| RequestBody {
-            inner,
-            is_broken_off,
+        let request = request.map(|body| {
+            let note: NoteError<B> = Box::new(move |error| {
+                is_broken_off.store(true, Ordering::Relaxed);
+                error
+            });
+            body.map_err(note)
         });
         AccessLogFuture {
             inner: self.inner.call(request),
@@ -118,7 +126,8 @@ struct Call {
     started: Instant,
     code: Code,
     source: Option<Status>,
-    /// See [`RequestBody`].
+    /// The request broke off: its caller gave it up, or its connection is lost. To what reads
+    /// it that is the same as a malformed one.
     is_broken_off: Arc<AtomicBool>,
 }
 
@@ -187,41 +196,6 @@ const fn code_name(code: Code) -> &'static str {
         Code::Unavailable => "UNAVAILABLE",
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
-    }
-}
-
-pin_project! {
-    /// Notes when a request breaks off: its caller gave it up, or its connection is lost. To
-    /// what reads it that is the same as a malformed one.
-    pub(crate) struct RequestBody<B> {
-        #[pin]
-        inner: B,
-        is_broken_off: Arc<AtomicBool>,
-    }
-}
-
-impl<B: Body> Body for RequestBody<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.inner.poll_frame(cx));
-        if matches!(frame, Some(Err(_))) {
-            this.is_broken_off.store(true, Ordering::Relaxed);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }
 
