@@ -1,12 +1,14 @@
 //! The project's own processes on free ports: what `storm` and `bench` run against.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{ops::Deref, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, ensure};
 use order_testkit::server::{
     free_port,
     process::{ChildServer, Signal},
 };
+use tokio::task::JoinSet;
+use tokio_postgres::{Client, NoTls};
 
 /// How long a process may take until it serves, a database that recovers included.
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
@@ -29,6 +31,33 @@ pub(crate) fn build(release: bool) -> anyhow::Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| crate::workspace_root().join("target"), PathBuf::from);
     Ok(target.join(if release { "release" } else { "debug" }))
+}
+
+/// A connection to a database.
+pub(crate) struct Sql {
+    client: Client,
+    _connection: JoinSet<Result<(), tokio_postgres::Error>>,
+}
+
+impl Sql {
+    /// Connects.
+    pub(crate) async fn connect(url: &str) -> anyhow::Result<Self> {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+        let mut background = JoinSet::new();
+        background.spawn(connection);
+        Ok(Self {
+            client,
+            _connection: background,
+        })
+    }
+}
+
+impl Deref for Sql {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
 }
 
 /// One process: how to start it, and the run that is under way.

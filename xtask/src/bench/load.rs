@@ -4,11 +4,11 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use order_testkit::server::postgres::PostgresServer;
-use tokio::{task::JoinSet, time::Instant};
-use tokio_postgres::{Client, NoTls};
+use tokio::time::Instant;
+use tokio_postgres::Client;
 
 use super::{QUIET, output, script};
-use crate::system::System;
+use crate::system::{Sql, System};
 
 /// How long the rest may take to be processed after the last request.
 const DRAIN_TIMEOUT: Duration = Duration::from_mins(2);
@@ -71,8 +71,7 @@ pub(super) async fn measure(
     http_port: u16,
     load: Load,
 ) -> anyhow::Result<Round> {
-    let database = Database::connect(database_url).await?;
-    let client = &database.client;
+    let client = Sql::connect(database_url).await?;
     client
         .batch_execute(
             "TRUNCATE jobs, orders, order_events; CHECKPOINT;
@@ -83,7 +82,7 @@ pub(super) async fn measure(
         .await?;
     let begin = Instant::now();
     let report = wrk(http_port, load).await?;
-    drain(client).await?;
+    drain(&client).await?;
     let elapsed = begin.elapsed();
     let n_processed: i64 = client
         .query_one("SELECT count(*) FROM orders WHERE status = 3", &[])
@@ -94,37 +93,6 @@ pub(super) async fn measure(
         rate: f64::from(report.created) / elapsed.as_secs_f64(),
         latency: report.latency,
     })
-}
-
-/// A connection to a database.
-struct Database {
-    client: Client,
-    _connection: JoinSet<Result<(), tokio_postgres::Error>>,
-}
-
-impl Database {
-    async fn connect(url: &str) -> anyhow::Result<Self> {
-        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-        let mut background = JoinSet::new();
-        background.spawn(connection);
-        Ok(Self {
-            client,
-            _connection: background,
-        })
-    }
-}
-
-/// Makes a database of this name on the server and returns its URL.
-pub(super) async fn create_database(
-    postgres: &PostgresServer,
-    name: &str,
-) -> anyhow::Result<String> {
-    let url = postgres.url();
-    let database = Database::connect(&url).await?;
-    let create = format!("CREATE DATABASE {name}");
-    database.client.batch_execute(&create).await?;
-    let (server, _) = url.rsplit_once('/').context("a URL without a database")?;
-    Ok(format!("{server}/{name}"))
 }
 
 /// Waits until all jobs are done.
@@ -226,10 +194,7 @@ async fn wrk(port: u16, load: Load) -> anyhow::Result<Report> {
 
 /// What the database counted since the last round on it began, as text.
 pub(super) async fn counters(database_url: &str) -> anyhow::Result<String> {
-    let Database {
-        client,
-        _connection,
-    } = Database::connect(database_url).await?;
+    let client = Sql::connect(database_url).await?;
     let row = client
         .query_one(
             "WITH statements AS (

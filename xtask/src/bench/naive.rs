@@ -3,8 +3,8 @@
 
 use anyhow::Context as _;
 use order_testkit::server::postgres::{Installation, PostgresServer};
-use tokio::task::JoinSet;
-use tokio_postgres::NoTls;
+
+use crate::system::Sql;
 
 const TABLE: &str = "
     DROP TABLE IF EXISTS naive_orders;
@@ -27,9 +27,7 @@ UPDATE naive_orders SET status = 'PROCESSED', updated_at = now() WHERE id = :id;
 
 /// Orders per second from INSERT to PROCESSED.
 pub(super) async fn rate(postgres: &PostgresServer, seconds: u32) -> anyhow::Result<f64> {
-    let (client, connection) = tokio_postgres::connect(&postgres.url(), NoTls).await?;
-    let mut background = JoinSet::new();
-    background.spawn(connection);
+    let client = Sql::connect(&postgres.url()).await?;
     client.batch_execute(TABLE).await?;
     let dir = tempfile::tempdir()?;
     // pgbench may run under another account than this program.

@@ -9,7 +9,10 @@ use std::{fmt, path::Path};
 
 use anyhow::Context as _;
 use order_testkit::server::{
-    free_port, kafka::KafkaServer, postgres::PostgresServer, redis::RedisServer,
+    free_port,
+    kafka::KafkaServer,
+    postgres::{PostgresServer, SharedPostgres, TestDatabase, database},
+    redis::RedisServer,
 };
 
 use super::{
@@ -35,13 +38,13 @@ struct Cluster {
     /// In the order in which they start.
     processes: Vec<Process>,
     http_port: u16,
-    database_url: String,
+    database: TestDatabase,
     rounds: Vec<load::Round>,
 }
 
 impl Cluster {
     /// Makes everything ready to start.
-    fn new(programs: &Path, database_url: String, shape: Shape) -> anyhow::Result<Self> {
+    fn new(programs: &Path, database: TestDatabase, shape: Shape) -> anyhow::Result<Self> {
         let [queue_url, events_url] = shape.engines;
         let core = || {
             let mut settings: Vec<_> = QUIET
@@ -49,7 +52,7 @@ impl Cluster {
                 .map(|(name, value)| (*name, (*value).to_owned()))
                 .collect();
             settings.extend([
-                ("DATABASE_URL", database_url.clone()),
+                ("DATABASE_URL", database.url.clone()),
                 ("QUEUE_URL", queue_url.clone()),
                 ("EVENTS_URL", events_url.clone()),
                 ("ADMIN_ADDR", loopback(0)),
@@ -81,7 +84,7 @@ impl Cluster {
             name: shape.name,
             processes,
             http_port,
-            database_url,
+            database,
             rounds: Vec::new(),
         })
     }
@@ -99,7 +102,7 @@ impl Cluster {
     }
 
     async fn measure(&self, load: Load) -> anyhow::Result<load::Round> {
-        load::measure(&self.database_url, self.http_port, load)
+        load::measure(&self.database.url, self.http_port, load)
             .await
             .context(self.name)
     }
@@ -133,9 +136,11 @@ pub(super) async fn run(
     let kafka = KafkaServer::start().await?;
     let mut clusters = Vec::new();
     let shapes = shapes(&redis.url(), &format!("{}/order-jobs", kafka.url()));
-    for (idx, shape) in shapes.into_iter().enumerate() {
-        let database_url = load::create_database(postgres, &format!("shape_{idx}")).await?;
-        clusters.push(Cluster::new(programs, database_url, shape)?);
+    let url = postgres.url();
+    let postgres = SharedPostgres { url };
+    for shape in shapes {
+        let database = database(&postgres).await?;
+        clusters.push(Cluster::new(programs, database, shape)?);
     }
     let names: Vec<&str> = clusters.iter().map(|cluster| cluster.name).collect();
     println!("{} connections; orders/s:\n", args.connections);
@@ -248,7 +253,7 @@ fn print_medians(clusters: &[Cluster]) -> anyhow::Result<()> {
 async fn print_counters(clusters: &[Cluster]) -> anyhow::Result<()> {
     println!("\ncounters of the last round:");
     for cluster in clusters {
-        let counters = load::counters(&cluster.database_url).await?;
+        let counters = load::counters(&cluster.database.url).await?;
         let latency = cluster.rounds.last().map_or("", |round| &round.latency);
         println!("\n{}:\n{counters}{latency}", cluster.name);
     }

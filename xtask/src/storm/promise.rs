@@ -3,8 +3,9 @@
 use std::{collections::HashSet, time::Duration};
 
 use anyhow::ensure;
-use tokio::{task::JoinSet, time::Instant};
-use tokio_postgres::{Client, NoTls};
+use tokio::time::Instant;
+
+use crate::system::Sql;
 
 /// The time between two looks at the jobs that are left.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -58,20 +59,14 @@ impl Verdict {
 
 /// A connection to the database of the storm.
 pub(super) struct Database {
-    client: Client,
-    _connection: JoinSet<Result<(), tokio_postgres::Error>>,
+    client: Sql,
 }
 
 impl Database {
     /// Connects.
     pub(super) async fn connect(url: &str) -> anyhow::Result<Self> {
-        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-        let mut background = JoinSet::new();
-        background.spawn(connection);
-        Ok(Self {
-            client,
-            _connection: background,
-        })
+        let client = Sql::connect(url).await?;
+        Ok(Self { client })
     }
 
     /// Waits until no job is left, at most for `limit`: what is left then, the checks find.
