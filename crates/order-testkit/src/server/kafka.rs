@@ -82,12 +82,13 @@ const PASSWORD: &str = "a-password";
 
 /// What the watcher runs: `$1` is the directory of the server, the rest is the command of
 /// Java. The word `restart` on its input restarts the server, `wipe` does so without its data,
-/// the end of its input ends both.
+/// the end of its input ends both. The id of a cluster has no `-`, because one that begins
+/// with it would be read as an option.
 const WATCHER: &str = r#"
 dir=$1
 shift
 format() {
-    id=$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d =)
+    id=$(head -c 16 /dev/urandom | base64 | tr '+/' 'ab' | tr -d =)
     "$@" kafka.tools.StorageTool format -t "$id" -c "$dir/settings" </dev/null >>"$dir/log" 2>&1
 }
 format "$@"
