@@ -12,6 +12,7 @@ mod outlier;
 mod remote;
 mod resolve;
 mod retry;
+mod turn;
 
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ use crate::{SERVICE_NAME, convert, proto, status::from_status};
 use config::targets;
 use create::Creates;
 use endpoints::Endpoints;
-use remote::{Remote, Repeat, SendDeadline};
+use remote::{Manner, Remote, Repeat, SendDeadline};
 use resolve::{Resolver, SystemResolver};
 
 /// The gRPC client as an [`OrderApi`].
@@ -42,9 +43,10 @@ use resolve::{Resolver, SystemResolver};
 /// commit that shares transactions on the other side. [`OrderApi::create_orders`] is sent as
 /// it comes, in as few calls as their limits allow (1000 orders, 1 MiB).
 ///
-/// Calls go round all addresses of all names, which are looked up again every few seconds. An
-/// address that cannot be reached, breaks several calls in a row or says that it is shutting
-/// down is left alone for a while, unless no other is left.
+/// Calls go round all addresses of all names, which are looked up again every few seconds; a
+/// rush of creates stays with each address for a moment. An address that cannot be reached,
+/// breaks several calls in a row or says that it is shutting down is left alone for a while,
+/// unless no other is left.
 ///
 /// Connects when it is first called, so it may start before the service does. Calls fail at
 /// once with [`Error::ServiceUnavailable`] while nobody answers, and work again when
@@ -240,12 +242,14 @@ impl OrderApi for RemoteOrderApi {
         ctx: &CallContext,
         orders: Vec<WatchOrder>,
     ) -> Result<OrderEventStream, Error> {
-        let stream = self
-            .remote
-            .invoke(ctx, Repeat::Harmless, SendDeadline::No, |attempt| {
-                let message = attempt.request(convert::watches_to_proto(&orders));
-                async move { attempt.orders().watch_orders(message).await }
-            });
+        let manner = Manner {
+            send_deadline: SendDeadline::No,
+            ..Repeat::Harmless.into()
+        };
+        let stream = self.remote.call(ctx, manner, |attempt| {
+            let message = attempt.request(convert::watches_to_proto(&orders));
+            async move { attempt.orders().watch_orders(message).await }
+        });
         let events = stream.await?.map(|event| match event {
             Ok(event) => convert::event_from_proto(event),
             Err(status) => Err(from_status(status)),

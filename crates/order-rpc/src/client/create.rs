@@ -9,7 +9,10 @@ use order_core::{
 };
 use tokio::time::timeout;
 
-use super::remote::{Remote, Repeat};
+use super::{
+    remote::{Manner, Remote, Repeat},
+    turn::Rotate,
+};
 use crate::{
     REQUEST_BYTES_MAX,
     convert::{self, CREATES_MAX},
@@ -150,7 +153,11 @@ impl Remote {
         ctx: &CallContext,
         requests: &[CreateOrder],
     ) -> Result<Vec<Result<Receipt, Error>>, Error> {
-        let answer = self.call(ctx, repeat_of(requests), |attempt| {
+        let manner = Manner {
+            rotate: rotate_of(requests),
+            ..repeat_of(requests).into()
+        };
+        let answer = self.call(ctx, manner, |attempt| {
             let requests = requests.iter().map(convert::create_to_proto).collect();
             let message = attempt.request(proto::BatchCreateOrdersRequest { requests });
             async move { attempt.orders().batch_create_orders(message).await }
@@ -228,6 +235,15 @@ fn repeat_of(requests: &[CreateOrder]) -> Repeat {
         Repeat::Harmless
     } else {
         Repeat::Never
+    }
+}
+
+/// Orders that had to wait for each other are a sign of a rush.
+fn rotate_of(requests: &[CreateOrder]) -> Rotate {
+    if requests.len() < OVERLAP_BELOW {
+        Rotate::EachCall
+    } else {
+        Rotate::EachSlice
     }
 }
 

@@ -3,14 +3,7 @@
 //! Invariants: a call is refused for want of an address only if no name was ever resolved;
 //! an address that left the rotation keeps the calls it has until they end.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use http::Uri;
 use order_core::Error;
@@ -21,6 +14,7 @@ use super::{
     connection::{Connection, Dialler},
     outlier::{Change, Health, Outcome, Standing},
     resolve::ResolveFailed,
+    turn::Turn,
 };
 
 /// The most addresses of all names together.
@@ -136,16 +130,20 @@ impl Member {
     }
 }
 
-/// Which of the `ranks` has its turn, with how often all like it had theirs.
+/// Which of the `ranks` gets a call, and a number that goes up with each call that it gets.
 ///
 /// Round robin among the best only. Going past the others instead would give the successor
 /// of an address that is out the share of both.
-fn choose(ranks: &[Rank], turn: usize) -> Option<(usize, usize)> {
+fn choose(ranks: &[Rank], turn: Turn) -> Option<(usize, usize)> {
     let best = ranks.iter().min()?;
     let is_best = |(n, rank): (usize, &Rank)| (rank == best).then_some(n);
     let best = ranks.iter().enumerate().filter_map(is_best);
     let n_best = best.clone().count().max(1);
-    Some((best.clone().nth(turn % n_best)?, turn / n_best))
+    let (n, lap) = match turn.slice {
+        None => (turn.call % n_best, turn.call / n_best),
+        Some(slice) => (slice % n_best, turn.call),
+    };
+    Some((best.clone().nth(n)?, lap))
 }
 
 /// The addresses that a call was tried on.
@@ -214,7 +212,6 @@ impl Rotation {
 /// All addresses of the service.
 pub(super) struct Endpoints {
     rotation: watch::Sender<Rotation>,
-    turn: AtomicUsize,
     n_connections: usize,
     dialler: Dialler,
     failed: Arc<Notify>,
@@ -225,8 +222,6 @@ impl Endpoints {
     pub(super) fn new(config: &RpcClientConfig) -> Self {
         Self {
             rotation: watch::Sender::default(),
-            // Clients that start together do not go round together.
-            turn: AtomicUsize::new(rand::random::<u16>().into()),
             n_connections: config.connections,
             dialler: Dialler::new(config.connect_timeout),
             failed: Arc::default(),
@@ -320,13 +315,12 @@ impl Endpoints {
         self.rotation.borrow().members.iter().any(is_in)
     }
 
-    /// The connection for the next try of a call. A call that `may_probe` is one that may be
-    /// repeated elsewhere.
+    /// The connection for the next try of a call whose turn it is. A call that `may_probe` is
+    /// one that may be repeated elsewhere.
     ///
     /// # Errors
     /// [`Error::ServiceUnavailable`] if there is no address at all.
-    pub(super) fn pick(&self, tried: &Tried, may_probe: bool) -> Result<Choice, Error> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn pick(&self, turn: Turn, tried: &Tried, may_probe: bool) -> Result<Choice, Error> {
         let rotation = self.rotation.borrow();
         let mut ranks = [Rank::EjectedTried; ADDRESSES_MAX];
         let mut may_probe = may_probe;

@@ -16,6 +16,7 @@ use super::{
     endpoints::{Endpoints, Tried},
     outlier::Outcome,
     retry::{ATTEMPTS_MAX, RetryBudget, backoff, is_retryable},
+    turn::{Rotate, Turns},
 };
 use crate::{
     REQUEST_ID_HEADER, RESPONSE_BYTES_MAX, TRACE_PARENT_HEADER,
@@ -37,6 +38,25 @@ pub(super) enum SendDeadline {
     No,
 }
 
+/// How a call is made.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    pub(super) repeat: Repeat,
+    pub(super) rotate: Rotate,
+    pub(super) send_deadline: SendDeadline,
+}
+
+impl From<Repeat> for Manner {
+    /// As most calls are.
+    fn from(repeat: Repeat) -> Self {
+        Self {
+            repeat,
+            rotate: Rotate::EachCall,
+            send_deadline: SendDeadline::Yes,
+        }
+    }
+}
+
 /// A replica that gives no answer in this time is in trouble, whatever it was asked. Calls
 /// with less time say nothing about it.
 const SILENCE_MIN: Duration = Duration::from_secs(1);
@@ -44,6 +64,7 @@ const SILENCE_MIN: Duration = Duration::from_secs(1);
 /// The calls themselves.
 pub(super) struct Remote {
     endpoints: Arc<Endpoints>,
+    turns: Turns,
     places: Semaphore,
     retry_budget: RetryBudget,
     deadline_default: Duration,
@@ -59,6 +80,7 @@ impl Remote {
     ) -> Self {
         Self {
             endpoints,
+            turns: Turns::new(),
             places: Semaphore::new(config.in_flight_max),
             retry_budget: RetryBudget::default(),
             deadline_default: config.deadline_default,
@@ -78,16 +100,20 @@ impl Remote {
 
     /// Makes a call, if necessary and allowed several times and each time on another
     /// address if there is one, and bounds it by its deadline.
-    pub(super) async fn invoke<T, W>(
+    pub(super) async fn call<T, W>(
         &self,
         ctx: &CallContext,
-        repeat: Repeat,
-        send_deadline: SendDeadline,
+        manner: impl Into<Manner>,
         work: impl Fn(Attempt) -> W,
     ) -> Result<T, Error>
     where
         W: Future<Output = Result<Response<T>, Status>>,
     {
+        let Manner {
+            repeat,
+            rotate,
+            send_deadline,
+        } = manner.into();
         let left = self.time_left(ctx.deadline)?;
         let deadline = Deadline::at(self.clock.instant() + left);
         let _place = self.places.try_acquire().map_err(|_| Error::overloaded())?;
@@ -99,7 +125,9 @@ impl Remote {
         let mut n_attempts = 0;
         loop {
             let left = self.time_left(deadline)?;
-            let choice = self.endpoints.pick(&tried, repeat == Repeat::Harmless)?;
+            let turn = self.turns.next(rotate, self.clock.instant());
+            let may_probe = repeat == Repeat::Harmless;
+            let choice = self.endpoints.pick(turn, &tried, may_probe)?;
             tried.push(choice.address());
             let attempt = Attempt::new(&choice.connection, ctx, left, send_deadline)?;
             let answer = timeout(left, work(attempt)).await;
@@ -141,19 +169,6 @@ impl Remote {
             );
             tokio::time::sleep(delay).await;
         }
-    }
-
-    /// Makes a call that has one answer.
-    pub(super) async fn call<T, W>(
-        &self,
-        ctx: &CallContext,
-        repeat: Repeat,
-        work: impl Fn(Attempt) -> W,
-    ) -> Result<T, Error>
-    where
-        W: Future<Output = Result<Response<T>, Status>>,
-    {
-        self.invoke(ctx, repeat, SendDeadline::Yes, work).await
     }
 }
 

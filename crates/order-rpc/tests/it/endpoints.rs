@@ -5,11 +5,12 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, future::join_all};
+use jiff::Timestamp;
 use order_core::{Clock, Error, OrderApi, WatchOrder};
 use order_rpc::{RemoteOrderApi, Resolve, RpcClientConfig};
 use tokio::{
@@ -60,16 +61,19 @@ impl Names {
     }
 
     fn client(self: &Arc<Self>) -> RemoteOrderApi {
+        self.client_by(&(Arc::new(TestClock) as _))
+    }
+
+    fn client_by(self: &Arc<Self>, clock: &Arc<dyn Clock>) -> RemoteOrderApi {
         let config = RpcClientConfig {
             connections: 1,
             connect_timeout: Duration::from_secs(1),
             resolve_interval: Duration::from_millis(5),
             ..RpcClientConfig::new(vec!["http://orders.test:50051".to_owned()])
         };
-        let clock: Arc<dyn Clock> = Arc::new(TestClock);
         let resolver = Arc::clone(self) as Arc<dyn Resolve>;
         let (remote, lanes) =
-            RemoteOrderApi::with_resolver(&config, &clock, resolver).expect("a valid URL");
+            RemoteOrderApi::with_resolver(&config, clock, resolver).expect("a valid URL");
         let tasks = TaskTracker::new();
         for lane in lanes {
             tasks.spawn(lane);
@@ -78,9 +82,37 @@ impl Names {
     }
 }
 
-fn client_of(servers: &[&TestServer]) -> RemoteOrderApi {
+fn names_of(servers: &[&TestServer]) -> Arc<Names> {
     let addresses = servers.iter().map(|server| server.address);
-    Names::new(Some(addresses.collect())).client()
+    Names::new(Some(addresses.collect()))
+}
+
+fn client_of(servers: &[&TestServer]) -> RemoteOrderApi {
+    names_of(servers).client()
+}
+
+/// Goes on when it is told to.
+struct ManualClock(Mutex<Instant>);
+
+impl ManualClock {
+    fn advance(&self, time: Duration) {
+        *self.0.lock().expect("not poisoned") += time;
+    }
+}
+
+#[async_trait]
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        TestClock.now()
+    }
+
+    fn instant(&self) -> Instant {
+        *self.0.lock().expect("not poisoned")
+    }
+
+    async fn sleep(&self, _: Duration) {
+        unreachable!("the client does not sleep by this clock")
+    }
 }
 
 fn n_calls(server: &TestServer) -> usize {
@@ -181,6 +213,33 @@ async fn calls_go_round_all_addresses_of_a_name() {
         .zip(before)
         .map(|(server, n)| n_calls(server) - n);
     assert_eq!(shares.collect::<Vec<_>>(), [10, 10, 10]);
+}
+
+#[tokio::test]
+async fn rush_of_creates_stays_with_an_address_for_a_while() {
+    let servers = [TestServer::start([]).await, TestServer::start([]).await];
+    let all: Vec<_> = servers.iter().collect();
+    let clock = Arc::new(ManualClock(Mutex::new(TestClock.instant())));
+    let remote = names_of(&all).client_by(&(Arc::clone(&clock) as _));
+    call_until_used(&remote, &all).await;
+    let mut used = Vec::new();
+    for _ in 0..45 {
+        let before = n_calls(&servers[0]);
+        let orders = vec![create(None); 8];
+        let created = remote.create_orders(&ctx(), orders).await;
+        assert_eq!(created.expect("receipts").len(), 8);
+        used.push(n_calls(&servers[0]) - before);
+        clock.advance(Duration::from_millis(10));
+    }
+    // A quarter of a second in turns, then 50 ms each.
+    let (in_turn, rush) = used.split_at(25);
+    assert!(in_turn.windows(2).all(|two| two[0] != two[1]), "{used:?}");
+    let slices: Vec<_> = rush.chunks(5).map(|slice| slice[0]).collect();
+    assert!(
+        rush.chunks(5).all(|slice| slice == [slice[0]; 5]),
+        "{used:?}"
+    );
+    assert!(slices.windows(2).all(|two| two[0] != two[1]), "{used:?}");
 }
 
 #[tokio::test]

@@ -14,29 +14,51 @@ fn rank() -> impl Strategy<Value = Rank> {
     ]
 }
 
+fn turn(call: usize, slice: Option<usize>) -> Turn {
+    Turn { call, slice }
+}
+
 proptest! {
     #[test]
-    fn best_addresses_share_the_calls_evenly(
+    fn best_addresses_share_calls_and_slices_evenly(
         ranks in prop::collection::vec(rank(), 1..20),
         start in any::<u32>(),
+        by_slice in any::<bool>(),
     ) {
         let best = ranks.iter().min().expect("one at least");
         let n_best = ranks.iter().filter(|rank| *rank == best).count();
         let mut shares = vec![0; ranks.len()];
         let start = usize::try_from(start).expect("fits");
-        for turn in start..start + 3 * n_best {
-            let (n, _) = choose(&ranks, turn).expect("one is chosen");
-            shares[n] += 1;
+        for n in start..start + 3 * n_best {
+            let turn = if by_slice { turn(7, Some(n)) } else { turn(n, None) };
+            let (chosen, _) = choose(&ranks, turn).expect("one is chosen");
+            shares[chosen] += 1;
         }
         for (rank, share) in ranks.iter().zip(shares) {
             prop_assert_eq!(share, if rank == best { 3 } else { 0 });
         }
     }
+
+    #[test]
+    fn next_call_of_an_address_takes_its_next_connection(
+        n in 1_usize..20,
+        call in any::<u32>(),
+        slice in any::<Option<u32>>(),
+    ) {
+        let ranks = vec![Rank::Open; n];
+        let index = |n| usize::try_from(n).expect("fits");
+        let (call, slice): (usize, _) = (index(call), slice.map(index));
+        let (first, lap) = choose(&ranks, turn(call, slice)).expect("one is chosen");
+        let distance = if slice.is_some() { 1 } else { n };
+        let next = choose(&ranks, turn(call + distance, slice));
+        prop_assert_eq!(next, Some((first, lap + 1)));
+    }
 }
 
 #[test]
 fn nobody_is_chosen_from_none() {
-    assert_eq!(choose(&[], 7), None);
+    assert_eq!(choose(&[], turn(7, None)), None);
+    assert_eq!(choose(&[], turn(7, Some(7))), None);
 }
 
 fn endpoints(connections: usize) -> Endpoints {
@@ -85,9 +107,9 @@ fn known_address_keeps_its_record() {
     assert_ne!(record(1), second);
 }
 
-fn picked(endpoints: &Endpoints, tried: &Tried) -> u16 {
-    let choice = endpoints.pick(tried, true).expect("there is an address");
-    choice.address().port()
+fn picked(endpoints: &Endpoints, call: usize, tried: &Tried) -> u16 {
+    let choice = endpoints.pick(turn(call, None), tried, true);
+    choice.expect("there is an address").address().port()
 }
 
 #[tokio::test]
@@ -100,18 +122,18 @@ async fn retry_takes_another_address_unless_that_is_ejected() {
     });
     let mut tried = Tried::default();
     tried.push(first.address);
-    for _ in 0..4 {
-        assert_eq!(picked(&endpoints, &tried), 2);
+    for call in 0..4 {
+        assert_eq!(picked(&endpoints, call, &tried), 2);
     }
     second.record(Outcome::Draining, second.health.epoch());
-    for _ in 0..4 {
-        assert_eq!(picked(&endpoints, &tried), 1);
+    for call in 0..4 {
+        assert_eq!(picked(&endpoints, call, &tried), 1);
     }
     assert!(endpoints.has_healthy());
     // With both ejected the one that was not tried is the better guess.
     first.record(Outcome::Draining, first.health.epoch());
-    for _ in 0..4 {
-        assert_eq!(picked(&endpoints, &tried), 2);
+    for call in 0..4 {
+        assert_eq!(picked(&endpoints, call, &tried), 2);
     }
     assert!(!endpoints.has_healthy());
 }
