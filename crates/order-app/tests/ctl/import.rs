@@ -200,9 +200,13 @@ async fn an_interrupted_import_is_saved() {
     let import = orderctl_until(&scene.api, &args, &stop, Colours::default());
     let interrupt = async {
         // The second batch leaves when the first is done.
-        while scene.api.state().batches.len() < 2 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let has_left = async {
+            while scene.api.state().batches.len() < 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let has_left = tokio::time::timeout(Duration::from_mins(1), has_left).await;
+        has_left.expect("the second batch leaves");
         stop.cancel();
     };
     let (interrupted, ()) = tokio::join!(import, interrupt);

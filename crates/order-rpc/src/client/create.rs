@@ -238,7 +238,7 @@ fn repeat_of(requests: &[CreateOrder]) -> Repeat {
     }
 }
 
-/// Orders that had to wait for each other are a sign of a rush.
+/// So many orders waited for each other, or came together: a sign of a rush.
 fn rotate_of(requests: &[CreateOrder]) -> Rotate {
     if requests.len() < OVERLAP_BELOW {
         Rotate::EachCall

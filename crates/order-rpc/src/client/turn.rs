@@ -3,8 +3,8 @@
 //!
 //! A replica that had nothing to do since its last call answers cold: its threads and the
 //! backends of its database connections were asleep, and the caches of the processor belong
-//! to others. Where the processors are busy this costs a tenth of the throughput, so a rush
-//! that lasts stays with one replica for a moment (`docs/adr/0016-a-rush-stays.md`). Nothing
+//! to others. Where the processors are busy this costs some of the throughput, so a rush that
+//! lasts stays with one replica for a moment (`docs/adr/0016-a-rush-stays.md`). Nothing
 //! else does: orders that come one by one or in a burst are best shared by the workers of
 //! all replicas.
 

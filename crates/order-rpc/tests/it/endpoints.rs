@@ -5,14 +5,14 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, future::join_all};
-use jiff::Timestamp;
 use order_core::{Clock, Error, OrderApi, WatchOrder};
 use order_rpc::{RemoteOrderApi, Resolve, RpcClientConfig};
+use order_testkit::clock::SimClock;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -89,30 +89,6 @@ fn names_of(servers: &[&TestServer]) -> Arc<Names> {
 
 fn client_of(servers: &[&TestServer]) -> RemoteOrderApi {
     names_of(servers).client()
-}
-
-/// Goes on when it is told to.
-struct ManualClock(Mutex<Instant>);
-
-impl ManualClock {
-    fn advance(&self, time: Duration) {
-        *self.0.lock().expect("not poisoned") += time;
-    }
-}
-
-#[async_trait]
-impl Clock for ManualClock {
-    fn now(&self) -> Timestamp {
-        TestClock.now()
-    }
-
-    fn instant(&self) -> Instant {
-        *self.0.lock().expect("not poisoned")
-    }
-
-    async fn sleep(&self, _: Duration) {
-        unreachable!("the client does not sleep by this clock")
-    }
 }
 
 fn n_calls(server: &TestServer) -> usize {
@@ -219,7 +195,7 @@ async fn calls_go_round_all_addresses_of_a_name() {
 async fn rush_of_creates_stays_with_an_address_for_a_while() {
     let servers = [TestServer::start([]).await, TestServer::start([]).await];
     let all: Vec<_> = servers.iter().collect();
-    let clock = Arc::new(ManualClock(Mutex::new(TestClock.instant())));
+    let clock = Arc::new(SimClock::new());
     let remote = names_of(&all).client_by(&(Arc::clone(&clock) as _));
     call_until_used(&remote, &all).await;
     let mut used = Vec::new();
