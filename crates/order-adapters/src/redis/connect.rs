@@ -3,7 +3,9 @@
 use std::{error::Error as _, io, sync::Arc, time::Duration};
 
 use order_core::{BoxError, BrokerError};
-use redis::{AsyncConnectionConfig, ErrorKind, Pipeline, RedisError, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, ErrorKind, Pipeline, RedisError, Value, aio::MultiplexedConnection,
+};
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout_at},
@@ -21,6 +23,13 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What Redis answers, by its first word, to somebody it does not let in.
 const REFUSALS: &[&str] = &["WRONGPASS", "NOAUTH", "NOPERM", "DENIED"];
+
+/// What Redis answers, by its first word, if the server is sound and the command is at
+/// fault: a key of another type, a missing privilege, a group that is missing or exists.
+const COMMAND_ERRORS: &[&str] = &["WRONGTYPE", "NOPERM", "NOGROUP", "BUSYGROUP"];
+
+/// Why a server that answers cannot be used after a failover.
+const REPLICA: &str = "it is a replica";
 
 /// A Redis and how to reach it.
 #[derive(Clone)]
@@ -77,6 +86,22 @@ impl Server {
         }
     }
 
+    /// Fails if the server at the other end is a replica: it takes no writes, and publishes
+    /// to its own subscribers only. HELLO tells, and every client may send it.
+    pub(super) async fn check_role(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), BrokerError> {
+        let answer: Value = redis::cmd("HELLO")
+            .query_async(connection)
+            .await
+            .map_err(|error| self.error(&error))?;
+        if is_replica(&answer) {
+            return Err(self.unreachable(REPLICA));
+        }
+        Ok(())
+    }
+
     pub(super) fn unreachable(&self, why: &'static str) -> BrokerError {
         BrokerError::Unreachable {
             server: self.name.to_string(),
@@ -100,9 +125,29 @@ fn is_tls_failure(error: &RedisError) -> bool {
         .is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
 }
 
-/// Whether the connection is of no use after this error.
+/// Whether to connect again after this error. A server that lost its role, its data or its
+/// password keeps its connections and answers READONLY, LOADING, MASTERDOWN or NOAUTH, inside
+/// a script or a transaction also ERR or EXECABORT; a new connection resolves the name again.
 fn breaks_connection(error: &RedisError) -> bool {
-    error.is_io_error() || error.is_unrecoverable_error()
+    !error
+        .code()
+        .is_some_and(|code| COMMAND_ERRORS.contains(&code))
+}
+
+/// Whether this is the answer to HELLO of a replica.
+fn is_replica(answer: &Value) -> bool {
+    let text = |value: &Value| match value {
+        Value::BulkString(text) => String::from_utf8(text.clone()).ok(),
+        Value::SimpleString(text) => Some(text.clone()),
+        _ => None,
+    };
+    let Value::Map(entries) = answer else {
+        return false;
+    };
+    entries.iter().any(|(name, value)| {
+        text(name).as_deref() == Some("role")
+            && matches!(text(value).as_deref(), Some("replica" | "slave"))
+    })
 }
 
 /// A connection that concurrent calls share, made by the first of them and anew after an
@@ -120,8 +165,9 @@ impl SharedConnection {
         }
     }
 
-    /// Runs commands in one round trip and ignores what they answer. If the server was
-    /// restarted since the last call, they run again on a new connection.
+    /// Runs commands in one round trip and ignores their answers, except that a HELLO among
+    /// them fails on a replica. If the connection turns out to be broken, or to lead to a
+    /// server that no longer takes commands, they run again on a new connection.
     pub(super) async fn run(&self, commands: &Pipeline) -> Result<(), BrokerError> {
         let deadline = Instant::now() + CALL_TIMEOUT;
         timeout_at(deadline, self.try_run(commands))
@@ -130,22 +176,31 @@ impl SharedConnection {
     }
 
     async fn try_run(&self, commands: &Pipeline) -> Result<(), BrokerError> {
-        let (mut connection, is_new) = self.connection().await?;
-        let Err(error) = commands.query_async::<()>(&mut connection).await else {
-            return Ok(());
-        };
-        if breaks_connection(&error) {
-            self.forget().await;
+        let mut may_repeat = true;
+        loop {
+            let (mut connection, is_new) = self.connection().await?;
+            let answers = commands.query_async::<Vec<Value>>(&mut connection).await;
+            let error = match answers {
+                Ok(answers) if answers.iter().any(is_replica) => {
+                    self.forget().await;
+                    self.server.unreachable(REPLICA)
+                }
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    let is_broken = breaks_connection(&error);
+                    if is_broken {
+                        self.forget().await;
+                    }
+                    // A server that does not answer in time is not asked twice.
+                    may_repeat &= is_broken && !error.is_timeout();
+                    self.server.error(&error)
+                }
+            };
+            if is_new || !may_repeat {
+                return Err(error);
+            }
+            may_repeat = false;
         }
-        if is_new || !error.is_connection_dropped() {
-            return Err(self.server.error(&error));
-        }
-        let (mut connection, _) = self.connection().await?;
-        let again = commands.query_async::<()>(&mut connection).await;
-        if again.as_ref().is_err_and(breaks_connection) {
-            self.forget().await;
-        }
-        again.map_err(|error| self.server.error(&error))
     }
 
     /// The connection, and whether this call made it.

@@ -38,8 +38,8 @@ const BATCH_MAX: usize = 256;
 /// How events are passed.
 #[derive(Clone, Debug)]
 pub struct RedisEventConfig {
-    /// How often a connection on which nothing arrives is tried. One that died without a
-    /// word is noticed after this and two seconds. Default: 10 s.
+    /// How often a connection is checked. One that is silently dead, and a server that was
+    /// demoted to a replica, are noticed after this and two seconds. Default: 10 s.
     pub ping_interval: Duration,
 }
 
@@ -112,6 +112,8 @@ impl RedisEventTransport {
                 publish(&mut commands, &channel, &message);
             }
         }
+        // A replica takes PUBLISH and passes it to nobody but its own subscribers.
+        commands.cmd("HELLO");
         commands
     }
 
@@ -143,6 +145,7 @@ impl RedisEventTransport {
         mut connection: MultiplexedConnection,
         receiver: &dyn EventReceiver,
     ) -> Result<Infallible, BrokerError> {
+        self.server.check_role(&mut connection).await?;
         for topics in receiver.watched().chunks(CHANNELS_MAX) {
             self.subscribe(&mut connection, topics).await?;
         }
@@ -151,10 +154,7 @@ impl RedisEventTransport {
             let changes = tokio::select! {
                 changes = receiver.topic_changes() => changes,
                 () = sleep(self.config.ping_interval) => {
-                    redis::cmd("PING")
-                        .exec_async(&mut connection)
-                        .await
-                        .map_err(|error| self.server.error(&error))?;
+                    self.server.check_role(&mut connection).await?;
                     continue;
                 }
             };

@@ -75,7 +75,7 @@ impl Recorder {
         self.events.lock().unwrap().clone()
     }
 
-    async fn wait_for_event(&self, event: &OrderEvent) {
+    pub(crate) async fn wait_for_event(&self, event: &OrderEvent) {
         wait_until("an event arrives", async || self.events().contains(event)).await;
     }
 

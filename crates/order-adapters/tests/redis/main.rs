@@ -33,6 +33,7 @@ macro_rules! available {
 
 mod errors;
 mod events;
+mod failover;
 mod hints;
 mod sink;
 

@@ -12,6 +12,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
 
+pub mod forward;
 pub mod kafka;
 pub mod postgres;
 pub mod process;
