@@ -55,6 +55,8 @@ pub enum Verdict {
         delay: Duration,
         /// What went wrong, kept with the job for operators.
         error: String,
+        /// Whether the attempt counts against the limit of the round.
+        is_counted: bool,
     },
 }
 

@@ -29,6 +29,15 @@ pub enum Outcome {
         /// The earliest time of the next attempt, as asked for by the other side.
         after: Option<Duration>,
     },
+    /// It cannot be tried now, for a reason that lies outside the order: the job is due again
+    /// after a delay, and the attempt does not count. So an order never fails because
+    /// something it needs is gone for all of them.
+    Postpone {
+        /// What is missing, for operators.
+        error: String,
+        /// The time until the next attempt. At most 24 hours.
+        after: Duration,
+    },
     /// It will never work: the order is FAILED with this cause, without more attempts.
     Fail(Cause),
 }

@@ -44,9 +44,16 @@ pub(crate) fn verdict(outcome: Outcome, attempt_in_round: u32, retry: &RetryPoli
                 Some(delay) => Verdict::Retry {
                     delay: delay.max(after),
                     error: cause.message,
+                    is_counted: true,
                 },
             }
         }
+        Outcome::Postpone { error, after } => Verdict::Retry {
+            delay: after.min(RETRY_AFTER_MAX),
+            // Cleaned and bounded as the error of a retry.
+            error: Cause::new(ATTEMPTS_EXHAUSTED, error).message,
+            is_counted: false,
+        },
     }
 }
 

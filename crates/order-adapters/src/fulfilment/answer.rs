@@ -9,7 +9,7 @@ use http::{
     HeaderMap, StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER},
 };
-use jiff::{Timestamp, fmt::rfc2822};
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use order_core::{Cause, Outcome};
 use reqwest::Response;
 use serde::Deserialize;
@@ -91,15 +91,44 @@ impl Answer {
     }
 }
 
-/// Reads `Retry-After`, seconds or a date (RFC 9110 §10.2.3). What cannot be read counts
-/// as absent.
+/// Reads `Retry-After`, seconds or a date (RFC 9110 §10.2.3). A date in the past means now,
+/// more seconds than fit mean the longest delay. What cannot be read counts as absent.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
-    let at = rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
+    // Not as a point in time: the last day of the year 9999 is none to the library.
+    let now = TimeZone::UTC.to_datetime(now);
+    let at = http_date(value, now)?;
     Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+}
+
+/// Reads the three forms of a date in HTTP (RFC 9110 §5.6.7), which are all in UTC. The name
+/// of the day is redundant and not checked.
+fn http_date(value: &str, now: DateTime) -> Option<DateTime> {
+    let (day, date) = value.split_once([',', ' '])?;
+    if !day.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+        return None;
+    }
+    let date = date.trim_start();
+    let read = |format| DateTime::strptime(format, date).ok();
+    // IMF-fixdate, then asctime, then RFC 850.
+    read("%d %b %Y %H:%M:%S GMT")
+        .or_else(|| read("%b %e %H:%M:%S %Y"))
+        .or_else(|| in_century(read("%d-%b-%y %H:%M:%S GMT")?, now))
+}
+
+/// The date with its two-digit year in the century of `now`, or in the one before if it were
+/// more than 50 years ahead.
+fn in_century(date: DateTime, now: DateTime) -> Option<DateTime> {
+    let year = now.year() - now.year() % 100 + date.year() % 100;
+    let year = if year > now.year() + 50 {
+        year - 100
+    } else {
+        year
+    };
+    date.with().year(year).build().ok()
 }
 
 /// Whether the body is a problem document (RFC 9457).
@@ -166,9 +195,51 @@ mod tests {
             Some(Duration::from_secs(37))
         );
         assert_eq!(wait("Sun, 06 Nov 1994 08:48:59 GMT"), Some(Duration::ZERO));
-        for bad in ["", "-1", "soon", "1.5", "99999999999999999999"] {
+        for bad in [
+            "",
+            "-1",
+            "+1",
+            "soon",
+            "1.5",
+            "0x10",
+            "Sun, 06 Nov 1994",
+            "Sun, 31 Feb 1994 08:49:37 GMT",
+            "06 Nov 1994 08:49:37 GMT",
+        ] {
             assert_eq!(wait(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn retry_after_has_three_forms_of_a_date() {
+        for form in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+        ] {
+            assert_eq!(wait(form), Some(Duration::from_secs(37)), "{form}");
+        }
+        // Two digits of a year: at most 50 years ahead, else in the past.
+        assert!(wait("Monday, 01-Jan-01 00:00:00 GMT") == Some(Duration::ZERO));
+        assert!(wait("Saturday, 01-Jan-95 00:00:00 GMT") > Some(Duration::from_hours(24)));
+        assert_eq!(wait("Monday, 01-Jan-68 00:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(wait("Tue Nov  1 08:49:37 1960"), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn retry_after_of_any_size_is_a_delay() {
+        let day = Some(Duration::from_hours(24));
+        for long in [
+            "99999999999999999999",
+            "999999999999999999999999999999",
+            "18446744073709551615",
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+            "Fri Dec 31 23:59:59 9999",
+        ] {
+            assert!(wait(long) > day, "{long}");
+        }
+        assert_eq!(wait("0"), Some(Duration::ZERO));
+        assert_eq!(wait("00120"), Some(Duration::from_mins(2)));
     }
 
     #[test]

@@ -9,12 +9,14 @@
 //! |---|---|
 //! | 2xx | PROCESSED |
 //! | 408, 425, 429, 5xx, no connection, no answer in time | retried, not before `Retry-After` |
-//! | 410 | FAILED with `FULFILMENT_GONE`; the endpoint is asked no more until a restart |
+//! | 410 | FAILED with `FULFILMENT_GONE`; other orders wait until the endpoint is back |
 //! | 3xx | FAILED with `FULFILMENT_REDIRECTED` |
 //! | any other 4xx | FAILED with `FULFILMENT_REFUSED` and the reason the endpoint gave |
 //!
-//! Once the endpoint is gone, other orders are put off without a request, so that none is
-//! failed for a defect of the configuration before somebody could look.
+//! Once the endpoint is gone, other orders are postponed without a request and without
+//! using up attempts, so that none fails for a defect of the configuration. One order at a
+//! time is posted as a probe: after 15 seconds, then at growing intervals up to 15 minutes.
+//! Any answer but 410 ends the pause.
 //!
 //! # Invariants
 //! No redirect is followed, no proxy of the environment is used, and no address is
@@ -28,11 +30,8 @@ mod network;
 mod signature;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -60,9 +59,21 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many idle connections are kept.
 const IDLE_CONNECTIONS_MAX: usize = 64;
 
-/// How long an order is put off while the endpoint is gone: with the default of five
-/// attempts, operators have an hour before the first order fails.
-const GONE_PAUSE: Duration = Duration::from_mins(15);
+/// The bounds of the pause before an endpoint that is gone is probed; it doubles each time.
+const PROBE_PAUSE_MIN: Duration = Duration::from_secs(15);
+const PROBE_PAUSE_MAX: Duration = Duration::from_mins(15);
+
+/// Time for a probe beyond the timeout of its request.
+const PROBE_MARGIN: Duration = Duration::from_secs(1);
+
+/// An endpoint that has answered 410.
+#[derive(Clone, Copy)]
+struct Gone {
+    /// When the next order is posted as a probe.
+    probe_at: Instant,
+    /// The pause after the next 410.
+    pause: Duration,
+}
 
 /// Posts orders to the fulfilment endpoint.
 ///
@@ -73,8 +84,8 @@ pub struct HttpProcessor {
     config: FulfilmentConfig,
     client: Client,
     clock: Arc<dyn Clock>,
-    /// The endpoint has answered 410.
-    is_gone: AtomicBool,
+    /// `Some` while the endpoint is gone.
+    gone: Mutex<Option<Gone>>,
 }
 
 impl HttpProcessor {
@@ -116,7 +127,7 @@ impl HttpProcessor {
             config,
             client,
             clock,
-            is_gone: AtomicBool::new(false),
+            gone: Mutex::new(None),
         })
     }
 
@@ -143,13 +154,62 @@ impl HttpProcessor {
         Ok(Answer::read(response, now).await)
     }
 
-    fn disable(&self) {
-        if !self.is_gone.swap(true, Ordering::Relaxed) {
-            tracing::error!(
-                "the fulfilment endpoint answered 410 and is asked no more; \
-                 correct FULFILMENT_URL and restart"
-            );
+    fn gone(&self) -> MutexGuard<'_, Option<Gone>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an order may be posted, and is then the probe of an endpoint that is gone; else
+    /// how long it has to wait.
+    fn admit(&self) -> Result<bool, Duration> {
+        let now = self.clock.instant();
+        let mut gone = self.gone();
+        let Some(gone) = gone.as_mut() else {
+            return Ok(false);
+        };
+        let pause = gone.probe_at.saturating_duration_since(now);
+        if !pause.is_zero() {
+            return Err(pause);
         }
+        // Whatever becomes of this probe, the next one follows when its time is over.
+        gone.probe_at = now + self.config.timeout + PROBE_MARGIN;
+        Ok(true)
+    }
+
+    /// Notes an answer. Returns how long the order has to wait if this is another 410 of an
+    /// endpoint known to be gone, which says nothing about the order.
+    fn note(&self, is_gone: bool, is_probe: bool) -> Option<Duration> {
+        let mut gone = self.gone();
+        if !is_gone {
+            if gone.take().is_some() {
+                tracing::info!("the fulfilment endpoint answers again");
+            }
+            return None;
+        }
+        let now = self.clock.instant();
+        let Some(known) = gone.as_mut() else {
+            tracing::error!(
+                "the fulfilment endpoint answered 410; orders wait and it is probed at intervals: \
+                 check FULFILMENT_URL"
+            );
+            *gone = Some(Gone {
+                probe_at: now + PROBE_PAUSE_MIN,
+                pause: PROBE_PAUSE_MIN * 2,
+            });
+            return None;
+        };
+        // Requests that were under way when the first 410 came do not lengthen the pause.
+        if is_probe {
+            known.probe_at = now + known.pause;
+            known.pause = (known.pause * 2).min(PROBE_PAUSE_MAX);
+        }
+        Some(known.probe_at.saturating_duration_since(now))
+    }
+}
+
+fn postpone(after: Duration) -> Outcome {
+    Outcome::Postpone {
+        error: "the endpoint is gone: it answered 410".to_owned(),
+        after,
     }
 }
 
@@ -160,19 +220,14 @@ impl Processor for HttpProcessor {
     }
 
     async fn process(&self, order: &Order, attempt: Attempt) -> Outcome {
-        if self.is_gone.load(Ordering::Relaxed) {
-            return Outcome::Retry {
-                error: "the endpoint is gone; it answered 410 to an earlier order".to_owned(),
-                after: Some(GONE_PAUSE),
-            };
-        }
+        let is_probe = match self.admit() {
+            Ok(is_probe) => is_probe,
+            Err(pause) => return postpone(pause),
+        };
         match self.post(order, attempt).await {
-            Ok(answer) => {
-                if answer.is_gone() {
-                    self.disable();
-                }
-                answer.into_outcome()
-            }
+            Ok(answer) => self
+                .note(answer.is_gone(), is_probe)
+                .map_or_else(|| answer.into_outcome(), postpone),
             Err(error) => Outcome::Retry { error, after: None },
         }
     }

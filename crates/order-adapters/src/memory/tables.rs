@@ -385,7 +385,12 @@ impl Tables {
             return Completed::Stale;
         };
         let (status, cause) = match &completion.verdict {
-            Verdict::Retry { delay, error: _ } => {
+            Verdict::Retry {
+                delay,
+                error: _,
+                is_counted,
+            } => {
+                job.attempts_before += u32::from(!is_counted);
                 job.due_at = Some(later(now, *delay));
                 return Completed::Applied(None);
             }

@@ -69,15 +69,18 @@ fn failed<'a>() -> BatchStatement<(JobToken, &'a Cause), TokenKey, Option<OrderE
     }
 }
 
-fn retry<'a>() -> BatchStatement<(JobToken, Duration, &'a str), TokenKey, Option<OrderEvent>> {
+fn retry<'a>() -> BatchStatement<(JobToken, Duration, &'a str, bool), TokenKey, Option<OrderEvent>>
+{
     BatchStatement {
         sql: include_str!("sql/complete_retry.sql"),
         columns: |retries| {
             let mut columns = token_columns(retries.iter().map(|(token, ..)| token));
-            let delays = retries.iter().map(|(_, delay, _)| micros(*delay));
-            let errors = retries.iter().map(|(.., error)| last_error(error));
+            let delays = retries.iter().map(|(_, delay, ..)| micros(*delay));
+            let errors = retries.iter().map(|(_, _, error, _)| last_error(error));
+            let counted = retries.iter().map(|(.., is_counted)| *is_counted);
             columns.push(Box::new(delays.collect::<Vec<_>>()));
             columns.push(Box::new(errors.collect::<Vec<_>>()));
+            columns.push(Box::new(counted.collect::<Vec<_>>()));
             columns
         },
         key: |(token, ..)| token_key(token),
@@ -195,7 +198,11 @@ impl JobQueue for PostgresStore {
             match &completion.verdict {
                 Verdict::Processed => successes.push(token),
                 Verdict::Failed(cause) => failures.push((token, cause)),
-                Verdict::Retry { delay, error } => retries.push((token, *delay, error.as_str())),
+                Verdict::Retry {
+                    delay,
+                    error,
+                    is_counted,
+                } => retries.push((token, *delay, error.as_str(), *is_counted)),
             }
         }
         let mut done = self.workers.query_batch(processed(), &successes).await;

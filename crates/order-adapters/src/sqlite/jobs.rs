@@ -259,7 +259,8 @@ pub(super) fn start(
 const FINISH: &str = concat!("DELETE FROM jobs", is_current!());
 
 const SET_BACK: &str = concat!(
-    "UPDATE jobs SET due_at = :due_at, last_error = :last_error",
+    "UPDATE jobs SET due_at = :due_at, last_error = :last_error, ",
+    "attempts_before = attempts_before + NOT :is_counted",
     is_current!()
 );
 
@@ -270,7 +271,7 @@ pub(super) fn complete(
     completion: &Completion,
 ) -> rusqlite::Result<Completed> {
     let token = completion.token;
-    let set_back = |due_at: i64, error: &str| {
+    let set_back = |due_at: i64, error: &str, is_counted: bool| {
         let mut update: CachedStatement<'_> = connection.prepare_cached(SET_BACK)?;
         update.execute(named_params! {
             ":order_id": key(token.order_id),
@@ -278,6 +279,7 @@ pub(super) fn complete(
             ":buried": BURIED,
             ":due_at": due_at,
             ":last_error": error,
+            ":is_counted": is_counted,
         })
     };
     let (n_current, moved) = match &completion.verdict {
@@ -291,10 +293,17 @@ pub(super) fn complete(
             (n_current, Some((OrderStatus::Processed, None)))
         }
         Verdict::Failed(cause) => {
-            let n_current = set_back(BURIED, &cause.message)?;
+            let n_current = set_back(BURIED, &cause.message, true)?;
             (n_current, Some((OrderStatus::Failed, Some(cause))))
         }
-        Verdict::Retry { delay, error } => (set_back(later(now, *delay), error)?, None),
+        Verdict::Retry {
+            delay,
+            error,
+            is_counted,
+        } => {
+            let n_current = set_back(later(now, *delay), error, *is_counted)?;
+            (n_current, None)
+        }
     };
     if n_current == 0 {
         return Ok(Completed::Stale);

@@ -17,7 +17,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 /// Longer than anything here takes.
@@ -187,6 +187,16 @@ impl Endpoint {
 
     pub(crate) fn n_sent(&self) -> usize {
         self.state.n_sent.load(Ordering::Relaxed)
+    }
+
+    /// Waits until this many requests have arrived.
+    pub(crate) async fn wait_for_requests(&self, n: usize) {
+        let arrived = async {
+            while self.requests().len() < n {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(TIME_MAX, arrived).await.expect("requests arrive");
     }
 
     /// Waits until the client has closed a connection.

@@ -266,20 +266,79 @@ async fn status_decides_what_becomes_of_the_order() {
     }
 }
 
+/// How long an order is postponed.
+fn pause_of(outcome: Outcome) -> Duration {
+    match outcome {
+        Outcome::Postpone { error, after } => {
+            assert!(error.contains("410"), "{error}");
+            after
+        }
+        other => panic!("was not postponed: {other:?}"),
+    }
+}
+
 #[tokio::test]
-async fn endpoint_that_is_gone_is_asked_no_more_and_fails_no_other_order() {
+async fn endpoint_that_is_gone_is_probed_at_growing_intervals_and_fails_one_order() {
     let endpoint = Endpoint::start(|_| Answer::status(410)).await;
-    let (processor, _) = processor(&endpoint);
+    let (processor, clock) = processor(&endpoint);
+    let first = processor.process(&order(), FIRST).await;
+    assert!(matches!(first, Outcome::Fail(_)), "{first:?}");
+    let mut n_requests = 1;
+    let mut expected = Duration::from_secs(15);
+    for _ in 0..10 {
+        let pause = pause_of(processor.process(&order(), FIRST).await);
+        assert_eq!(pause, expected);
+        assert_eq!(endpoint.requests().len(), n_requests);
+
+        clock.advance(pause);
+
+        expected = (expected * 2).min(Duration::from_mins(15));
+        let pause = pause_of(processor.process(&order(), FIRST).await);
+        assert_eq!(pause, expected);
+        n_requests += 1;
+        assert_eq!(endpoint.requests().len(), n_requests);
+    }
+}
+
+#[tokio::test]
+async fn endpoint_that_is_back_gets_orders_again() {
+    let endpoint = Endpoint::start(|n| Answer::status(if n == 0 { 410 } else { 200 })).await;
+    let (processor, clock) = processor(&endpoint);
     processor.process(&order(), FIRST).await;
+    let pause = pause_of(processor.process(&order(), FIRST).await);
+    clock.advance(pause);
 
-    let outcome = processor.process(&order(), FIRST).await;
+    for n in 1..=3 {
+        assert_eq!(processor.process(&order(), FIRST).await, Outcome::Done);
+        assert_eq!(endpoint.requests().len(), 1 + n);
+    }
+}
 
-    let Outcome::Retry { error, after } = outcome else {
-        panic!("was not put off");
-    };
-    assert!(error.contains("410"), "{error}");
-    assert_eq!(after, Some(Duration::from_mins(15)));
-    assert_eq!(endpoint.requests().len(), 1);
+/// One order at a time is a probe, and a probe that is dropped blocks no later one.
+#[tokio::test]
+async fn one_order_at_a_time_probes() {
+    let endpoint = Endpoint::start(|n| match n {
+        0 => Answer::status(410),
+        1 => Answer::never(),
+        _ => Answer::status(200),
+    })
+    .await;
+    let (processor, clock) = processor(&endpoint);
+    processor.process(&order(), FIRST).await;
+    clock.advance(Duration::from_secs(15));
+    let probed = order();
+    let mut probe = Box::pin(processor.process(&probed, FIRST));
+    tokio::select! {
+        outcome = &mut probe => panic!("the endpoint does not answer: {outcome:?}"),
+        () = endpoint.wait_for_requests(2) => {}
+    }
+
+    let pause = pause_of(processor.process(&order(), FIRST).await);
+    assert_eq!(endpoint.requests().len(), 2);
+    drop(probe);
+    clock.advance(pause);
+
+    assert_eq!(processor.process(&order(), FIRST).await, Outcome::Done);
 }
 
 #[tokio::test]

@@ -79,6 +79,7 @@ async fn run_everything(store: &PostgresStore, new: &[NewOrder]) {
         Verdict::Retry {
             delay: LEASE,
             error: "later".to_owned(),
+            is_counted: true,
         },
     ];
     let completions: Vec<_> = tokens

@@ -13,6 +13,7 @@ fn retry(delay: Duration) -> Verdict {
     Verdict::Retry {
         delay,
         error: "the other side did not answer".to_owned(),
+        is_counted: true,
     }
 }
 
@@ -76,6 +77,36 @@ pub async fn retry_waits_for_its_delay(subject: &dyn Subject) {
     subject.expire_leases().await;
     let next = scene.claim_only().await;
     assert_eq!((next.attempt, next.attempt_in_round()), (2, 2));
+}
+
+/// A postponed job waits as a retry does, and its attempt does not count, however often.
+pub async fn postponed_job_burns_no_attempt(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let (order, token) = scene.create_leased().await;
+    let postpone = || Verdict::Retry {
+        delay: LEASE,
+        error: "the endpoint is gone".to_owned(),
+        is_counted: false,
+    };
+
+    assert_eq!(
+        scene.complete(token, postpone()).await,
+        Completed::Applied(None)
+    );
+    scene.assert_nothing_due().await;
+    subject.expire_leases().await;
+    let second = scene.claim_only().await;
+    assert_eq!((second.attempt, second.attempt_in_round()), (2, 1));
+    scene.complete(second.token(), retry(LEASE)).await;
+    subject.expire_leases().await;
+    let third = scene.claim_only().await;
+    assert_eq!((third.attempt, third.attempt_in_round()), (3, 2));
+    scene.complete(third.token(), postpone()).await;
+    subject.expire_leases().await;
+    let fourth = scene.claim_only().await;
+
+    assert_eq!((fourth.attempt, fourth.attempt_in_round()), (4, 2));
+    assert_eq!(scene.find(order.id).await, order);
 }
 
 /// A retry without delay does not wait for the rest of the lease.

@@ -181,6 +181,7 @@ macro_rules! store_conformance {
                 failed_buries_the_job
                 retry_waits_for_its_delay
                 retry_without_delay_is_due_at_once
+                postponed_job_burns_no_attempt
                 late_worker_nobody_overtook_may_still_finish
                 stale_token_changes_nothing
                 attempt_zero_is_never_current

@@ -98,6 +98,7 @@ pub async fn every_version_of_every_order_is_kept_once(subject: &dyn Subject) {
     let retry = Verdict::Retry {
         delay: Duration::ZERO,
         error: "not now".to_owned(),
+        is_counted: true,
     };
     scene.complete(token, retry).await;
     scene.complete(token, Verdict::Processed).await;

@@ -65,6 +65,27 @@ async fn asked_delay_is_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn postponed_order_never_runs_out_of_attempts() {
+    let processor = inside(|_, attempt| async move {
+        assert!(!attempt.is_last);
+        if attempt.number < 20 {
+            return Outcome::Postpone {
+                error: "gone".to_owned(),
+                after: Duration::from_secs(10),
+            };
+        }
+        Outcome::Done
+    });
+    let rig = Rig::started(polling(), processor).await;
+    rig.create();
+
+    rig.processed(1).await;
+
+    assert_eq!(rig.pool.stats().failed.get(), 0);
+    assert_eq!(rig.n_attempts(), 20);
+}
+
+#[tokio::test(start_paused = true)]
 async fn order_fails_with_the_last_error_when_attempts_run_out() {
     let processor =
         inside(|_, attempt| async move { retry(&format!("error\n{}", attempt.number), None) });

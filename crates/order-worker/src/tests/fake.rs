@@ -195,7 +195,12 @@ impl FakeQueue {
                 fake.job.order.failure = Some(cause.clone());
                 Some(fake.move_to(OrderStatus::Failed))
             }
-            Verdict::Retry { delay, error } => {
+            Verdict::Retry {
+                delay,
+                error,
+                is_counted,
+            } => {
+                fake.job.attempts_before += u32::from(!is_counted);
                 fake.due_at = Instant::now() + *delay;
                 fake.last_error = Some(error.clone());
                 None

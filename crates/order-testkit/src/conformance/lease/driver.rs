@@ -51,6 +51,7 @@ fn verdict(report: Report) -> Verdict {
     let retry = |delay| Verdict::Retry {
         delay,
         error: "not this time".to_owned(),
+        is_counted: true,
     };
     match report {
         Report::Processed => Verdict::Processed,

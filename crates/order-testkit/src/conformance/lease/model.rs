@@ -146,7 +146,15 @@ impl Model {
     pub(super) fn complete(&mut self, token: JobToken, verdict: &Verdict) -> Option<bool> {
         let (history, job) = self.held(token)?;
         match verdict {
-            Verdict::Retry { delay, error: _ } => {
+            Verdict::Retry {
+                delay,
+                error: _,
+                is_counted,
+            } => {
+                if !is_counted {
+                    job.n_forgiven += 1;
+                    job.holder = None;
+                }
                 job.due = if delay.is_zero() {
                     Due::Now
                 } else {
