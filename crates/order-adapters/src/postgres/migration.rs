@@ -6,10 +6,13 @@
 
 use std::time::Duration;
 
-use order_core::BoxError;
+use order_core::{BoxError, error_chain};
 use refinery::{Migration, Runner};
+use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tracing::info;
+
+use super::table_lock::{TRY_TIMEOUT_SQL, is_lock_timeout};
 
 /// Every migration, oldest first: its file name and its text.
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -50,17 +53,17 @@ pub(super) const CHECK_SQL: &str = "SELECT EXISTS (SELECT FROM refinery_schema_h
 /// The key of the advisory lock that lets one process migrate at a time: "orders" in ASCII.
 const LOCK_KEY: i64 = 0x6f72_6465_7273;
 
-/// How long a migration waits for a table that is in use. Longer would stall the requests
-/// that queue up behind it.
-const TABLE_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// The bounds of the pause after a try that met a table in use.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Applies what is missing and returns its names, oldest first. Waits at most `lock_wait`
-/// for another process that does the same.
+/// Applies what is missing and returns its names, oldest first. Waits until `deadline` for
+/// another process that does the same, and for tables that are in use.
 ///
 /// The lock belongs to the connection of `client`, which the caller closes.
 pub(super) async fn migrate(
     client: &mut Client,
-    lock_wait: Duration,
+    deadline: Instant,
 ) -> Result<Vec<String>, BoxError> {
     // First without the lock: a start that finds the schema in place needs neither to wait
     // nor the privilege to change it.
@@ -71,21 +74,60 @@ pub(super) async fn migrate(
         .iter()
         .map(|(name, sql)| Migration::unapplied(name, sql))
         .collect::<Result<_, _>>()?;
-    set_lock_timeout(client, lock_wait).await?;
+    let lock_wait = deadline.saturating_duration_since(Instant::now());
+    // In the unit of the setting; 0 would mean no limit.
+    let millis = lock_wait.as_millis().clamp(1, 86_400_000);
+    set_lock_timeout(client, &format!("'{millis}'")).await?;
     client
         .execute("SELECT pg_advisory_lock($1)", &[&LOCK_KEY])
         .await?;
-    set_lock_timeout(client, TABLE_LOCK_TIMEOUT).await?;
-    let report = Runner::new(&migrations).run_async(client).await?;
-    let names: Vec<_> = report
-        .applied_migrations()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let names = apply(client, &migrations, deadline).await?;
     if !names.is_empty() {
         info!(migrations = names.join(", "), "migrated the schema");
     }
     Ok(names)
+}
+
+/// Applies migrations, each when its tables are free.
+async fn apply(
+    client: &mut Client,
+    migrations: &[Migration],
+    deadline: Instant,
+) -> Result<Vec<String>, BoxError> {
+    let begin = Instant::now();
+    let mut names = Vec::new();
+    let mut pause = PAUSE_MIN;
+    loop {
+        set_lock_timeout(client, TRY_TIMEOUT_SQL).await?;
+        let result = Runner::new(migrations).run_async(client).await;
+        let report = result.as_ref().map_or_else(|error| error.report(), Some);
+        let applied = report.iter().flat_map(|report| report.applied_migrations());
+        names.extend(applied.map(ToString::to_string));
+        let error: BoxError = match result {
+            Ok(_) => return Ok(names),
+            Err(error) => error.into(),
+        };
+        if !is_lock_timeout(&error) {
+            return Err(error);
+        }
+        // Jitter, so that the tries do not fall in step with whoever holds the tables.
+        let next = Instant::now() + pause.mul_f64(rand::random_range(0.5..=1.0));
+        if next >= deadline {
+            let waited = begin.elapsed();
+            return Err(format!(
+                "a table was in use by another transaction for {waited:.1?}: {}; end the \
+                 transaction (see pg_stat_activity) or raise STARTUP_TIMEOUT",
+                error_chain(&*error)
+            )
+            .into());
+        }
+        info!(
+            error = error_chain(&*error),
+            "waiting for a table that is in use"
+        );
+        sleep(next - Instant::now()).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
 }
 
 /// The version of the schema, 0 if there is none.
@@ -108,15 +150,10 @@ async fn version(client: &Client) -> Result<i32, BoxError> {
     Ok(version.try_get(0)?)
 }
 
-async fn set_lock_timeout(client: &Client, timeout: Duration) -> Result<(), BoxError> {
-    // In the unit of the setting; 0 would mean no limit.
-    let millis = timeout.as_millis().clamp(1, 86_400_000);
-    client
-        .execute(
-            "SELECT set_config('lock_timeout', $1, false)",
-            &[&millis.to_string()],
-        )
-        .await?;
+/// Sets the limit of the session to what an expression says.
+async fn set_lock_timeout(client: &Client, expression: &str) -> Result<(), BoxError> {
+    let sql = format!("SELECT set_config('lock_timeout', {expression}, false)");
+    client.execute(&sql, &[]).await?;
     Ok(())
 }
 

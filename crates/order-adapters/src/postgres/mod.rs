@@ -24,6 +24,7 @@ mod pool;
 mod queue;
 mod row;
 mod store;
+mod table_lock;
 
 use std::{fmt, time::Duration};
 
@@ -163,8 +164,7 @@ async fn migrate(target: &Target, startup_timeout: Duration) -> Result<Vec<Strin
     let tasks = TaskTracker::new();
     let deadline = Instant::now() + startup_timeout;
     let mut client = target.wait(startup_timeout, deadline, &tasks).await?;
-    let lock_wait = deadline.saturating_duration_since(Instant::now());
-    let names = migration::migrate(&mut client, lock_wait).await;
+    let names = migration::migrate(&mut client, deadline).await;
     // Closing the connection gives the lock back.
     drop(client);
     tasks.close();

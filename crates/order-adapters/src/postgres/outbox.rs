@@ -12,6 +12,7 @@ use super::{
     PostgresStore,
     errors::Fault,
     row::{self, micros},
+    table_lock::TRY_TIMEOUT_SQL,
 };
 
 /// A trigger that keeps what is inserted into a table.
@@ -37,7 +38,7 @@ const TRIGGERS: [Trigger; 2] = [
 impl Trigger {
     fn create(&self) -> String {
         let Self { table, function } = self;
-        patiently(&format!(
+        briefly(&format!(
             "CREATE OR REPLACE TRIGGER {function} AFTER INSERT ON {table} \
             REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
         ))
@@ -45,14 +46,16 @@ impl Trigger {
 
     fn drop(&self) -> String {
         let Self { table, function } = self;
-        patiently(&format!("DROP TRIGGER IF EXISTS {function} ON {table}"))
+        briefly(&format!("DROP TRIGGER IF EXISTS {function} ON {table}"))
     }
 }
 
-/// A statement that waits for the lock of its table until a vacuum has given way, which it
-/// does after `deadlock_timeout` (1 s): just when the limit of the session would be over.
-fn patiently(statement: &str) -> String {
-    format!("DO $do$ BEGIN SET LOCAL lock_timeout = '2s'; {statement}; END $do$")
+/// A statement that tries to lock its table; if the table is in use, it fails soon.
+fn briefly(statement: &str) -> String {
+    format!(
+        "DO $do$ BEGIN PERFORM set_config('lock_timeout', {TRY_TIMEOUT_SQL}, true); {statement}; \
+        END $do$"
+    )
 }
 
 impl PostgresStore {
@@ -90,7 +93,8 @@ impl EventOutbox for PostgresStore {
             }
         }
         // Nobody writes here any more, and positions go on where they were.
-        self.maintenance.query("TRUNCATE event_outbox", &[]).await?;
+        let truncate = briefly("TRUNCATE event_outbox");
+        self.maintenance.query(&truncate, &[]).await?;
         Ok(())
     }
 

@@ -117,16 +117,31 @@ impl Fixture {
 
     /// Waits until a query counts `expected`.
     async fn wait_for(&self, sql: &str, expected: i64) {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let number = self.number(sql).await;
-            if number == expected {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{sql}: {number}, not {expected}");
-            sleep(Duration::from_millis(5)).await;
-        }
+        wait_for(&self.sql, sql, expected).await;
     }
+}
+
+/// Waits until a query counts `expected`.
+async fn wait_for(client: &Client, sql: &str, expected: i64) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let row = client.query_one(sql, &[]).await;
+        let number: i64 = row.expect("the test's own SQL is right").get(0);
+        if number == expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{sql}: {number}, not {expected}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A connection without a store, and the task that drives it.
+async fn raw_connection(url: &str) -> (Client, JoinSet<()>) {
+    let connected = tokio_postgres::connect(url, NoTls).await;
+    let (client, connection) = connected.expect("the server answers");
+    let mut connections = JoinSet::new();
+    connections.spawn(async { connection.await.unwrap_or_default() });
+    (client, connections)
 }
 
 async fn empty_database() -> Result<TestDatabase, String> {
@@ -141,11 +156,7 @@ async fn empty_database() -> Result<TestDatabase, String> {
 async fn fixture() -> Result<Fixture, String> {
     let database = empty_database().await?;
     let store = PostgresStore::connect(PostgresConfig::new(&database.url)).await;
-    let (sql, connection) = tokio_postgres::connect(&database.url, NoTls)
-        .await
-        .expect("the server answers");
-    let mut connections = JoinSet::new();
-    connections.spawn(async { connection.await.unwrap_or_default() });
+    let (sql, connections) = raw_connection(&database.url).await;
     Ok(Fixture {
         store: Arc::new(store.expect("an empty database can be used")),
         sql,

@@ -1,6 +1,6 @@
 //! The outbox: what it costs, and transactions that are slower than others.
 
-use std::collections::BTreeMap;
+use std::{cell::Cell, collections::BTreeMap};
 
 use order_core::OutboxEntry;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,45 @@ async fn enabled_outbox_is_enabled_again_beside_any_writer() {
         .await;
 
     fixture.store.enable().await.unwrap();
+}
+
+/// A statement that waits for the lock of a table holds up every writer that comes later: so
+/// it gives up well before their limit of a second.
+#[tokio::test]
+async fn outbox_is_switched_beside_a_long_writer_without_holding_up_others() {
+    let fixture = available!(fixture());
+    begin_slow_transaction(&fixture, 1).await;
+    assert_others_write_while(&fixture, 2, async |store| store.enable().await).await;
+    fixture.run("COMMIT").await;
+    fixture.store.enable().await.unwrap();
+
+    begin_slow_transaction(&fixture, 3).await;
+    assert_others_write_while(&fixture, 4, async |store| store.disable().await).await;
+    fixture.run("COMMIT").await;
+    fixture.store.disable().await.unwrap();
+}
+
+/// Order `id` runs through while `switching` waits for a table and gives up.
+async fn assert_others_write_while(
+    fixture: &Fixture,
+    id: u128,
+    switching: impl AsyncFn(&PostgresStore) -> Result<(), Error>,
+) {
+    let is_waiting = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation \
+        WHERE c.relname = 'order_events' AND NOT l.granted";
+    let is_over = Cell::new(false);
+    let switching = async {
+        let switched = switching(&fixture.store).await;
+        is_over.set(true);
+        switched
+    };
+    let others = async {
+        while !is_over.get() && fixture.number(is_waiting).await == 0 {}
+        run_lifecycle(&fixture.store, id).await;
+    };
+    let (switched, ()) = tokio::join!(switching, others);
+    let busy = switched.unwrap_err();
+    assert_eq!(busy.kind(), ErrorKind::Unavailable);
 }
 
 /// An order that is created and processed.

@@ -19,6 +19,58 @@ async fn replicas_migrate_at_the_same_time() {
     assert!(PostgresStore::migrate(config).await.unwrap().is_empty());
 }
 
+/// Keeps every migration from being recorded until COMMIT.
+async fn lock_history(client: &Client) {
+    for sql in [
+        "CREATE TABLE refinery_schema_history (version int4 PRIMARY KEY, \
+         name varchar(255), applied_on varchar(255), checksum varchar(255))",
+        "BEGIN",
+        "LOCK TABLE refinery_schema_history IN SHARE MODE",
+    ] {
+        client.batch_execute(sql).await.unwrap();
+    }
+}
+
+/// A migration tries again and again to lock a table, and holds up nobody behind it for long.
+#[tokio::test]
+async fn migration_waits_for_a_table_that_is_in_use() {
+    let database = available!(empty_database());
+    let (raw, _connection) = raw_connection(&database.url).await;
+    lock_history(&raw).await;
+    let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation \
+        WHERE c.relname = 'refinery_schema_history' AND NOT l.granted";
+    let migrating = PostgresStore::migrate(PostgresConfig::new(&database.url));
+    let releasing = async {
+        for n_waiting in [1, 0, 1] {
+            wait_for(&raw, waiting, n_waiting).await;
+        }
+        raw.batch_execute("COMMIT").await.unwrap();
+    };
+
+    let (names, ()) = tokio::join!(migrating, releasing);
+
+    let names = names.unwrap();
+    assert!(names[0].contains("create_orders"), "{names:?}");
+}
+
+#[tokio::test]
+async fn migration_that_never_gets_its_table_says_what_to_do() {
+    let database = available!(empty_database());
+    let (raw, _connection) = raw_connection(&database.url).await;
+    lock_history(&raw).await;
+    let config = PostgresConfig {
+        startup_timeout: Duration::from_secs(1),
+        ..PostgresConfig::new(&database.url)
+    };
+
+    let error = PostgresStore::migrate(config).await.unwrap_err();
+
+    assert!(matches!(error, ConnectError::Migration { .. }), "{error:?}");
+    let text = order_core::error_chain(&error);
+    assert!(text.contains("in use by another transaction"), "{text}");
+    assert!(text.contains("STARTUP_TIMEOUT"), "{text}");
+}
+
 #[tokio::test]
 async fn newer_schema_is_used_and_older_one_is_not_ready() {
     let fixture = available!(fixture());

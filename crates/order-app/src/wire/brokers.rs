@@ -9,12 +9,14 @@ use order_adapters::{
         RedisEventConfig, RedisEventSink, RedisEventTransport, RedisHintConfig, RedisHintQueue,
     },
 };
-use order_core::{Error, EventBus, EventOutbox, EventSink, EventTransport, HintQueue, JobDispatch};
+use order_core::{EventBus, EventSink, EventTransport, HintQueue, JobDispatch};
 use order_hub::{Fanout, Hub, Outlet, run_inlet};
 use order_worker::{EventRelay, EventRelayConfig, EventRelayDeps, HintSender, WorkerPool};
-use tokio::time::{sleep, timeout};
 
-use super::{Background, database::Database};
+use super::{
+    Background,
+    database::{Database, when_tables_are_free},
+};
 use crate::config::{CoreConfig, DatabaseUrl, EventsUrl, QueueUrl, SinkUrl};
 
 /// What the configuration names; nothing is connected yet, so a broker that is away keeps
@@ -83,9 +85,8 @@ impl Brokers {
             return Ok(());
         };
         let outbox = database.outbox();
-        let enabled = timeout(patience, enable(&*outbox)).await;
-        enabled
-            .unwrap_or(Err(Error::DeadlineExceeded))
+        when_tables_are_free(patience, async || outbox.enable().await)
+            .await
             .context("cannot have events kept for EVENT_SINK")?;
         let relay = EventRelay::new(
             EventRelayConfig::default(),
@@ -96,22 +97,6 @@ impl Brokers {
         );
         background.spawn(|stop| Arc::new(relay).run(stop));
         Ok(())
-    }
-}
-
-/// How long to leave a busy database alone.
-const ENABLE_PAUSE: Duration = Duration::from_millis(250);
-
-/// Enables the outbox; ends with the patience of the caller at the latest.
-async fn enable(outbox: &dyn EventOutbox) -> Result<(), Error> {
-    loop {
-        match outbox.enable().await {
-            Err(error @ Error::StoreUnavailable { .. }) => {
-                tracing::info!(error = error.chain(), "waiting to have events kept");
-                sleep(ENABLE_PAUSE).await;
-            }
-            enabled => return enabled,
-        }
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::{Context as _, bail};
 use order_adapters::{
     postgres::{PostgresConfig, PostgresStore},
     sqlite::SqliteStore,
     system::SystemClock,
 };
-use order_core::{Clock, EventOutbox, JobQueue, OrderStore};
+use order_core::{Clock, Error, EventOutbox, JobQueue, OrderStore};
+use tokio::time::{sleep, timeout};
 
 use crate::config::DatabaseUrl;
 
@@ -29,9 +31,47 @@ pub(crate) async fn migrate(url: &DatabaseUrl) -> anyhow::Result<()> {
 pub(crate) async fn drop_event_sink(url: &DatabaseUrl) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let database = Database::open(url, PATIENCE, &clock).await?;
-    let disabled = database.outbox().disable().await;
+    let outbox = database.outbox();
+    let disabled = when_tables_are_free(PATIENCE, async || outbox.disable().await).await;
+    drop(outbox);
     database.close().await;
-    Ok(disabled?)
+    disabled.context("cannot stop keeping events")
+}
+
+/// The bounds of the pause after a try that met tables in use. It grows, because each try
+/// holds up the writers of the tables for a moment.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Repeats a change of tables while they are in use, for at most `patience`.
+pub(super) async fn when_tables_are_free(
+    patience: Duration,
+    change: impl AsyncFn() -> Result<(), Error>,
+) -> anyhow::Result<()> {
+    let mut pause = PAUSE_MIN;
+    let mut last_error = None;
+    let changed = timeout(patience, async {
+        loop {
+            match change().await {
+                Err(error @ Error::StoreUnavailable { .. }) => {
+                    let error = error.chain();
+                    tracing::info!(error, "waiting for tables that are in use");
+                    last_error = Some(error);
+                }
+                changed => return changed,
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    });
+    match changed.await {
+        Ok(changed) => Ok(changed?),
+        Err(_) => bail!(
+            "the tables were in use, or the database busy, for {patience:?}: {}; \
+             end long transactions (see pg_stat_activity)",
+            last_error.unwrap_or_else(|| "no answer".to_owned())
+        ),
+    }
 }
 
 /// How long a command waits for the database.
