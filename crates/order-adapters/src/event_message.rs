@@ -60,7 +60,7 @@ pub fn decode(text: &str) -> Option<OrderEvent> {
         serde_json::from_str(text).ok()?;
     Some(OrderEvent {
         order_id: OrderId::from_uuid(Uuid::try_parse(&order_id).ok()?),
-        user_id: UserId::parse(&user_id).ok()?,
+        user_id: UserId::from_accepted(&user_id),
         version: (version > 0).then_some(version)?,
         status: OrderStatus::from_code(status.into())?,
         at: Timestamp::from_microsecond(micros).ok()?,

@@ -12,3 +12,7 @@ pub mod postgres;
 pub mod redis;
 pub mod sqlite;
 pub mod system;
+
+/// How long a job rests whose row or order cannot be read, before a claim looks at it again:
+/// a newer program may be able to read it, or an operator repairs the row.
+const UNREADABLE_REST: std::time::Duration = std::time::Duration::from_mins(1);

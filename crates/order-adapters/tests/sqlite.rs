@@ -58,6 +58,14 @@ impl Subject for Sqlite {
         self.clock.advance(Duration::from_micros(1));
     }
 
+    async fn break_order(&self, order_id: OrderId) -> bool {
+        let connection = Connection::open(self.path()).expect("the database opens");
+        let sql = "UPDATE orders SET currency = '?1?' WHERE id = ?1";
+        let n_broken = connection.execute(sql, [&order_id.as_uuid().as_bytes()[..]]);
+        assert_eq!(n_broken.ok(), Some(1));
+        true
+    }
+
     async fn another_store(&self) -> Option<Arc<dyn OrderStore>> {
         Some(open(&self.path(), &self.clock))
     }

@@ -85,6 +85,11 @@ impl UserId {
         Ok(Self(text.into()))
     }
 
+    /// Takes a user id that was accepted earlier, perhaps by other rules, without checking it.
+    pub fn from_accepted(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -111,6 +116,12 @@ impl ExternalId {
     pub fn parse(text: &str) -> Result<Self, Error> {
         check_text("external_id", text, Self::CHARS_MAX)?;
         Ok(Self(text.into()))
+    }
+
+    /// Takes an external id that was accepted earlier, perhaps by other rules, without
+    /// checking it.
+    pub fn from_accepted(text: &str) -> Self {
+        Self(text.into())
     }
 
     /// The id as text.

@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod broker;
+mod currency;
 mod error;
 pub mod event;
 pub mod group_commit;

@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use iso_currency::Currency;
-
-use crate::Error;
+use crate::{Error, currency};
 
 /// A positive amount in the minor units of an ISO 4217 currency.
 ///
@@ -14,9 +12,12 @@ use crate::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Money {
     minor_units: i64,
-    currency: Currency,
+    code: CurrencyCode,
     minor_digits: u8,
 }
+
+/// Three capital ASCII letters.
+type CurrencyCode = [u8; 3];
 
 /// The longest amount that is looked at, in bytes. The largest valid one has 17.
 const TEXT_LEN_MAX: usize = 64;
@@ -28,25 +29,56 @@ impl Money {
     /// The currency of a request that names none.
     pub const CURRENCY_DEFAULT: &'static str = "USD";
 
-    /// Builds an amount from minor units and a currency code, as stores and gRPC carry it.
+    /// The most decimal places of an amount that was accepted earlier. 10^18 fits in an `i64`.
+    const MINOR_DIGITS_MAX: u8 = 18;
+
+    /// Rebuilds an amount that was accepted earlier, by this or another version of the program:
+    /// its code is not checked against today's currencies. `minor_digits` are the decimal places
+    /// that came with the amount; without them the code must be known.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if the amount cannot be shown: it is not positive, the code is
+    /// not three capital letters, or its decimal places are unknown or more than 18.
+    pub fn from_accepted(
+        minor_units: i64,
+        currency: &str,
+        minor_digits: Option<u8>,
+    ) -> Result<Self, Error> {
+        if minor_units <= 0 {
+            return Err(Error::invalid("amount", "must be greater than 0"));
+        }
+        let unknown = || Error::invalid("currency", "has unknown decimal places");
+        let code = parse_code(currency).ok_or_else(unknown)?;
+        let minor_digits = minor_digits
+            .or_else(|| currency::minor_digits(currency))
+            .filter(|digits| *digits <= Self::MINOR_DIGITS_MAX)
+            .ok_or_else(unknown)?;
+        Ok(Self {
+            minor_units,
+            code,
+            minor_digits,
+        })
+    }
+
+    /// Builds the amount of a request from minor units and a currency code.
     pub fn from_minor_units(minor_units: i64, currency: &str) -> Result<Self, Error> {
-        let (currency, minor_digits) = parse_currency(currency)?;
+        let (code, minor_digits) = parse_currency(currency)?;
         if minor_units <= 0 {
             return Err(Error::invalid("amount", "must be greater than 0"));
         }
         if minor_units > Self::MINOR_UNITS_MAX {
-            return Err(too_large(currency, minor_digits));
+            return Err(too_large(code, minor_digits));
         }
         Ok(Self {
             minor_units,
-            currency,
+            code,
             minor_digits,
         })
     }
 
     /// Parses decimal text in the grammar of a JSON number (RFC 8259 §6): `100`, `99.95`, `1e2`.
     pub fn parse(amount: &str, currency: &str) -> Result<Self, Error> {
-        let (currency, minor_digits) = parse_currency(currency)?;
+        let (code, minor_digits) = parse_currency(currency)?;
         let number = Decimal::parse(amount).ok_or_else(|| {
             Error::invalid("amount", "must be a decimal number like 100 or 99.95")
         })?;
@@ -57,11 +89,8 @@ impl Money {
         let shift = number.exponent.saturating_add(i64::from(minor_digits));
         if shift < 0 {
             let rule = match minor_digits {
-                0 => format!("must have no decimal places in {}", currency.code()),
-                n => format!(
-                    "must have at most {n} decimal places in {}",
-                    currency.code()
-                ),
+                0 => format!("must have no decimal places in {currency}"),
+                n => format!("must have at most {n} decimal places in {currency}"),
             };
             return Err(Error::invalid("amount", rule));
         }
@@ -77,10 +106,10 @@ impl Money {
                 let next = sum.checked_mul(10)?.checked_add(digit)?;
                 (next <= Self::MINOR_UNITS_MAX).then_some(next)
             })
-            .ok_or_else(|| too_large(currency, minor_digits))?;
+            .ok_or_else(|| too_large(code, minor_digits))?;
         Ok(Self {
             minor_units,
-            currency,
+            code,
             minor_digits,
         })
     }
@@ -91,8 +120,15 @@ impl Money {
     }
 
     /// The three letters of the currency.
-    pub fn currency(&self) -> &'static str {
-        self.currency.code()
+    pub fn currency(&self) -> &str {
+        // Both constructors take ASCII letters only.
+        std::str::from_utf8(&self.code).unwrap_or_default()
+    }
+
+    /// The decimal places of the currency, 0 to 18: an amount in major units is
+    /// `minor_units / 10^minor_digits`.
+    pub const fn minor_digits(&self) -> u8 {
+        self.minor_digits
     }
 }
 
@@ -110,31 +146,25 @@ impl fmt::Display for Money {
     }
 }
 
-fn parse_currency(code: &str) -> Result<(Currency, u8), Error> {
-    let unknown = || Error::invalid("currency", "must be an ISO 4217 code like USD");
-    // `from_code` alone would accept lower case, which ISO 4217 does not have.
-    if code.len() != 3 || !code.bytes().all(|c| c.is_ascii_uppercase()) {
-        return Err(unknown());
-    }
-    let currency = Currency::from_code(code).ok_or_else(unknown)?;
-    // Codes without minor units are metals, funds and test codes: nothing to pay with.
-    let digits = currency
-        .exponent()
-        .and_then(|n| u8::try_from(n).ok())
-        .ok_or_else(unknown)?;
-    Ok((currency, digits))
+fn parse_code(code: &str) -> Option<CurrencyCode> {
+    let is_capitals = code.bytes().all(|c| c.is_ascii_uppercase());
+    code.as_bytes().try_into().ok().filter(|_| is_capitals)
 }
 
-fn too_large(currency: Currency, minor_digits: u8) -> Error {
+fn parse_currency(currency: &str) -> Result<(CurrencyCode, u8), Error> {
+    parse_code(currency)
+        .zip(currency::minor_digits(currency))
+        .ok_or_else(|| Error::invalid("currency", "must be an ISO 4217 code like USD"))
+}
+
+fn too_large(code: CurrencyCode, minor_digits: u8) -> Error {
     let largest = Money {
         minor_units: Money::MINOR_UNITS_MAX,
-        currency,
+        code,
         minor_digits,
     };
-    Error::invalid(
-        "amount",
-        format!("must be at most {largest} {}", currency.code()),
-    )
+    let currency = largest.currency();
+    Error::invalid("amount", format!("must be at most {largest} {currency}"))
 }
 
 /// A decimal number `±digits × 10^exponent` without leading or trailing zeros.
@@ -303,6 +333,30 @@ mod tests {
             ("1", "XAU", "currency: must be an ISO 4217 code like USD"),
         ] {
             assert_eq!(rule(amount, currency), expected, "{amount} {currency}");
+        }
+    }
+
+    #[test]
+    fn accepted_amounts_are_trusted() {
+        let text = |units, code, digits| {
+            Money::from_accepted(units, code, digits)
+                .map(|money| format!("{money} {}", money.currency()))
+                .ok()
+        };
+        assert_eq!(text(150, "ANG", None).as_deref(), Some("1.5 ANG"));
+        assert_eq!(text(1_500, "ZZZ", Some(3)).as_deref(), Some("1.5 ZZZ"));
+        assert_eq!(
+            text(i64::MAX, "ZZZ", Some(18)).as_deref(),
+            Some("9.223372036854775807 ZZZ")
+        );
+        for (units, code, digits) in [
+            (0, "USD", None),
+            (-1, "USD", Some(2)),
+            (1, "ZZZ", None),
+            (1, "zz1", Some(2)),
+            (1, "USD", Some(19)),
+        ] {
+            assert_eq!(text(units, code, digits), None, "{units} {code} {digits:?}");
         }
     }
 

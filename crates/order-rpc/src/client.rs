@@ -156,11 +156,8 @@ impl OrderApi for RemoteOrderApi {
             async move { attempt.orders().list_orders(message).await }
         });
         let page = answer.await?;
-        let orders = page.orders.into_iter();
         Ok(OrderPage {
-            orders: orders
-                .map(|order| convert::order_from_proto(Some(order)))
-                .collect::<Result<_, _>>()?,
+            orders: convert::page_from_proto(page.orders),
             next_page_token: Some(page.next_page_token).filter(|token| !token.is_empty()),
         })
     }

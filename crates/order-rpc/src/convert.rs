@@ -15,8 +15,8 @@ pub(crate) use create::{
     CREATES_MAX, bytes_max, create_from_proto, create_to_proto, creates_from_proto,
 };
 pub(crate) use order::{
-    event_from_proto, event_to_proto, order_from_proto, order_to_proto, ticket_from_proto,
-    ticket_to_proto,
+    event_from_proto, event_to_proto, order_from_proto, order_to_proto, page_from_proto,
+    ticket_from_proto, ticket_to_proto,
 };
 pub(crate) use request::{
     cancel_from_proto, cancel_to_proto, events_from_proto, events_to_proto, list_from_proto,

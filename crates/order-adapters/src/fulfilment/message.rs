@@ -50,7 +50,7 @@ struct Data<'a> {
     user_id: &'a str,
     #[serde(serialize_with = "as_number")]
     amount: Money,
-    currency: &'static str,
+    currency: &'a str,
     #[serde(
         skip_serializing_if = "Metadata::is_empty",
         serialize_with = "as_object"

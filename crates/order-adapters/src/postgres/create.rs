@@ -46,7 +46,8 @@ fn create<'a>() -> BatchStatement<&'a NewOrder, OrderId, Outcome> {
         sql: include_str!("sql/create.sql"),
         columns: order_columns,
         key: |order| order.id,
-        read: |row| Ok((row::order_id(row, 0)?, Outcome::Inserted(row.try_get(1)?))),
+        read_key: |row| row::order_id(row, 0),
+        read: |row| Ok(Outcome::Inserted(row.try_get(1)?)),
     }
 }
 
@@ -59,23 +60,23 @@ fn create_keyed<'a>() -> BatchStatement<&'a NewOrder, OrderId, Outcome> {
             columns
         },
         key: |order| order.id,
+        read_key: |row| row::order_id(row, 0),
         read: |row| {
             let created_at: Option<Timestamp> = row.try_get(1)?;
             let is_free: Option<bool> = row.try_get(4)?;
-            let outcome = match (created_at, read_stored(row, 2)?) {
+            Ok(match (created_at, read_stored(row, 2)?) {
                 (Some(created_at), _) => Outcome::Inserted(created_at),
                 (None, Some(stored)) => Outcome::Known(stored),
                 (None, None) if is_free == Some(false) => Outcome::InProgress,
                 (None, None) => Outcome::Taken,
-            };
-            Ok((row::order_id(row, 0)?, outcome))
+            })
         },
     }
 }
 
 fn order_columns<'a>(orders: &'a [&NewOrder]) -> Columns<'a> {
     let users = orders.iter().map(|order| order.user_id.as_str());
-    let money = || orders.iter().map(|order| order.money);
+    let money = || orders.iter().map(|order| &order.money);
     let metadata = orders.iter().map(|order| metadata_text(&order.metadata));
     let external_ids = orders.iter().map(|order| &order.external_id);
     let external_ids = external_ids.map(|id| id.as_ref().map(ExternalId::as_str));
@@ -156,7 +157,7 @@ enum Rest {
 
 /// What is stored of what was asked for.
 struct Existing<'a> {
-    orders: BTreeMap<OrderId, Order>,
+    orders: BTreeMap<OrderId, Result<Order, Error>>,
     names: BTreeMap<Name<'a>, OrderId>,
 }
 
@@ -312,9 +313,13 @@ fn replay(new: &NewOrder, key: StoredKey, existing: &Existing<'_>) -> Result<Cre
     if let Some(claim) = &new.key {
         key.check(claim.fingerprint)?;
     }
-    let Some(order) = existing.orders.get(&key.order_id) else {
-        let id = key.order_id;
-        return Err(Error::internal(format!("the order {id} of a key is gone")));
+    let order = match existing.orders.get(&key.order_id) {
+        Some(Ok(order)) => order,
+        Some(Err(error)) => return Err(error.without_source()),
+        None => {
+            let id = key.order_id;
+            return Err(Error::internal(format!("the order {id} of a key is gone")));
+        }
     };
     Ok(Created {
         order: order.as_created(),
@@ -329,13 +334,13 @@ fn replay(new: &NewOrder, key: StoredKey, existing: &Existing<'_>) -> Result<Cre
 /// The answer to a new order whose id or external id is taken; `None` if neither is.
 fn taken(new: &NewOrder, existing: &Existing<'_>) -> Option<Result<Created, Error>> {
     if let Some(order) = existing.orders.get(&new.id) {
-        return Some(if order.is_same_request(new) {
-            Ok(Created {
+        return Some(match order {
+            Ok(order) if order.is_same_request(new) => Ok(Created {
                 order: order.clone(),
                 insertion: Insertion::SameId,
-            })
-        } else {
-            Err(Error::OrderAlreadyExists { order_id: new.id })
+            }),
+            Ok(_) => Err(Error::OrderAlreadyExists { order_id: new.id }),
+            Err(error) => Err(error.without_source()),
         });
     }
     let name = name(new)?;

@@ -58,8 +58,11 @@ pub(super) struct BatchStatement<T, K, V> {
     pub(super) columns: fn(&[T]) -> Columns<'_>,
     /// What an item is known by.
     pub(super) key: fn(&T) -> K,
-    /// Reads one row of the answer. An item without a row was not applied.
-    pub(super) read: fn(&Row) -> Result<(K, V), Fault>,
+    /// Reads the key of the item that a row of the answer is about. An item without a row was
+    /// not applied.
+    pub(super) read_key: fn(&Row) -> Result<K, Fault>,
+    /// Reads the answer itself. A row that cannot be read fails alone.
+    pub(super) read: fn(&Row) -> Result<V, Fault>,
 }
 
 /// Connections for one kind of work, so that no other kind can starve it.
@@ -173,11 +176,14 @@ impl Pool {
             let columns = (statement.columns)(items);
             let params: Vec<_> = columns.iter().map(|column| &**column as _).collect();
             let answer = self.query(statement.sql, &params).await.and_then(|rows| {
-                let rows = rows.iter().map(statement.read);
-                rows.collect::<Result<Vec<_>, _>>()
+                let read = |row| {
+                    let value = (statement.read)(row).map_err(Error::from);
+                    Ok(((statement.read_key)(row)?, value))
+                };
+                rows.iter().map(read).collect::<Result<Vec<_>, _>>()
             });
             match answer {
-                Ok(rows) => answers.extend(rows.into_iter().map(|(key, value)| (key, Ok(value)))),
+                Ok(rows) => answers.extend(rows),
                 Err(Fault::Row(_) | Fault::Conflict(_)) if items.len() > 1 => {
                     let (left, right) = items.split_at(items.len() / 2);
                     pending.extend([right, left]);

@@ -8,6 +8,9 @@ use order_core::{
     Started, Verdict,
 };
 use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::UNREADABLE_REST;
 
 use super::{
     PostgresStore,
@@ -15,7 +18,7 @@ use super::{
     pool::{BatchStatement, Columns},
     row::{
         self, ORDER_COLUMNS_LEN, TokenKey, ids, last_error, micros, number_code, read_token_key,
-        token_key,
+        readable, token_key,
     },
     store::ascending,
 };
@@ -25,12 +28,12 @@ fn start() -> BatchStatement<JobToken, TokenKey, Option<OrderEvent>> {
         sql: include_str!("sql/start.sql"),
         columns: |tokens| token_columns(tokens.iter()),
         key: token_key,
+        read_key: read_token_key,
         read: |row| {
             let version: Option<i32> = row.try_get(2)?;
-            let event = version
+            version
                 .map(|_| row::event(row, OrderStatus::Processing, None))
-                .transpose()?;
-            Ok((read_token_key(row)?, event))
+                .transpose()
         },
     }
 }
@@ -40,9 +43,10 @@ fn processed() -> BatchStatement<JobToken, TokenKey, Option<OrderEvent>> {
         sql: include_str!("sql/complete_processed.sql"),
         columns: |tokens| token_columns(tokens.iter()),
         key: token_key,
+        read_key: read_token_key,
         read: |row| {
             let event = row::event(row, OrderStatus::Processed, None)?;
-            Ok((read_token_key(row)?, Some(event)))
+            Ok(Some(event))
         },
     }
 }
@@ -62,9 +66,10 @@ fn failed<'a>() -> BatchStatement<(JobToken, &'a Cause), TokenKey, Option<OrderE
             columns
         },
         key: |(token, _)| token_key(token),
+        read_key: read_token_key,
         read: |row| {
             let event = row::event(row, OrderStatus::Failed, row::cause(row, 5)?)?;
-            Ok((read_token_key(row)?, Some(event)))
+            Ok(Some(event))
         },
     }
 }
@@ -84,7 +89,8 @@ fn retry<'a>() -> BatchStatement<(JobToken, Duration, &'a str, bool), TokenKey, 
             columns
         },
         key: |(token, ..)| token_key(token),
-        read: |row| Ok((read_token_key(row)?, None)),
+        read_key: read_token_key,
+        read: |_| Ok(None),
     }
 }
 
@@ -101,15 +107,41 @@ fn ascending_tokens(tokens: &[JobToken]) -> Vec<JobToken> {
     tokens.into_iter().copied().collect()
 }
 
-fn read_jobs(rows: &[Row]) -> Result<Vec<Job>, Error> {
-    let jobs = rows.iter().map(|row| -> Result<_, Fault> {
-        Ok(Job {
-            order: row::order(row)?,
-            attempt: row::number(row, ORDER_COLUMNS_LEN)?,
-            attempts_before: row::number(row, ORDER_COLUMNS_LEN + 1)?,
-        })
-    });
-    Ok(jobs.collect::<Result<_, _>>()?)
+fn read_job(row: &Row) -> Result<Job, Fault> {
+    Ok(Job {
+        order: row::order(row)?,
+        attempt: row::number(row, ORDER_COLUMNS_LEN)?,
+        attempts_before: row::number(row, ORDER_COLUMNS_LEN + 1)?,
+    })
+}
+
+impl PostgresStore {
+    /// Reads claimed jobs. Those that cannot be read are logged and set aside, so that they
+    /// neither fail the others nor use up their own attempts.
+    async fn read_jobs(&self, rows: &[Row]) -> Result<Vec<Job>, Error> {
+        let jobs = readable(rows, read_job);
+        if jobs.len() < rows.len() {
+            let readable: BTreeSet<_> = jobs.iter().map(|job| *job.order.id.as_uuid()).collect();
+            let token = |row: &Row| -> Result<(Uuid, i32), Fault> {
+                Ok((row.try_get(0)?, row.try_get(ORDER_COLUMNS_LEN)?))
+            };
+            let mut tokens: Vec<_> = rows.iter().map(token).collect::<Result<_, _>>()?;
+            tokens.retain(|(id, _)| !readable.contains(id));
+            tokens.sort_unstable();
+            let (ids, attempts): (Vec<_>, Vec<_>) = tokens.into_iter().unzip();
+            let sql = include_str!("sql/set_aside.sql");
+            let rest = micros(UNREADABLE_REST);
+            if let Err(fault) = self.workers.query(sql, &[&ids, &attempts, &rest]).await {
+                // The jobs then rest for their lease, and the readable ones are not lost.
+                let error = Error::from(fault);
+                tracing::warn!(
+                    error = error.chain(),
+                    "setting unreadable jobs aside failed"
+                );
+            }
+        }
+        Ok(jobs)
+    }
 }
 
 #[async_trait]
@@ -131,7 +163,7 @@ impl JobQueue for PostgresStore {
                 &[&limit, &micros(lease), &micros(overdue)],
             )
             .await?;
-        read_jobs(&rows)
+        self.read_jobs(&rows).await
     }
 
     async fn claim_hinted(
@@ -151,7 +183,7 @@ impl JobQueue for PostgresStore {
                 &[&ids, &micros(lease)],
             )
             .await?;
-        read_jobs(&rows)
+        self.read_jobs(&rows).await
     }
 
     async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error> {

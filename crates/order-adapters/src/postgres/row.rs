@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use order_core::{
-    Cause, ExternalId, JobEffect, JobToken, Metadata, Money, Order, OrderEvent, OrderId,
+    Cause, Error, ExternalId, JobEffect, JobToken, Metadata, Money, Order, OrderEvent, OrderId,
     OrderState, OrderStatus, UserId, Version,
 };
 use tokio_postgres::Row;
@@ -29,23 +29,39 @@ const DELAY_MAX: Duration = Duration::from_hours(100 * 365 * 24);
 /// The longest text kept in `jobs.last_error`, in characters.
 const LAST_ERROR_CHARS_MAX: usize = 1_000;
 
+/// Reads rows, each of which begins with an order id. A row that cannot be read is logged and
+/// left out, so that it fails alone.
+pub(super) fn readable<T>(rows: &[Row], read: fn(&Row) -> Result<T, Fault>) -> Vec<T> {
+    let read = |row| {
+        let logged = |fault| {
+            let order_id = order_id(row, 0).ok().map(tracing::field::display);
+            let error = Error::from(fault);
+            tracing::error!(
+                order.id = order_id,
+                error = error.chain(),
+                "order is unreadable"
+            );
+        };
+        read(row).map_err(logged).ok()
+    };
+    rows.iter().filter_map(read).collect()
+}
+
 /// Reads an order from the first columns of a row.
 pub(super) fn order(row: &Row) -> Result<Order, Fault> {
     let id = order_id(row, 0)?;
     let corrupt = |what| Fault::Defect(format!("the stored order {id} has a bad {what}").into());
     Ok(Order {
         id,
-        user_id: UserId::parse(row.try_get(1)?).map_err(|_| corrupt("user_id"))?,
-        money: Money::from_minor_units(row.try_get(2)?, row.try_get(3)?)
+        user_id: UserId::from_accepted(row.try_get(1)?),
+        money: Money::from_accepted(row.try_get(2)?, row.try_get(3)?, None)
             .map_err(|_| corrupt("amount"))?,
         status: status(row, 4)?,
         version: number(row, 5)?,
         metadata: metadata(row.try_get(10)?).ok_or_else(|| corrupt("metadata"))?,
         external_id: row
             .try_get::<_, Option<&str>>(11)?
-            .map(ExternalId::parse)
-            .transpose()
-            .map_err(|_| corrupt("external_id"))?,
+            .map(ExternalId::from_accepted),
         failure: cause(row, 6)?,
         created_at: row.try_get(8)?,
         updated_at: row.try_get(9)?,
@@ -116,8 +132,7 @@ pub(super) fn read_token_key(row: &Row) -> Result<TokenKey, Fault> {
 
 /// Reads who placed an order.
 pub(super) fn user_id(row: &Row, column: usize) -> Result<UserId, Fault> {
-    UserId::parse(row.try_get(column)?)
-        .map_err(|_| Fault::Defect("a stored user_id breaks the rules of user ids".into()))
+    Ok(UserId::from_accepted(row.try_get(column)?))
 }
 
 /// Reads where an order stands from its id, version, status, time and user.

@@ -20,7 +20,7 @@ use super::{
     pool::{BatchStatement, Columns},
     row::{
         self, ORDER_COLUMNS, ORDER_COLUMNS_LEN, ids, job_effect_code, micros, number_code,
-        status_code,
+        readable, status_code,
     },
 };
 
@@ -32,10 +32,11 @@ fn commit<'a>() -> BatchStatement<&'a Change, (OrderId, Version), Order> {
         sql: include_str!("sql/commit.sql"),
         columns: change_columns,
         key: |change| change_key(change),
-        read: |row| {
-            let order = row::order(row)?;
-            Ok(((order.id, row::number(row, ORDER_COLUMNS_LEN)?), order))
+        read_key: |row| {
+            let expected_version = row::number(row, ORDER_COLUMNS_LEN)?;
+            Ok((row::order_id(row, 0)?, expected_version))
         },
+        read: row::order,
     }
 }
 
@@ -76,12 +77,6 @@ pub(super) fn ascending<T, K: Ord>(items: &[T], key: fn(&T) -> K) -> Vec<&T> {
     items
 }
 
-fn read_all<T>(rows: &[Row], read: fn(&Row) -> Result<T, Fault>) -> Result<Vec<T>, Error> {
-    rows.iter()
-        .map(|row| read(row).map_err(Error::from))
-        .collect()
-}
-
 /// The row of a statement that always returns one.
 fn only(rows: &[Row]) -> Result<&Row, Error> {
     rows.first()
@@ -89,15 +84,21 @@ fn only(rows: &[Row]) -> Result<&Row, Error> {
 }
 
 impl PostgresStore {
-    /// The orders among `ids` that exist.
-    pub(super) async fn find_all(&self, ids: Vec<Uuid>) -> Result<BTreeMap<OrderId, Order>, Error> {
+    /// The orders among `ids` that exist; an error for each that cannot be read.
+    pub(super) async fn find_all(
+        &self,
+        ids: Vec<Uuid>,
+    ) -> Result<BTreeMap<OrderId, Result<Order, Error>>, Error> {
         if ids.is_empty() {
             return Ok(BTreeMap::new());
         }
         let sql = format!("SELECT {ORDER_COLUMNS} FROM orders WHERE id = ANY ($1)");
         let rows = self.requests.query(&sql, &[&ids]).await?;
-        let orders = read_all(&rows, row::order)?;
-        Ok(orders.into_iter().map(|order| (order.id, order)).collect())
+        let order = |row| {
+            let order = row::order(row).map_err(Error::from);
+            Ok((row::order_id(row, 0)?, order))
+        };
+        rows.iter().map(order).collect()
     }
 }
 
@@ -150,14 +151,28 @@ impl OrderStore for PostgresStore {
     async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
         let sql = format!("SELECT {ORDER_COLUMNS} FROM orders WHERE id = $1");
         let rows = self.requests.read(ctx, &sql, &[order_id.as_uuid()]).await?;
-        Ok(read_all(&rows, row::order)?.pop())
+        Ok(rows.first().map(row::order).transpose()?)
     }
 
     async fn list(&self, ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error> {
-        let page = list::page(query);
-        let params: Vec<_> = page.params.iter().map(|param| &**param as _).collect();
-        let rows = self.requests.read(ctx, &page.sql, &params).await?;
-        read_all(&rows, row::order)
+        let (mut query, limit) = (query.clone(), query.limit);
+        let mut orders = Vec::with_capacity(limit);
+        loop {
+            let rows = {
+                let page = list::page(&query);
+                let params: Vec<_> = page.params.iter().map(|param| &**param as _).collect();
+                self.requests.read(ctx, &page.sql, &params).await?
+            };
+            orders.extend(readable(&rows, row::order));
+            // A page that is not full is the last one, so rows that cannot be read are made up
+            // for by those behind them.
+            let last = rows.last().filter(|_| rows.len() == query.limit);
+            let Some(last) = last.filter(|_| orders.len() < limit) else {
+                return Ok(orders);
+            };
+            query.before = Some(row::order_id(last, 0)?);
+            query.limit = limit - orders.len();
+        }
     }
 
     async fn events(
@@ -197,7 +212,7 @@ impl OrderStore for PostgresStore {
         }
         let sql = "SELECT id, version, status, updated_at, user_id FROM orders WHERE id = ANY ($1)";
         let rows = self.maintenance.query(sql, &[&ids(order_ids)]).await?;
-        read_all(&rows, row::state)
+        Ok(readable(&rows, row::state))
     }
 
     async fn recent_states(
@@ -213,7 +228,7 @@ impl OrderStore for PostgresStore {
         let limit = i64::try_from(limit_per_user).unwrap_or(i64::MAX);
         let sql = include_str!("sql/recent_states.sql");
         let rows = self.maintenance.query(sql, &[&users, &limit]).await?;
-        read_all(&rows, row::state)
+        Ok(readable(&rows, row::state))
     }
 
     async fn put_ticket(&self, ticket: &NewTicket) -> Result<Timestamp, Error> {

@@ -3,13 +3,15 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use order_core::{
-    Completed, Completion, Job, JobToken, NewOrder, Order, OrderId, OrderStatus, Started, Verdict,
+    Completed, Completion, Job, JobToken, NewOrder, OrderId, OrderStatus, Started, Verdict,
 };
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row, named_params};
 
+use crate::UNREADABLE_REST;
+
 use super::{
     orders,
-    rows::{BURIED, ORDER_COLUMNS, key, later, order_columns, read_order, to_limit},
+    rows::{BURIED, ORDER_COLUMNS, key, later, order_columns, read_order, readable, to_limit},
 };
 
 const INSERT: &str = "\
@@ -80,20 +82,23 @@ const DUE_HINTED: &str = concat!(due_jobs!(), " AND order_id = :order_id");
 const LEASE: &str =
     "UPDATE jobs SET due_at = :due_at, attempt = attempt + 1 WHERE order_id = :order_id";
 
-/// A due job; the order is missing if it cannot be read.
+/// A due job, before its claim; `None` if it or its order cannot be read, which is logged.
 struct Due {
     key: Vec<u8>,
-    order: rusqlite::Result<Order>,
-    attempt: u32,
-    attempts_before: u32,
+    job: Option<Job>,
 }
 
 fn read_due(row: &Row<'_>) -> rusqlite::Result<Due> {
+    let read = || {
+        Ok(Job {
+            order: read_order(row)?,
+            attempt: row.get(ORDER_COLUMNS + 1)?,
+            attempts_before: row.get(ORDER_COLUMNS + 2)?,
+        })
+    };
     Ok(Due {
         key: row.get(ORDER_COLUMNS)?,
-        order: read_order(row),
-        attempt: row.get(ORDER_COLUMNS + 1)?,
-        attempts_before: row.get(ORDER_COLUMNS + 2)?,
+        job: readable(row, read()),
     })
 }
 
@@ -114,7 +119,7 @@ pub(super) fn claim(
         .collect::<rusqlite::Result<_>>()?;
     let mut jobs = Vec::with_capacity(due.len());
     for due in due {
-        jobs.extend(lease_due(connection, later(now, lease), due)?);
+        jobs.extend(lease_due(connection, now, lease, due)?);
     }
     Ok(jobs)
 }
@@ -133,31 +138,35 @@ pub(super) fn claim_hinted(
     for order_id in distinct {
         let params = named_params! { ":due_by": now, ":order_id": key(order_id) };
         if let Some(due) = find.query_row(params, read_due).optional()? {
-            jobs.extend(lease_due(connection, later(now, lease), due)?);
+            jobs.extend(lease_due(connection, now, lease, due)?);
         }
     }
     Ok(jobs)
 }
 
-/// Leases a job. One whose order cannot be read is leased too, but logged and not handed
-/// out, so that it never stands in the way of the others.
-fn lease_due(connection: &Connection, due_at: i64, due: Due) -> rusqlite::Result<Option<Job>> {
+const SET_ASIDE: &str = "\
+UPDATE jobs SET due_at = :due_at, last_error = 'the order cannot be read'
+WHERE order_id = :order_id";
+
+/// Leases a job. One that cannot be read is set aside instead, so that it neither stands in
+/// the way of the others nor uses up its attempts.
+fn lease_due(
+    connection: &Connection,
+    now: i64,
+    lease: Duration,
+    due: Due,
+) -> rusqlite::Result<Option<Job>> {
+    let (statement, rest) = match due.job {
+        Some(_) => (LEASE, lease),
+        None => (SET_ASIDE, UNREADABLE_REST),
+    };
     connection
-        .prepare_cached(LEASE)?
-        .execute(named_params! { ":order_id": due.key, ":due_at": due_at })?;
-    match due.order {
-        Ok(order) => Ok(Some(Job {
-            order,
-            attempt: due.attempt.saturating_add(1),
-            attempts_before: due.attempts_before,
-        })),
-        Err(error) => {
-            tracing::error!(
-                order.key = ?due.key, %error, "job is passed over, its order is unreadable"
-            );
-            Ok(None)
-        }
-    }
+        .prepare_cached(statement)?
+        .execute(named_params! { ":order_id": due.key, ":due_at": later(now, rest) })?;
+    Ok(due.job.map(|job| Job {
+        attempt: job.attempt.saturating_add(1),
+        ..job
+    }))
 }
 
 /// The condition under which a token is current: the attempt is the last one, belongs to

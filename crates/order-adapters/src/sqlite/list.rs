@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use order_core::{ExternalId, Order, OrderQuery, OrderState, OrderStatus, UserId};
 use rusqlite::{Connection, ToSql, named_params};
 
-use super::rows::{key, order_columns, read_order, read_state, state_columns, to_limit};
+use super::rows::{key, order_columns, read_order, read_state, readable, state_columns, to_limit};
 
 /// The list with conditions of its own. `:statuses` has bit n set for status n.
 macro_rules! list_where {
@@ -17,7 +17,7 @@ macro_rules! list_where {
             $condition,
             "id > :after AND id < :before AND (:statuses >> status) & 1
 AND created_at > :created_after AND created_at < :created_before
-ORDER BY id DESC LIMIT :limit"
+ORDER BY id DESC"
         )
     };
 }
@@ -41,7 +41,7 @@ const BEFORE_EVERY_ID: [u8; 0] = [];
 /// Sorts behind every id.
 const AFTER_EVERY_ID: [u8; 17] = [0xff; 17];
 
-/// Reads orders by id descending.
+/// Reads orders by id descending. A row that cannot be read is logged and left out.
 pub(super) fn list(connection: &Connection, query: &OrderQuery) -> rusqlite::Result<Vec<Order>> {
     let after = query.after.map(key);
     let after = after
@@ -54,7 +54,6 @@ pub(super) fn list(connection: &Connection, query: &OrderQuery) -> rusqlite::Res
     let statuses = statuses_mask(&query.statuses);
     let created_after = query.created_after.map_or(i64::MIN, micros_floor);
     let created_before = query.created_before.map_or(i64::MAX, micros_ceil);
-    let limit = to_limit(query.limit);
     let user_id = query.user_id.as_ref().map(UserId::as_str);
     let external_id = query.external_id.as_ref().map(ExternalId::as_str);
     let mut params: Vec<(&str, &dyn ToSql)> = vec![
@@ -63,7 +62,6 @@ pub(super) fn list(connection: &Connection, query: &OrderQuery) -> rusqlite::Res
         (":statuses", &statuses),
         (":created_after", &created_after),
         (":created_before", &created_before),
-        (":limit", &limit),
     ];
     if user_id.is_some() {
         params.push((":user_id", &user_id));
@@ -71,10 +69,17 @@ pub(super) fn list(connection: &Connection, query: &OrderQuery) -> rusqlite::Res
     if external_id.is_some() {
         params.push((":external_id", &external_id));
     }
-    connection
-        .prepare_cached(statement(query))?
-        .query_map(&params[..], read_order)?
-        .collect()
+    let mut statement = connection.prepare_cached(statement(query))?;
+    let mut rows = statement.query(&params[..])?;
+    let mut orders = Vec::new();
+    // Stepped rather than limited by the statement, because a row that is left out does not
+    // count: a page that is not full is taken for the last one.
+    while orders.len() < query.limit
+        && let Some(row) = rows.next()?
+    {
+        orders.extend(readable(row, read_order(row)));
+    }
+    Ok(orders)
 }
 
 /// The statement whose index serves a query best.

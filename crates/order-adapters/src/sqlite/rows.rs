@@ -66,7 +66,7 @@ pub(super) fn read_time(row: &Row<'_>, index: usize) -> rusqlite::Result<Timesta
 /// Reads the user id in column `index`.
 pub(super) fn read_user_id(row: &Row<'_>, index: usize) -> rusqlite::Result<UserId> {
     let user_id: String = row.get(index)?;
-    UserId::parse(&user_id).map_err(|error| unreadable(index, Type::Text, error))
+    Ok(UserId::from_accepted(&user_id))
 }
 
 /// Metadata as it is stored: a JSON object, or NULL without entries.
@@ -93,8 +93,7 @@ fn read_metadata(row: &Row<'_>, index: usize) -> rusqlite::Result<Metadata> {
 /// Reads the external id in column `index`.
 fn read_external_id(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<ExternalId>> {
     let external_id: Option<String> = row.get(index)?;
-    let parsed = external_id.map(|id| ExternalId::parse(&id)).transpose();
-    parsed.map_err(|error| unreadable(index, Type::Text, error))
+    Ok(external_id.map(|id| ExternalId::from_accepted(&id)))
 }
 
 /// Reads the cause in columns `index` (code) and `index + 1` (message).
@@ -125,7 +124,7 @@ pub(super) fn read_order(row: &Row<'_>) -> rusqlite::Result<Order> {
     Ok(Order {
         id: read_id(row, 0)?,
         user_id: read_user_id(row, 1)?,
-        money: Money::from_minor_units(row.get(2)?, &currency)
+        money: Money::from_accepted(row.get(2)?, &currency, None)
             .map_err(|error| unreadable(2, Type::Integer, error))?,
         status: read_status(row, 4)?,
         version: row.get::<_, Version>(5)?,
@@ -156,11 +155,17 @@ pub(super) fn read_state(row: &Row<'_>) -> Option<OrderState> {
             updated_at: read_time(row, 4)?,
         })
     };
-    let state = read().inspect_err(|error: &rusqlite::Error| {
+    readable(row, read())
+}
+
+/// What was read from a row that begins with an order id; `None`, and a line in the log, if
+/// that failed.
+pub(super) fn readable<T>(row: &Row<'_>, read: rusqlite::Result<T>) -> Option<T> {
+    let read = read.inspect_err(|error| {
         let order_id = read_id(row, 0).ok().map(tracing::field::display);
         tracing::error!(order.id = order_id, %error, "order is unreadable");
     });
-    state.ok()
+    read.ok()
 }
 
 /// Translates a failure: what may go away by itself is the store being unavailable, a

@@ -90,6 +90,12 @@ impl Subject for Fixture {
             .await;
     }
 
+    async fn break_order(&self, order_id: OrderId) -> bool {
+        let sql = format!("UPDATE orders SET currency = '?1?' WHERE id = '{order_id}'");
+        self.run(&sql).await;
+        true
+    }
+
     async fn another_store(&self) -> Option<Arc<dyn OrderStore>> {
         Some(self.connect().await as _)
     }

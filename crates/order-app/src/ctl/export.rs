@@ -209,7 +209,7 @@ struct ImportJson<'a> {
     user_id: &'a str,
     #[serde(serialize_with = "as_number")]
     amount: Money,
-    currency: &'static str,
+    currency: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     external_id: Option<&'a str>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -118,7 +118,7 @@ pub struct OrderBody<'a> {
     amount: Money,
     /// ISO 4217.
     #[schema(pattern = "^[A-Z]{3}$")]
-    currency: &'static str,
+    currency: &'a str,
     /// Where it stands.
     #[schema(schema_with = schema::status)]
     status: &'static str,

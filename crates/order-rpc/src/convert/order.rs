@@ -52,19 +52,32 @@ pub(crate) fn order_from_proto(order: Option<proto::Order>) -> Result<Order, Err
     Ok(Order {
         id: id_from_proto(&order.order_id)?,
         user_id: user_of_answer(&order.user_id)?,
-        money: Money::from_minor_units(money.minor_units, &money.currency)
-            .map_err(|_| invalid_answer("an amount"))?,
+        money: money_of_answer(&money)?,
         status: status_of_answer(order.status)?,
         version: order.version,
         metadata: Metadata::new(order.metadata).map_err(|_| invalid_answer("metadata"))?,
-        external_id: external_id
-            .map(ExternalId::parse)
-            .transpose()
-            .map_err(|_| invalid_answer("an external id"))?,
+        external_id: external_id.map(ExternalId::from_accepted),
         failure: order.failure.map(cause_of_answer),
         created_at: time_of_answer(order.created_at)?,
         updated_at: time_of_answer(order.updated_at)?,
     })
+}
+
+/// Reads the orders of a page. One that breaks the contract, as one of a service of another
+/// version may, is logged and left out, so that it does not cost the whole page.
+pub(crate) fn page_from_proto(orders: Vec<proto::Order>) -> Vec<Order> {
+    let read = |order: proto::Order| {
+        let order_id = order.order_id.clone();
+        let logged = |error: &Error| {
+            tracing::error!(
+                order.id = order_id,
+                error = error.chain(),
+                "order is unreadable"
+            );
+        };
+        order_from_proto(Some(order)).inspect_err(logged).ok()
+    };
+    orders.into_iter().filter_map(read).collect()
 }
 
 /// Writes an event.
@@ -121,6 +134,7 @@ pub(super) fn money_to_proto(money: Money) -> proto::Money {
     proto::Money {
         currency: money.currency().to_owned(),
         minor_units: money.minor_units(),
+        minor_digits: Some(money.minor_digits().into()),
     }
 }
 
@@ -158,7 +172,19 @@ fn id_from_proto(text: &str) -> Result<OrderId, Error> {
 }
 
 fn user_of_answer(text: &str) -> Result<UserId, Error> {
-    UserId::parse(text).map_err(|_| invalid_answer("a user id"))
+    if text.is_empty() {
+        return Err(invalid_answer("a user id"));
+    }
+    Ok(UserId::from_accepted(text))
+}
+
+/// A service of another version may know other currencies, so its amounts are trusted. An older
+/// one sends no decimal places.
+fn money_of_answer(money: &proto::Money) -> Result<Money, Error> {
+    let bad = || invalid_answer("an amount");
+    let minor_digits = money.minor_digits.map(u8::try_from).transpose();
+    let minor_digits = minor_digits.map_err(|_| bad())?;
+    Money::from_accepted(money.minor_units, &money.currency, minor_digits).map_err(|_| bad())
 }
 
 fn status_of_answer(status: i32) -> Result<OrderStatus, Error> {

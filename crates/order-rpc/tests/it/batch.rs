@@ -22,6 +22,7 @@ async fn batch_answers_each_request_for_itself() {
         money: Some(proto::Money {
             currency: String::new(),
             minor_units: 1,
+            ..proto::Money::default()
         }),
         ..proto::CreateOrderRequest::default()
     };

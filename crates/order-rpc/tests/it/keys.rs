@@ -16,6 +16,7 @@ fn create(key: &str) -> proto::CreateOrderRequest {
         money: Some(proto::Money {
             currency: "USD".to_owned(),
             minor_units: 100,
+            ..proto::Money::default()
         }),
         idempotency_key: key.to_owned(),
         ..proto::CreateOrderRequest::default()

@@ -22,7 +22,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use order_core::{EventOutbox, JobQueue, OrderStore};
+use order_core::{EventOutbox, JobQueue, OrderId, OrderStore};
 
 pub mod claim;
 pub mod commit;
@@ -39,6 +39,7 @@ pub mod prune;
 pub mod read;
 mod scene;
 pub mod tickets;
+pub mod unreadable;
 
 /// The longest lease and the longest retry delay the cases use, except for buried jobs,
 /// which have no end. A subject that owns its clock moves it by more than this.
@@ -66,6 +67,12 @@ pub trait Subject: Send + Sync + 'static {
     /// Lets the database's time move on by at least one microsecond. Nothing to do where
     /// the database has a clock of its own.
     async fn tick(&self) {}
+
+    /// Makes the stored row of an order one that no program can read. `false` where orders
+    /// are not stored as rows.
+    async fn break_order(&self, _order_id: OrderId) -> bool {
+        false
+    }
 
     /// Another handle on the same database, as another process would open it. `None` where
     /// the database is the handle.
@@ -194,6 +201,11 @@ macro_rules! store_conformance {
                 start_is_fenced
                 started_order_can_be_finished_and_given_up
                 large_slice_of_completions_is_answered_in_order
+            }
+            unreadable {
+                unreadable_order_is_left_out_of_claims
+                unreadable_order_is_left_out_of_pages
+                unreadable_order_fails_alone_in_a_batch
             }
             outbox {
                 outbox_keeps_nothing_until_it_is_enabled

@@ -17,6 +17,7 @@ fn create(
         money: Some(proto::Money {
             currency: currency.to_owned(),
             minor_units,
+            ..proto::Money::default()
         }),
         ..proto::CreateOrderRequest::default()
     }
@@ -200,4 +201,32 @@ fn broken_answer_is_an_internal_error() {
         event_from_proto(event),
         Err(Error::Internal { source: Some(_) })
     ));
+}
+
+/// A service of another version may accept currencies that are unknown here, and orders that
+/// cannot be read at all.
+#[test]
+fn orders_of_another_version_do_not_cost_the_page() {
+    let order = |currency: &str, minor_digits| proto::Order {
+        order_id: "0198c5a0-5d5c-7abc-8def-0123456789ab".to_owned(),
+        user_id: " ".to_owned(),
+        money: Some(proto::Money {
+            currency: currency.to_owned(),
+            minor_units: 1_500,
+            minor_digits,
+        }),
+        status: proto::OrderStatus::Pending.into(),
+        version: 1,
+        created_at: Some(prost_types::Timestamp::default()),
+        updated_at: Some(prost_types::Timestamp::default()),
+        ..proto::Order::default()
+    };
+    let page = page_from_proto(vec![
+        order("ZZZ", Some(3)),
+        order("ZZZ", None),
+        order("ZZZ", Some(300)),
+        order("USD", None),
+    ]);
+    let amounts: Vec<_> = page.iter().map(|order| order.money.to_string()).collect();
+    assert_eq!(amounts, ["1.5", "15"]);
 }
