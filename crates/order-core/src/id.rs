@@ -71,7 +71,8 @@ impl FromStr for OrderId {
     }
 }
 
-/// Who placed an order: 1 to 128 characters, none of them a control character.
+/// Who placed an order: 1 to 128 characters, none of them a control character, with at least
+/// one visible character and no white space at either end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId(Arc<str>);
 
@@ -81,7 +82,7 @@ impl UserId {
 
     /// Checks `text` and takes it as a user id; the error names the field `user_id`.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        check_text("user_id", text, Self::CHARS_MAX)?;
+        check_name("user_id", text, Self::CHARS_MAX)?;
         Ok(Self(text.into()))
     }
 
@@ -103,7 +104,8 @@ impl fmt::Display for UserId {
 }
 
 /// The name of an order in the client's own system, unique among the orders of a user:
-/// 1 to 128 characters, none of them a control character.
+/// 1 to 128 characters, none of them a control character, with at least one visible character
+/// and no white space at either end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExternalId(Arc<str>);
 
@@ -114,7 +116,7 @@ impl ExternalId {
     /// Checks `text` and takes it as an external id; the error names the field
     /// `external_id`.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        check_text("external_id", text, Self::CHARS_MAX)?;
+        check_name("external_id", text, Self::CHARS_MAX)?;
         Ok(Self(text.into()))
     }
 
@@ -134,6 +136,52 @@ impl fmt::Display for ExternalId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Refuses what [`check_text`] refuses, and text that people cannot see or tell apart.
+fn check_name(field: &str, text: &str, chars_max: usize) -> Result<(), Error> {
+    check_text(field, text, chars_max)?;
+    if !text.chars().any(is_visible) {
+        return Err(Error::invalid(
+            field,
+            "must have at least one visible character",
+        ));
+    }
+    if text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
+        return Err(Error::invalid(
+            field,
+            "must not begin or end with white space",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a character leaves a mark: white space does not, nor do the characters that Unicode
+/// lists as `Default_Ignorable_Code_Point`, other format characters and the blank Braille pattern.
+fn is_visible(c: char) -> bool {
+    let is_blank = matches!(
+        c,
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{2800}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}'
+            | '\u{13430}'..='\u{1343f}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
+    );
+    !(c.is_whitespace() || c.is_control() || is_blank)
 }
 
 /// Refuses text that is empty, longer than `chars_max` or holds control characters.
@@ -225,6 +273,36 @@ mod tests {
             "a\0b".to_owned(),
         ] {
             assert!(UserId::parse(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_visible_and_have_no_white_space_at_their_ends() {
+        let rule = |text| match UserId::parse(text) {
+            Err(Error::InvalidArgument { violations }) => {
+                violations.first().map(ToString::to_string)
+            }
+            _ => None,
+        };
+        for text in [
+            " ",
+            "\u{a0}",
+            "\u{3000}\u{2003}",
+            "\u{200b}",
+            "\u{feff}\u{2060}",
+            "\u{ad}",
+        ] {
+            let expected = "user_id: must have at least one visible character";
+            assert_eq!(rule(text).as_deref(), Some(expected), "{text:?}");
+        }
+        for text in [" a", "a ", "\u{a0}a", "a\u{3000}", "a\u{2028}"] {
+            let expected = "user_id: must not begin or end with white space";
+            assert_eq!(rule(text).as_deref(), Some(expected), "{text:?}");
+            assert!(ExternalId::parse(text).is_err(), "{text:?}");
+            assert_eq!(UserId::from_accepted(text).as_str(), text);
+        }
+        for text in ["a b", "é", "名前", "👩\u{200d}💻", "."] {
+            assert_eq!(rule(text), None, "{text:?}");
         }
     }
 
