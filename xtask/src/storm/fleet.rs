@@ -10,6 +10,7 @@ use std::{
 use anyhow::Context as _;
 use order_testkit::server::free_port;
 
+use super::poison::Poison;
 use crate::{
     system::{Process, loopback},
     workspace_root,
@@ -96,12 +97,14 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Starts all processes and waits until they serve. `core` is set for services and
-    /// workers, `front` for what clients reach: services and gateways.
+    /// workers, `front` for what clients reach: services and gateways. With `poison`,
+    /// workers post their orders to its endpoint.
     pub(super) async fn start(
         programs: &Path,
         database_url: &str,
         core: &[(&'static str, String)],
         front: &[(&'static str, String)],
+        poison: Option<&Poison>,
     ) -> anyhow::Result<Self> {
         let logs = workspace_root().join("target/storm");
         // What is left of the last run would be taken for this one.
@@ -129,7 +132,11 @@ impl Fleet {
                         settings.extend([("GRPC_ADDR", grpc), ("WS_ADDR", loopback(port))]);
                         settings.push(("WORKERS", "0".to_owned()));
                     }
-                    Kind::Worker => settings.push(("WORKERS", WORKERS.to_owned())),
+                    Kind::Worker => {
+                        settings.push(("WORKERS", WORKERS.to_owned()));
+                        let name = format!("{}-{n}", kind.program());
+                        settings.extend(poison.iter().flat_map(|poison| poison.settings(&name)));
+                    }
                     Kind::Gateway => {
                         settings.push(("HTTP_ADDR", loopback(port)));
                         settings.push(("ORDER_SERVICE_URL", service_urls.join(",")));

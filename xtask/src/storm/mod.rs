@@ -14,6 +14,7 @@ mod broker;
 mod crash;
 mod fleet;
 mod load;
+mod poison;
 mod posts;
 mod promise;
 mod rolling;
@@ -71,6 +72,9 @@ struct FleetArgs {
     /// Publish events to a Redis stream, and kill its consumer at random; --scale only.
     #[arg(long)]
     sink: bool,
+    /// Post an order that kills each worker that works on it, too; --scale only.
+    #[arg(long)]
+    poison: bool,
     /// Which processes are killed; printed, so that a run can be had again.
     #[arg(long)]
     seed: Option<u64>,

@@ -10,13 +10,18 @@ use crate::system::Sql;
 /// The time between two looks at the jobs that are left.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Every question the promise raises, each as the number of rows that break it.
-const CHECKS: [(&str, &str); 5] = [
+/// Every question the promise raises, each as the number of rows that break it. A poisoned
+/// order has to fail and is judged apart.
+const CHECKS: [(&str, &str); 6] = [
+    (
+        "orders FAILED",
+        "SELECT count(*) FROM orders WHERE status = 4 AND metadata->>'poison' IS NULL",
+    ),
     (
         "orders that are not PROCESSED",
-        "SELECT count(*) FROM orders WHERE status <> 3",
+        "SELECT count(*) FROM orders WHERE status <> 3 AND metadata->>'poison' IS NULL",
     ),
-    ("jobs left", "SELECT count(*) FROM jobs"),
+    ("jobs left", JOBS_LEFT),
     (
         "orders whose history has a gap or a double",
         "SELECT count(*) FROM orders o WHERE o.version - 1 <> \
@@ -31,9 +36,12 @@ const CHECKS: [(&str, &str); 5] = [
     (
         "orders with other than one terminal event",
         "SELECT count(*) FROM (SELECT o.id FROM orders o LEFT JOIN order_events e \
-         ON e.order_id = o.id AND e.status = 3 GROUP BY o.id HAVING count(e.version) <> 1) x",
+         ON e.order_id = o.id AND e.status IN (3, 4) GROUP BY o.id HAVING count(e.version) <> 1) x",
     ),
 ];
+
+/// Jobs of orders that have not ended: that of a FAILED one stays for a redrive.
+const JOBS_LEFT: &str = "SELECT count(*) FROM jobs WHERE due_at < 'infinity'";
 
 /// Numbers of broken promises, printed one by one as they are found.
 #[derive(Debug, Default)]
@@ -72,7 +80,7 @@ impl Database {
     /// Waits until no job is left, at most for `limit`: what is left then, the checks find.
     pub(super) async fn settle(&self, limit: Duration) -> anyhow::Result<()> {
         let begin = Instant::now();
-        while self.count("SELECT count(*) FROM jobs").await? > 0 && begin.elapsed() < limit {
+        while self.count(JOBS_LEFT).await? > 0 && begin.elapsed() < limit {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         println!("settled after {:.1} s", begin.elapsed().as_secs_f32());

@@ -13,6 +13,7 @@ use super::{
     broker::Broker,
     fleet::{Fleet, Kind, PerKind},
     load::{Load, Plan},
+    poison::{self, Poison},
     posts::Tries,
     promise::{Database, Verdict},
     sink::Sink,
@@ -25,6 +26,9 @@ const BETWEEN_KILLS: Duration = Duration::from_secs(1);
 /// How long the last orders may take when nothing is killed any more: the lease, a
 /// takeover, and time to spare on a slow machine.
 pub(super) const SETTLE_TIMEOUT: Duration = Duration::from_secs(22);
+
+/// The same while an order kills its workers: each of its attempts takes a lease.
+const POISON_SETTLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Orders that exist more than once: every post has a number of its own.
 const DOUBLED: &str = "SELECT count(*) FROM (SELECT metadata->>'post' FROM orders \
@@ -51,7 +55,15 @@ pub(super) async fn run(args: FleetArgs, release: bool) -> anyhow::Result<()> {
     };
     let mut front = Vec::new();
     front.extend(sink.as_ref().map(|sink| ("EVENT_SINK", sink.url())));
-    let mut fleet = Fleet::start(&programs, &postgres.url(), &broker.settings, &front).await?;
+    let mut poison = if args.poison {
+        Some(Poison::start().await?)
+    } else {
+        None
+    };
+    let database_url = postgres.url();
+    let settings = &broker.settings;
+    let mut fleet =
+        Fleet::start(&programs, &database_url, settings, &front, poison.as_ref()).await?;
     let consumer = sink
         .as_ref()
         .map(|sink| sink.consume(StdRng::seed_from_u64(random.random())));
@@ -64,12 +76,12 @@ pub(super) async fn run(args: FleetArgs, release: bool) -> anyhow::Result<()> {
         seed: random.random(),
     });
 
-    let faults = storm(&mut fleet, &mut broker, args, &mut random).await?;
+    let faults = storm(&mut fleet, &mut broker, &mut poison, args, &mut random).await?;
     // A process that does not come back is an error even if nobody misses it.
     fleet.wait_until_ready().await?;
     load.stop().await?;
-    let database = Database::connect(&postgres.url()).await?;
-    database.settle(SETTLE_TIMEOUT).await?;
+    let database = Database::connect(&database_url).await?;
+    settle(&database, &mut fleet, &mut poison).await?;
     let outcome = load.finish().await?;
 
     println!(
@@ -84,6 +96,9 @@ pub(super) async fn run(args: FleetArgs, release: bool) -> anyhow::Result<()> {
         .check(&outcome.ledger.acknowledged, &mut verdict)
         .await?;
     verdict.must_be_none(database.count(DOUBLED).await?, "orders doubled");
+    if let Some(poison) = &poison {
+        poison.judge(&database, &mut verdict).await?;
+    }
     if let (Some(sink), Some(consumer)) = (&sink, consumer) {
         sink.judge(consumer, &database, &mut verdict).await?;
     }
@@ -95,16 +110,36 @@ pub(super) async fn run(args: FleetArgs, release: bool) -> anyhow::Result<()> {
     fleet.stop().await
 }
 
+/// Waits until every job is done, also that of the poisoned order, which kills on.
+async fn settle(
+    database: &Database,
+    fleet: &mut Fleet,
+    poison: &mut Option<Poison>,
+) -> anyhow::Result<()> {
+    let Some(poison) = poison else {
+        return database.settle(SETTLE_TIMEOUT).await;
+    };
+    tokio::select! {
+        settled = database.settle(POISON_SETTLE_TIMEOUT) => settled?,
+        killed = poison.kill_all(fleet) => killed?,
+    }
+    fleet.wait_until_ready().await
+}
+
 /// Kills processes and wipes the broker at the same time.
 async fn storm(
     fleet: &mut Fleet,
     broker: &mut Broker,
+    poison: &mut Option<Poison>,
     args: FleetArgs,
     random: &mut StdRng,
 ) -> anyhow::Result<Faults> {
+    if poison.is_some() {
+        poison::post(&fleet.urls(Kind::Gateway, "http", "/orders")).await?;
+    }
     let n_wipes = broker.wipes_of(args);
     let (kills, n_wipes) = tokio::try_join!(
-        kill_one_after_the_other(fleet, args.seconds, random),
+        kill_one_after_the_other(fleet, poison, args.seconds, random),
         wipe_again_and_again(broker, n_wipes, args.seconds),
     )?;
     Ok(Faults { kills, n_wipes })
@@ -113,6 +148,7 @@ async fn storm(
 /// Kills one process every second: all of them, in an order of chance, then all again.
 async fn kill_one_after_the_other(
     fleet: &mut Fleet,
+    poison: &mut Option<Poison>,
     seconds: u32,
     random: &mut StdRng,
 ) -> anyhow::Result<PerKind> {
@@ -120,8 +156,18 @@ async fn kill_one_after_the_other(
     let mut victims: Vec<usize> = Vec::new();
     let mut ticks = tokio::time::interval_at(Instant::now() + BETWEEN_KILLS, BETWEEN_KILLS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for _ in 0..seconds {
-        ticks.tick().await;
+    while kills.total() < seconds {
+        if let Some(poison) = poison {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                Some(worker) = poison.next_victim() => {
+                    poison.kill(fleet, &worker).await?;
+                    continue;
+                }
+            }
+        } else {
+            ticks.tick().await;
+        }
         if victims.is_empty() {
             victims.extend(0..fleet.members.len());
             victims.shuffle(random);
