@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use order_core::{
-    Created, Error, ExternalId, Insertion, NewOrder, Order, OrderId, OrderStatus, StoredKey, UserId,
+    Created, Error, ExternalId, Insertion, Money, NewOrder, Order, OrderId, OrderStatus, StoredKey,
+    UserId,
 };
 use uuid::Uuid;
 
@@ -84,8 +85,8 @@ fn order_columns<'a>(orders: &'a [&NewOrder]) -> Columns<'a> {
     vec![
         Box::new(ids(orders.iter().map(|order| &order.id))),
         Box::new(users.collect::<Vec<_>>()),
-        Box::new(money().map(|money| money.minor_units()).collect::<Vec<_>>()),
-        Box::new(money().map(|money| money.currency()).collect::<Vec<_>>()),
+        Box::new(money().map(Money::minor_units).collect::<Vec<_>>()),
+        Box::new(money().map(Money::currency).collect::<Vec<_>>()),
         Box::new(metadata.collect::<Vec<_>>()),
         Box::new(external_ids.collect::<Vec<_>>()),
         Box::new(leases.collect::<Vec<_>>()),
