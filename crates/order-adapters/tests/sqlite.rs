@@ -66,6 +66,21 @@ impl Subject for Sqlite {
         true
     }
 
+    async fn remove_order(&self, order_id: OrderId) -> bool {
+        let connection = Connection::open(self.path()).expect("the database opens");
+        // As in the shell of SQLite, which does not check references.
+        let unchecked = connection.pragma_update(None, "foreign_keys", false);
+        unchecked.expect("references can be left unchecked");
+        for sql in [
+            "DELETE FROM order_events WHERE order_id = ?1",
+            "DELETE FROM orders WHERE id = ?1",
+        ] {
+            let removed = connection.execute(sql, [&order_id.as_uuid().as_bytes()[..]]);
+            assert_eq!(removed.ok(), Some(1), "{sql}");
+        }
+        true
+    }
+
     async fn another_store(&self) -> Option<Arc<dyn OrderStore>> {
         Some(open(&self.path(), &self.clock))
     }

@@ -13,8 +13,9 @@ pub struct OutboxEntry {
     /// By which it is removed; never used again. Rises with the versions of an order, and
     /// says nothing about the order of commits.
     pub position: i64,
-    /// The event.
-    pub event: OrderEvent,
+    /// The event; `None` if it is gone or cannot be read, which the store has logged. Such an
+    /// entry is removed without being published.
+    pub event: Option<OrderEvent>,
 }
 
 /// The events that wait to be published to an [`EventSink`].

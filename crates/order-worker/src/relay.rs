@@ -228,7 +228,7 @@ impl EventRelay {
         }
     }
 
-    /// Publishes the oldest events and removes them; returns how many there were, or what
+    /// Publishes the oldest events and removes them; returns how many entries there were, or what
     /// went wrong. `published` are the positions that are still to be removed: while that
     /// fails, nothing is published again and again.
     async fn publish_batch(&self, published: &mut Vec<i64>) -> Result<usize, String> {
@@ -239,16 +239,23 @@ impl EventRelay {
         if entries.is_empty() || !self.has_time() {
             return Ok(0);
         }
-        let entries = entries.into_iter().map(|kept| (kept.position, kept.event));
-        let (positions, events): (Vec<_>, Vec<_>) = entries.unzip();
-        match timeout(PUBLISH_TIME_MAX, self.sink.publish(&events)).await {
-            Ok(answer) => answer.map_err(|error| error.chain())?,
-            Err(_) => return Err("the sink did not answer in time".to_owned()),
+        let positions: Vec<_> = entries.iter().map(|entry| entry.position).collect();
+        // Entries without an event are only removed, so that they hold up no others.
+        let events: Vec<_> = entries
+            .into_iter()
+            .filter_map(|entry| entry.event)
+            .collect();
+        if !events.is_empty() {
+            match timeout(PUBLISH_TIME_MAX, self.sink.publish(&events)).await {
+                Ok(answer) => answer.map_err(|error| error.chain())?,
+                Err(_) => return Err("the sink did not answer in time".to_owned()),
+            }
         }
         self.stats.published.add(events.len());
+        let n_entries = positions.len();
         *published = positions;
         self.remove(published).await?;
-        Ok(events.len())
+        Ok(n_entries)
     }
 
     async fn remove(&self, published: &mut Vec<i64>) -> Result<(), String> {

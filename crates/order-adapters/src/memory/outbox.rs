@@ -65,7 +65,7 @@ impl EventOutbox for MemoryStore {
         Ok(entries
             .map(|(position, event)| OutboxEntry {
                 position: *position,
-                event: event.clone(),
+                event: Some(event.clone()),
             })
             .collect())
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use order_core::{Error, EventOutbox, OutboxEntry};
+use order_core::{Error, EventOutbox, OrderEvent, OutboxEntry};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -71,8 +71,12 @@ impl PostgresStore {
 fn read_entry(row: &Row) -> Result<OutboxEntry, Fault> {
     Ok(OutboxEntry {
         position: row.try_get(1)?,
-        event: row::event(row, row::status(row, 5)?, row::cause(row, 6)?)?,
+        event: row::readable(std::slice::from_ref(row), read_event).pop(),
     })
+}
+
+fn read_event(row: &Row) -> Result<OrderEvent, Fault> {
+    row::event(row, row::status(row, 5)?, row::cause(row, 6)?)
 }
 
 #[async_trait]

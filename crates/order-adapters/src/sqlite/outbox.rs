@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     SqliteStore,
-    rows::{later, read_cause, read_id, read_status, read_time, read_user_id, to_limit},
+    rows::{later, read_cause, read_id, read_status, read_time, read_user_id, readable, to_limit},
 };
 
 const ENABLE: &str = "\
@@ -45,13 +45,13 @@ fn acquire(
     Ok(n_written > 0)
 }
 
-/// Version 1 comes from the order itself, the later ones from the log. `CROSS JOIN` keeps
-/// SQLite from beginning with the orders.
+/// Version 1 comes from the order itself, the later ones from the log. What is gone is NULL.
 const READ: &str = "\
-SELECT position, id, user_id, kept.version,
-       coalesce(event.status, :pending), coalesce(at, created_at), cause_code, cause_message
+SELECT kept.order_id, position, user_id, kept.version,
+       CASE kept.version WHEN 1 THEN :pending ELSE event.status END,
+       CASE kept.version WHEN 1 THEN created_at ELSE at END, cause_code, cause_message
 FROM event_outbox AS kept
-CROSS JOIN orders ON id = kept.order_id
+LEFT JOIN orders ON id = kept.order_id
 LEFT JOIN order_events AS event
   ON event.order_id = kept.order_id AND event.version = kept.version
 ORDER BY position LIMIT :limit";
@@ -65,16 +65,19 @@ fn read(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<OutboxEnt
                 ":limit": to_limit(limit),
             },
             |row| {
-                Ok(OutboxEntry {
-                    position: row.get(0)?,
-                    event: OrderEvent {
-                        order_id: read_id(row, 1)?,
+                let event = || {
+                    Ok(OrderEvent {
+                        order_id: read_id(row, 0)?,
                         user_id: read_user_id(row, 2)?,
                         version: row.get(3)?,
                         status: read_status(row, 4)?,
                         at: read_time(row, 5)?,
                         cause: read_cause(row, 6)?,
-                    },
+                    })
+                };
+                Ok(OutboxEntry {
+                    position: row.get(1)?,
+                    event: readable(row, event()),
                 })
             },
         )?

@@ -96,6 +96,15 @@ impl Subject for Fixture {
         true
     }
 
+    async fn remove_order(&self, order_id: OrderId) -> bool {
+        self.run(&format!(
+            "DELETE FROM order_events WHERE order_id = '{order_id}';
+            DELETE FROM orders WHERE id = '{order_id}'"
+        ))
+        .await;
+        true
+    }
+
     async fn another_store(&self) -> Option<Arc<dyn OrderStore>> {
         Some(self.connect().await as _)
     }

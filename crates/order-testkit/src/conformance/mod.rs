@@ -74,6 +74,12 @@ pub trait Subject: Send + Sync + 'static {
         false
     }
 
+    /// Removes an order and its history, as an operator may by hand. `false` where orders are
+    /// not stored as rows.
+    async fn remove_order(&self, _order_id: OrderId) -> bool {
+        false
+    }
+
     /// Another handle on the same database, as another process would open it. `None` where
     /// the database is the handle.
     async fn another_store(&self) -> Option<Arc<dyn OrderStore>> {
@@ -221,6 +227,7 @@ macro_rules! store_conformance {
                 right_to_publish_is_exclusive
                 right_to_publish_ends_with_its_lease
                 one_of_many_concurrent_relays_gets_the_right
+                entry_without_its_event_holds_up_no_others
             }
         }
     };

@@ -1,10 +1,11 @@
--- The entries of the outbox with the lowest positions, at most $1, with their events.
+-- The entries of the outbox with the lowest positions, at most $1, with their events; the
+-- columns of an event that is gone are NULL.
 SELECT kept.order_id, kept.position, kept.version, event.at, event.user_id, event.status,
     event.code, event.message
 FROM event_outbox kept
 -- With its limit the subquery cannot become a join, so it is one or two descents of a primary
 -- key for each entry.
-CROSS JOIN LATERAL (
+LEFT JOIN LATERAL (
     -- Version 1 is the order itself.
     SELECT o.created_at AS at, o.user_id, 1::smallint AS status, NULL AS code, NULL AS message
     FROM orders o
@@ -15,6 +16,6 @@ CROSS JOIN LATERAL (
     FROM order_events e
     WHERE e.order_id = kept.order_id AND e.version = kept.version
     LIMIT 1
-) AS event
+) AS event ON true
 ORDER BY kept.position
 LIMIT $1

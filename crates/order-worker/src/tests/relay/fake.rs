@@ -151,7 +151,7 @@ impl EventOutbox for FakeOutbox {
         self.n_reads.fetch_add(1, Relaxed);
         let entry = |(&position, event): (&i64, &OrderEvent)| OutboxEntry {
             position,
-            event: event.clone(),
+            event: Some(event.clone()),
         };
         self.call(move |tables| tables.entries.iter().take(limit).map(entry).collect())
             .await
