@@ -6,8 +6,8 @@ use crate::{Cause, Order, OrderEvent, OrderId};
 
 /// The right to finish one attempt of one job: the fencing token.
 ///
-/// `attempt` is raised by every claim and never reset, so a token names one claim for
-/// ever. Whoever holds an old one changes nothing.
+/// `attempt` is raised by every claim and never reset, so each claim has its own token, and a
+/// write with an older token has no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct JobToken {
     /// The order, which is also the key of its job.
@@ -23,7 +23,8 @@ pub struct Job {
     pub order: Order,
     /// Which claim of the job this is, over its whole life. Starts at 1.
     pub attempt: u32,
-    /// Claims that belong to earlier rounds: redriving an order starts a new round.
+    /// Earlier claims that do not count as attempts of this round: those of rounds before a
+    /// redrive, and those under which the work never began.
     pub attempts_before: u32,
 }
 
@@ -78,12 +79,35 @@ pub enum Completed {
     Stale,
 }
 
-/// The answer of a queue to the start of an outside effect.
+/// A durable mark that is set before an attempt begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The right to set it.
+    pub token: JobToken,
+    /// Move the order to PROCESSING, because an effect may leave the process.
+    pub moves_order: bool,
+    /// Count the attempt even if nothing is ever heard of it again.
+    pub counts: bool,
+}
+
+/// The answer of a queue to one [`Start`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Started {
-    /// The order is durably PROCESSING; `Some` event unless it already was.
+    /// The mark is durable; `Some` event if the order moved.
     Applied(Option<OrderEvent>),
-    /// The token is not the current one: the effect must not happen.
+    /// The token is not the current one: the work must not begin.
+    Stale,
+}
+
+/// The answer of a queue to one extension of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extended {
+    /// The lease ends later now.
+    Applied,
+    /// The token is current, but another transaction has locked the job: the lease ends when
+    /// it did before.
+    Locked,
+    /// The token is not the current one: the work must stop.
     Stale,
 }
 

@@ -42,7 +42,9 @@ pub use error::{BoxError, Error, ErrorKind, Retry, SharedError, Violation, error
 pub use event::{EventPage, ListEvents, OrderEvent, OrderEventStream, OrderState};
 pub use id::{ExternalId, OrderId, RequestId, UserId};
 pub use idempotency::{Fingerprint, IdempotencyKey, KeyClaim, KeyOperation, StoredKey};
-pub use job::{Completed, Completion, Job, JobToken, RetryPolicy, Started, Verdict};
+pub use job::{
+    Completed, Completion, Extended, Job, JobToken, RetryPolicy, Start, Started, Verdict,
+};
 pub use list::{ListOrders, OrderPage, OrderQuery, PageSize};
 pub use metadata::Metadata;
 pub use money::Money;

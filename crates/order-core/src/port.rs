@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::{
-    CallContext, Change, Committed, Completed, Completion, Created, Error, IdempotencyKey, Job,
-    JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent, OrderEventStream, OrderId,
-    OrderQuery, OrderState, PageTokenKey, Started, StoredKey, TicketGrant, UserId, Version,
-    WatchOrder,
+    CallContext, Change, Committed, Completed, Completion, Created, Error, Extended,
+    IdempotencyKey, Job, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent,
+    OrderEventStream, OrderId, OrderQuery, OrderState, PageTokenKey, Start, Started, StoredKey,
+    TicketGrant, UserId, Version, WatchOrder,
 };
 
 /// Where orders, their jobs and their history live. The truth of the system.
@@ -126,17 +126,24 @@ pub trait OrderStore: Send + Sync + 'static {
 /// database's. A claim moves that time to the end of the lease and raises `attempt`, and
 /// everything that follows must name that attempt ([`JobToken`]).
 ///
-/// A token is current while its job is not buried, nobody has claimed the job since, and
-/// the attempt belongs to the current round (`attempt > attempts_before`), so that a report
-/// repeated after a redrive changes nothing. The end of the lease does not matter: a late
-/// worker whose job nobody has claimed since may still finish it.
+/// A token is current from its claim until the job is completed, retried, released, buried,
+/// requeued or claimed again. The end of the lease alone does not matter: a late worker whose
+/// job nobody has claimed since may still finish it.
+///
+/// # Attempts
+/// A claim alone is not an attempt: the job may wait in memory when its process dies. An
+/// attempt counts when its failure is reported, or when [`JobQueue::start`] has marked it as
+/// begun. A job whose last claim ended without a result is *abandoned*; it can only be claimed
+/// by [`JobQueue::claim_abandoned`], whose caller runs it at once and marks it first, so that a
+/// job that kills its process is found out and its neighbours are not blamed.
 ///
 /// What the traits of [`OrderStore`] promise about atomicity, durability and cancellation
 /// holds here too.
 #[async_trait]
 pub trait JobQueue: Send + Sync + 'static {
     /// Claims up to `limit` due jobs, the longest due first, for `lease`. No two calls
-    /// ever get the same attempt of a job, and none waits for another.
+    /// ever get the same attempt of a job, and none waits for another. Abandoned jobs are left
+    /// out.
     async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<Job>, Error> {
         self.claim_overdue(limit, lease, Duration::ZERO).await
     }
@@ -150,25 +157,32 @@ pub trait JobQueue: Send + Sync + 'static {
         overdue: Duration,
     ) -> Result<Vec<Job>, Error>;
 
-    /// Claims those of the given jobs that are due, for `lease`; the others are left out. Of
-    /// concurrent calls for one job one gets it.
+    /// Claims those of the given jobs that are due, for `lease`; the others, and abandoned
+    /// ones, are left out. Of concurrent calls for one job one gets it.
     async fn claim_hinted(&self, order_ids: &[OrderId], lease: Duration)
     -> Result<Vec<Job>, Error>;
 
-    /// Heartbeat: moves the end of the leases to `lease` from now. Returns the tokens that
-    /// are no longer current; their work must stop.
-    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error>;
+    /// Claims one abandoned job, the longest due first, for `lease`. Its last claim counts as
+    /// an attempt only if it was marked as begun. Jobs behind a long queue of due ones are
+    /// found when their turn comes.
+    async fn claim_abandoned(&self, lease: Duration) -> Result<Option<Job>, Error>;
 
-    /// Moves the orders to PROCESSING before an effect leaves the process; one that
-    /// already is there stays as it is.
-    async fn start(&self, tokens: &[JobToken]) -> Vec<Result<Started, Error>>;
+    /// Heartbeat: moves the end of the leases to `lease` from now. The answers are in the
+    /// order of the tokens and have their length.
+    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<Extended>, Error>;
 
-    /// Commits the results of attempts, each a compare-and-set on its token.
+    /// Sets durable marks before attempts begin, each a compare-and-set on its token. A mark
+    /// that is there already stays.
+    async fn start(&self, starts: &[Start]) -> Vec<Result<Started, Error>>;
+
+    /// Commits the results of attempts, each a compare-and-set on its token. A report that is
+    /// repeated is answered as the first was and changes nothing, as long as the queue
+    /// remembers: always for one that ended the order, else until the job's next retry.
     async fn complete(&self, completions: &[Completion]) -> Vec<Result<Completed, Error>>;
 
-    /// Gives leases back: the jobs are due at once, and the attempt does not count against
-    /// the round (`attempts_before` rises with it), because nobody failed. Tokens that are
-    /// not current are ignored. Returns how many were released.
+    /// Gives leases back: the jobs are due at once, and the attempt does not count, because
+    /// nobody failed. Tokens that are not current are ignored, and so are jobs that another
+    /// transaction has locked. Returns how many were released.
     async fn release(&self, tokens: &[JobToken]) -> Result<usize, Error>;
 }
 

@@ -101,7 +101,7 @@ pub trait WorkerApi: Send + Sync + 'static {
     ) -> Result<Vec<JobToken>, Error>;
 
     /// Commits what came of jobs, each a compare-and-set on its token: the answers are in
-    /// the order of the reports. Repeating a report is harmless.
+    /// the order of the reports. A report that is repeated is answered as the first was.
     async fn report(
         &self,
         ctx: &CallContext,

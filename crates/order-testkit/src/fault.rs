@@ -11,9 +11,10 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    CallContext, Change, Committed, Completed, Completion, Created, Error, IdempotencyKey, Job,
-    JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery,
-    OrderState, OrderStore, PageTokenKey, Started, StoredKey, TicketGrant, UserId, Version,
+    CallContext, Change, Committed, Completed, Completion, Created, Error, Extended,
+    IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent,
+    OrderId, OrderQuery, OrderState, OrderStore, PageTokenKey, Start, Started, StoredKey,
+    TicketGrant, UserId, Version,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
@@ -237,12 +238,16 @@ impl<S: JobQueue> JobQueue for FaultStore<S> {
         self.call(self.inner.claim_hinted(order_ids, lease)).await?
     }
 
-    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error> {
+    async fn claim_abandoned(&self, lease: Duration) -> Result<Option<Job>, Error> {
+        self.call(self.inner.claim_abandoned(lease)).await?
+    }
+
+    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<Extended>, Error> {
         self.call(self.inner.extend(tokens, lease)).await?
     }
 
-    async fn start(&self, tokens: &[JobToken]) -> Vec<Result<Started, Error>> {
-        self.call_each(tokens.len(), self.inner.start(tokens)).await
+    async fn start(&self, starts: &[Start]) -> Vec<Result<Started, Error>> {
+        self.call_each(starts.len(), self.inner.start(starts)).await
     }
 
     async fn complete(&self, completions: &[Completion]) -> Vec<Result<Completed, Error>> {

@@ -197,7 +197,9 @@ impl Ledger {
                 "leases ran out before their results could be committed"
             );
             self.shared.stats.dropped.add(expired.len());
-            self.shared.leases.forget(&expired);
+            for token in expired {
+                self.shared.leases.give_back(token);
+            }
         }
     }
 }

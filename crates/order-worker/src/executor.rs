@@ -2,21 +2,26 @@
 //!
 //! # Invariants
 //! No work is begun or continued without a lease that has time left. An effect outside the
-//! process is begun only after the order is durably PROCESSING. A panic of the processor
-//! ends its attempt and nothing else.
+//! process is begun only after the order is durably PROCESSING, and an abandoned job only after
+//! the attempt is durably marked as begun. A panic of the processor ends its attempt and
+//! nothing else.
 
 use std::{any::Any, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll};
 
 use futures_util::FutureExt as _;
 use order_core::{
     Clock, Completion, Deadline, Effects, Error, Job, JobToken, Outcome, Processor, RetryPolicy,
-    Started, Verdict,
+    Start, Started, Verdict,
     group_commit::{GroupCommit, GroupCommitConfig, Lanes},
 };
-use tokio::sync::{Mutex, mpsc};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::Instant,
+};
 
 use crate::{
     WorkerConfig,
+    abandoned::{Abandoned, Turn},
     completer::Completer,
     lease::Begin,
     shared::Shared,
@@ -28,11 +33,20 @@ use crate::{
 pub(crate) struct Executor {
     shared: Arc<Shared>,
     jobs: Mutex<mpsc::Receiver<Job>>,
+    abandoned: Abandoned,
     processor: Arc<dyn Processor>,
     /// `Some` if the processor has effects outside.
-    starts: Option<GroupCommit<JobToken, Started>>,
+    starts: Option<GroupCommit<Start, Started>>,
     retry: RetryPolicy,
     completer: Completer,
+}
+
+/// What a worker does next.
+enum Next {
+    /// A job from the local queue.
+    Queued(Job),
+    /// Looks for an abandoned job.
+    Abandoned(Turn),
 }
 
 /// How an attempt ended.
@@ -67,6 +81,7 @@ impl Executor {
         let executor = Self {
             shared: Arc::clone(shared),
             jobs: Mutex::new(jobs),
+            abandoned: Abandoned::new(config.poll_interval),
             processor,
             starts,
             retry: config.retry,
@@ -86,23 +101,66 @@ impl Executor {
     /// Works until no more jobs are to be taken.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
-            let job = tokio::select! {
+            let next = tokio::select! {
                 biased;
                 () = self.shared.stops.taking.cancelled() => return,
-                job = self.next_job() => job,
+                next = self.next() => next,
             };
-            let Some(job) = job else { return };
-            self.run_job(job).await;
+            match next {
+                Some(Next::Queued(job)) => self.run_job(job, false).await,
+                Some(Next::Abandoned(turn)) => self.run_abandoned(turn).await,
+                None => return,
+            }
         }
     }
 
-    /// One worker at a time waits at the queue; the others wait here. Both waits are safe
-    /// to drop.
-    async fn next_job(&self) -> Option<Job> {
-        self.jobs.lock().await.recv().await
+    /// One worker at a time waits at the queue; the others wait here. All waits are safe to
+    /// drop.
+    async fn next(&self) -> Option<Next> {
+        let mut jobs = self.jobs.lock().await;
+        // Before the queue, which may never be empty.
+        let is_claiming = !self.shared.stops.claiming.is_cancelled();
+        if is_claiming && let Some(turn) = self.abandoned.try_turn() {
+            return Some(Next::Abandoned(turn));
+        }
+        tokio::select! {
+            biased;
+            job = jobs.recv() => job.map(Next::Queued),
+            turn = self.abandoned.turn(), if is_claiming => Some(Next::Abandoned(turn)),
+        }
     }
 
-    async fn run_job(&self, mut job: Job) {
+    async fn run_abandoned(&self, mut turn: Turn) {
+        let Shared {
+            queue,
+            leases,
+            stats,
+            stops,
+            ..
+        } = &*self.shared;
+        let sent_at = Instant::now();
+        let claimed = self
+            .abandoned
+            .claim(&mut turn, &**queue, leases.duration())
+            .await;
+        let job = match claimed {
+            Ok(Some(job)) => job,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "claiming an abandoned job failed");
+                return;
+            }
+        };
+        stats.claimed_jobs.add(1);
+        leases.hold([job.token()], sent_at);
+        if stops.taking.is_cancelled() {
+            leases.give_back(job.token());
+        } else {
+            self.run_job(job, true).await;
+        }
+    }
+
+    async fn run_job(&self, mut job: Job, is_abandoned: bool) {
         let token = job.token();
         match self.shared.leases.begin(token) {
             Begin::Run => {}
@@ -112,13 +170,14 @@ impl Executor {
         if self.retry.is_exhausted(job.attempt_in_round()) {
             return self.complete(token, exhausted_verdict()).await;
         }
-        match self.attempt(&mut job).await {
+        match self.attempt(&mut job, is_abandoned).await {
             Ended::With(outcome) => {
                 let verdict = verdict(outcome, job.attempt_in_round(), &self.retry);
                 self.complete(token, verdict).await;
             }
             Ended::LeaseLost => {
-                self.shared.leases.forget([&token]);
+                // Unless somebody else has it, the job need not wait for the end of its lease.
+                self.shared.leases.give_back(token);
                 self.fence(token);
             }
             Ended::NotBegun => self.shared.leases.give_back(token),
@@ -139,23 +198,42 @@ impl Executor {
         self.shared.stats.fenced.increment();
     }
 
-    async fn attempt(&self, job: &mut Job) -> Ended {
-        if let Some(starts) = &self.starts
-            && let Err(ended) = self.start(starts, job).await
-        {
+    async fn attempt(&self, job: &mut Job, is_abandoned: bool) -> Ended {
+        let is_alone = is_abandoned && attempt_of(job, &self.retry).is_last;
+        let _beside = tokio::select! {
+            biased;
+            beside = self.abandoned.beside(is_alone) => beside,
+            () = self.shared.leases.lost(job.token()) => return Ended::NotBegun,
+            () = self.shared.stops.running.cancelled() => return Ended::Stopped,
+        };
+        if let Err(ended) = self.start(job, is_abandoned).await {
             return ended;
         }
         self.process(job).await
     }
 
-    /// Moves the order to PROCESSING before an effect can leave the process.
-    async fn start(
-        &self,
-        starts: &GroupCommit<JobToken, Started>,
-        job: &mut Job,
-    ) -> Result<(), Ended> {
+    /// Sets the marks without which the work must not begin: the order is PROCESSING before
+    /// an effect can leave the process, and the attempt counts if this one may kill it.
+    async fn start(&self, job: &mut Job, is_abandoned: bool) -> Result<(), Ended> {
+        let start = Start {
+            token: job.token(),
+            moves_order: self.starts.is_some(),
+            counts: true,
+        };
+        let starting = async {
+            match &self.starts {
+                Some(starts) => starts.submit(start, Deadline::NONE).await,
+                None => start_jobs(&*self.shared.queue, &*self.shared.bus, &[start])
+                    .await
+                    .pop()
+                    .unwrap_or_else(|| Err(Error::internal("the queue did not answer"))),
+            }
+        };
+        if self.starts.is_none() && !is_abandoned {
+            return Ok(());
+        }
         let started = tokio::select! {
-            started = starts.submit(job.token(), Deadline::NONE) => started,
+            started = starting => started,
             () = self.shared.stops.running.cancelled() => return Err(Ended::Stopped),
         };
         match started {
@@ -227,15 +305,15 @@ fn start_commit(
     config: &WorkerConfig,
     clock: &Arc<dyn Clock>,
     shared: &Arc<Shared>,
-) -> (GroupCommit<JobToken, Started>, Lanes) {
+) -> (GroupCommit<Start, Started>, Lanes) {
     let config = GroupCommitConfig {
         lanes: 1,
         queue_len_max: config.workers,
         overlap_below: 1,
     };
     let shared = Arc::clone(shared);
-    GroupCommit::new(config, clock, move |tokens| {
+    GroupCommit::new(config, clock, move |starts| {
         let shared = Arc::clone(&shared);
-        async move { start_jobs(&*shared.queue, &*shared.bus, &tokens).await }.boxed()
+        async move { start_jobs(&*shared.queue, &*shared.bus, &starts).await }.boxed()
     })
 }

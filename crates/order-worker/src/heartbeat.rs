@@ -7,6 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use order_core::{Error, JobToken};
 use tokio::{
     sync::Mutex,
@@ -101,13 +102,17 @@ impl Heartbeat {
             stats,
             ..
         } = &*self.shared;
-        for tokens in leases.active().chunks(TOKENS_LEN_MAX) {
+        let active = leases.active();
+        // Together, so that one that fails late does not take the time of the others.
+        let extensions = active.chunks(TOKENS_LEN_MAX).map(|tokens| async move {
             let sent_at = Instant::now();
-            let lost = queue.extend(tokens, leases.duration()).await?;
+            let answers = queue.extend(tokens, leases.duration()).await?;
             stats.heartbeats.increment();
-            leases.renew(tokens, &lost, sent_at);
-        }
-        Ok(())
+            leases.renew(tokens.iter().copied().zip(answers), sent_at);
+            Ok(())
+        });
+        let extended = join_all(extensions).await;
+        extended.into_iter().collect()
     }
 
     /// Gives back the jobs nobody works on; returns how many could not be.

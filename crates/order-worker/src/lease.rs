@@ -9,12 +9,12 @@
 //! older one never does. Whoever holds a job of an attempt without an entry holds nothing.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use order_core::{JobToken, OrderId};
+use order_core::{Extended, JobToken, OrderId};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
@@ -195,22 +195,26 @@ impl Leases {
         self.collect(|stage| stage == Stage::Returned)
     }
 
-    /// Enters the answer to an extension of `extended` that was sent at `sent_at`: `lost`
-    /// are no longer current.
-    pub(crate) fn renew(&self, extended: &[JobToken], lost: &[JobToken], sent_at: Instant) {
+    /// Enters the answers to an extension that was sent at `sent_at`.
+    pub(crate) fn renew(
+        &self,
+        answers: impl IntoIterator<Item = (JobToken, Extended)>,
+        sent_at: Instant,
+    ) {
         let end = sent_at + self.duration;
-        let lost: HashSet<JobToken> = lost.iter().copied().collect();
         let mut is_any_lost = false;
         let mut held = self.lock();
-        for token in extended {
-            let Some(entry) = find(&mut held, *token) else {
+        for (token, answer) in answers {
+            let Some(entry) = find(&mut held, token) else {
                 continue;
             };
-            if !lost.contains(token) {
-                entry.end = entry.end.max(end);
-            } else if entry.stage != Stage::Completing {
-                held.remove(&token.order_id);
-                is_any_lost = true;
+            match answer {
+                Extended::Applied => entry.end = entry.end.max(end),
+                Extended::Stale if entry.stage != Stage::Completing => {
+                    held.remove(&token.order_id);
+                    is_any_lost = true;
+                }
+                Extended::Stale | Extended::Locked => {}
             }
         }
         drop(held);
@@ -322,7 +326,7 @@ mod tests {
         leases.hold([token], Instant::now());
         leases.begin_completing(token);
 
-        leases.renew(&[token], &[token], Instant::now());
+        leases.renew([(token, Extended::Stale)], Instant::now());
 
         assert!(leases.is_held(token));
     }
@@ -334,7 +338,7 @@ mod tests {
         let sent_at = Instant::now();
         leases.hold([token], sent_at + LEASE);
 
-        leases.renew(&[token], &[], sent_at);
+        leases.renew([(token, Extended::Applied)], sent_at);
 
         tokio::time::advance(LEASE * 3 / 2).await;
         assert!(leases.is_held(token));

@@ -43,6 +43,7 @@
 //! [`WorkerConfig::queue_len_max`] each. How long one attempt may take is the processor's
 //! business: the heartbeat keeps the lease of a slow one alive.
 
+mod abandoned;
 mod auto;
 mod backoff;
 mod completer;

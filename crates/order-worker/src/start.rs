@@ -1,14 +1,14 @@
-//! Starts of outside effects: committed first, then told to the watchers.
+//! Marks before attempts begin: committed first, then told to the watchers.
 
-use order_core::{Error, EventBus, JobQueue, JobToken, Started};
+use order_core::{Error, EventBus, JobQueue, Start, Started};
 
-/// Moves the orders to PROCESSING and publishes the events of those that moved.
+/// Sets the marks and publishes the events of the orders that moved.
 pub(crate) async fn start_jobs(
     queue: &dyn JobQueue,
     bus: &dyn EventBus,
-    tokens: &[JobToken],
+    starts: &[Start],
 ) -> Vec<Result<Started, Error>> {
-    let started = queue.start(tokens).await;
+    let started = queue.start(starts).await;
     let events: Vec<_> = started
         .iter()
         .filter_map(|result| match result {

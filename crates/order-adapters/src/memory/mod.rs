@@ -10,7 +10,6 @@ mod outbox;
 mod tables;
 
 use std::{
-    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -18,10 +17,10 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    CallContext, Change, Clock, Committed, Completed, Completion, Created, Error, IdempotencyKey,
-    Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent, OrderId,
-    OrderQuery, OrderState, OrderStore, PageTokenKey, Started, StoredKey, TicketGrant, UserId,
-    Version,
+    CallContext, Change, Clock, Committed, Completed, Completion, Created, Error, Extended,
+    IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent,
+    OrderId, OrderQuery, OrderState, OrderStore, PageTokenKey, Start, Started, StoredKey,
+    TicketGrant, UserId, Version,
 };
 
 pub use self::hints::MemoryHintQueue;
@@ -180,29 +179,30 @@ impl JobQueue for MemoryStore {
         lease: Duration,
     ) -> Result<Vec<Job>, Error> {
         let (mut tables, now) = self.lock();
-        // Claimed once, a job is not due a second time, so equal ids do no harm. With a lease
-        // of no length it is, so they are left out.
-        let distinct: BTreeSet<_> = order_ids.iter().copied().collect();
-        let claimed = distinct
-            .into_iter()
-            .filter_map(|order_id| tables.claim_one(order_id, lease, now));
+        let claimed = order_ids
+            .iter()
+            .filter_map(|order_id| tables.claim_hinted(*order_id, lease, now));
         Ok(claimed.collect())
     }
 
-    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error> {
+    async fn claim_abandoned(&self, lease: Duration) -> Result<Option<Job>, Error> {
+        let (mut tables, now) = self.lock();
+        Ok(tables.claim_abandoned(lease, now))
+    }
+
+    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<Extended>, Error> {
         let (mut tables, now) = self.lock();
         Ok(tokens
             .iter()
-            .copied()
-            .filter(|token| !tables.extend(*token, lease, now))
+            .map(|token| tables.extend(*token, lease, now))
             .collect())
     }
 
-    async fn start(&self, tokens: &[JobToken]) -> Vec<Result<Started, Error>> {
+    async fn start(&self, starts: &[Start]) -> Vec<Result<Started, Error>> {
         let (mut tables, now) = self.lock();
-        tokens
+        starts
             .iter()
-            .map(|token| Ok(tables.start(*token, now)))
+            .map(|start| Ok(tables.start(*start, now)))
             .collect()
     }
 

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use order_core::{
-    Cause, Change, Committed, Completed, Completion, Created, Error, IdempotencyKey, Insertion,
-    Job, JobEffect, JobToken, KeyClaim, KeyOperation, NewOrder, NewTicket, Order, OrderEvent,
-    OrderId, OrderQuery, OrderStatus, Started, StoredKey, TicketGrant, UserId, Verdict, Version,
+    Cause, Change, Committed, Completed, Completion, Created, Error, Extended, IdempotencyKey,
+    Insertion, Job, JobEffect, JobToken, KeyClaim, KeyOperation, NewOrder, NewTicket, Order,
+    OrderEvent, OrderId, OrderQuery, OrderStatus, Start, Started, StoredKey, TicketGrant, UserId,
+    Verdict, Version,
 };
 
 use super::outbox::Outbox;
@@ -18,6 +19,8 @@ pub(super) struct Tables {
     jobs: BTreeMap<OrderId, JobRow>,
     /// Every event from version 1 on, in order.
     events: BTreeMap<OrderId, Vec<OrderEvent>>,
+    /// The events by which reports of attempts ended orders.
+    ends: BTreeMap<(OrderId, u32), OrderEvent>,
     keys: BTreeMap<KeyId, Expiring<StoredKey>>,
     tickets: BTreeMap<[u8; 32], Expiring<TicketGrant>>,
     pub(super) outbox: Outbox,
@@ -58,12 +61,51 @@ struct JobRow {
     attempts_before: u32,
     /// From when on the job may be claimed; `None` while it is buried.
     due_at: Option<Timestamp>,
+    /// Whether the last claim holds the job.
+    is_held: bool,
+    /// Whether work under that claim is marked as begun.
+    is_begun: bool,
+    /// The last attempt that was reported as failed and is retried.
+    retried: Option<u32>,
 }
 
 impl JobRow {
-    /// Whether `attempt` is a claim of the current round and nobody has claimed since.
+    /// A job that nobody holds, in a new round.
+    fn new(attempt: u32, due_at: Timestamp) -> Self {
+        Self {
+            attempt,
+            attempts_before: attempt,
+            due_at: Some(due_at),
+            is_held: false,
+            is_begun: false,
+            retried: None,
+        }
+    }
+
+    /// Whether `attempt` is the last claim and holds the job.
     fn is_current(&self, attempt: u32) -> bool {
-        self.due_at.is_some() && self.attempt == attempt && self.attempts_before < attempt
+        self.is_held && self.attempt == attempt
+    }
+
+    fn is_due(&self, now: Timestamp) -> bool {
+        self.due_at.is_some_and(|due_at| due_at <= now)
+    }
+
+    /// Ends the claim that holds the job; the job is due at `due_at`, or buried.
+    fn let_go(&mut self, due_at: Option<Timestamp>) {
+        self.due_at = due_at;
+        self.is_held = false;
+        self.is_begun = false;
+    }
+
+    fn claim(&mut self, due_at: Timestamp) {
+        if self.is_held && !self.is_begun {
+            self.attempts_before += 1;
+        }
+        self.attempt += 1;
+        self.due_at = Some(due_at);
+        self.is_held = true;
+        self.is_begun = false;
     }
 }
 
@@ -108,11 +150,10 @@ impl Tables {
             created_at: now,
             updated_at: now,
         };
-        let job = JobRow {
-            attempt: u32::from(new.lease.is_some()),
-            attempts_before: 0,
-            due_at: Some(new.lease.map_or(now, |lease| later(now, lease))),
-        };
+        let mut job = JobRow::new(0, now);
+        if let Some(lease) = new.lease {
+            job.claim(later(now, lease));
+        }
         self.jobs.insert(order.id, job);
         self.append_event(order.last_event());
         self.orders.insert(order.id, order.clone());
@@ -222,15 +263,14 @@ impl Tables {
             }
             JobEffect::Bury => {
                 if let Some(job) = self.jobs.get_mut(&change.order_id) {
-                    job.due_at = None;
+                    job.let_go(None);
                 }
             }
             JobEffect::Requeue => {
-                let attempt = self.jobs.get(&change.order_id).map_or(0, |job| job.attempt);
+                let old = self.jobs.get(&change.order_id);
                 let job = JobRow {
-                    attempt,
-                    attempts_before: attempt,
-                    due_at: Some(now),
+                    retried: old.and_then(|job| job.retried),
+                    ..JobRow::new(old.map_or(0, |job| job.attempt), now)
                 };
                 self.jobs.insert(change.order_id, job);
             }
@@ -255,7 +295,7 @@ impl Tables {
         let order = self.orders.get_mut(&order_id)?;
         order.status = status;
         order.version += 1;
-        order.updated_at = now;
+        order.updated_at = order.updated_at.max(now);
         order.failure = cause.clone().filter(|_| status == OrderStatus::Failed);
         let event = OrderEvent {
             cause,
@@ -301,7 +341,8 @@ impl Tables {
             .collect()
     }
 
-    /// Claims jobs that have been due since `due_by`, the longest due first.
+    /// Claims jobs that nobody holds and that have been due since `due_by`, the longest due
+    /// first.
     pub(super) fn claim(
         &mut self,
         limit: usize,
@@ -309,33 +350,48 @@ impl Tables {
         due_by: Timestamp,
         now: Timestamp,
     ) -> Vec<Job> {
-        let mut due: Vec<(Timestamp, OrderId)> = self
-            .jobs
-            .iter()
-            .filter_map(|(order_id, job)| Some((job.due_at?, *order_id)))
-            .filter(|(due_at, _)| *due_at <= due_by)
-            .collect();
-        due.sort_unstable();
+        let due = self.due(due_by, |job| !job.is_held);
         due.into_iter()
             .take(limit)
-            .filter_map(|(_, order_id)| self.claim_one(order_id, lease, now))
+            .filter_map(|order_id| self.claim_one(order_id, lease, now))
             .collect()
     }
 
-    /// Claims a job if it is due.
-    pub(super) fn claim_one(
+    /// Claims the longest due job that a claim still holds.
+    pub(super) fn claim_abandoned(&mut self, lease: Duration, now: Timestamp) -> Option<Job> {
+        let order_id = *self.due(now, |job| job.is_held).first()?;
+        self.claim_one(order_id, lease, now)
+    }
+
+    /// Claims a job if it is due and nobody holds it.
+    pub(super) fn claim_hinted(
         &mut self,
         order_id: OrderId,
         lease: Duration,
         now: Timestamp,
     ) -> Option<Job> {
+        self.jobs
+            .get(&order_id)
+            .filter(|job| job.is_due(now) && !job.is_held)?;
+        self.claim_one(order_id, lease, now)
+    }
+
+    /// The jobs that have been due since `due_by`, the longest due first.
+    fn due(&self, due_by: Timestamp, is_wanted: impl Fn(&JobRow) -> bool) -> Vec<OrderId> {
+        let mut due: Vec<(Option<Timestamp>, OrderId)> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.is_due(due_by) && is_wanted(job))
+            .map(|(order_id, job)| (job.due_at, *order_id))
+            .collect();
+        due.sort_unstable();
+        due.into_iter().map(|(_, order_id)| order_id).collect()
+    }
+
+    fn claim_one(&mut self, order_id: OrderId, lease: Duration, now: Timestamp) -> Option<Job> {
         let order = self.orders.get(&order_id)?.clone();
         let job = self.jobs.get_mut(&order_id)?;
-        if job.due_at? > now {
-            return None;
-        }
-        job.attempt += 1;
-        job.due_at = Some(later(now, lease));
+        job.claim(later(now, lease));
         Some(Job {
             order,
             attempt: job.attempt,
@@ -350,39 +406,41 @@ impl Tables {
             .filter(|job| job.is_current(token.attempt))
     }
 
-    pub(super) fn extend(&mut self, token: JobToken, lease: Duration, now: Timestamp) -> bool {
+    pub(super) fn extend(&mut self, token: JobToken, lease: Duration, now: Timestamp) -> Extended {
         let Some(job) = self.current(token) else {
-            return false;
+            return Extended::Stale;
         };
         job.due_at = Some(later(now, lease));
-        true
+        Extended::Applied
     }
 
     pub(super) fn release(&mut self, token: JobToken, now: Timestamp) -> bool {
         let Some(job) = self.current(token) else {
             return false;
         };
-        job.due_at = Some(now);
+        job.let_go(Some(now));
         job.attempts_before += 1;
         true
     }
 
-    pub(super) fn start(&mut self, token: JobToken, now: Timestamp) -> Started {
-        if self.current(token).is_none() {
+    pub(super) fn start(&mut self, start: Start, now: Timestamp) -> Started {
+        let order_id = start.token.order_id;
+        let Some(job) = self.current(start.token) else {
             return Started::Stale;
-        }
+        };
+        job.is_begun |= start.counts;
         let is_started = |order: &Order| order.status == OrderStatus::Processing;
-        if self.find(token.order_id).is_some_and(is_started) {
+        if !start.moves_order || self.find(order_id).is_some_and(is_started) {
             return Started::Applied(None);
         }
-        let moved = self.advance(token.order_id, OrderStatus::Processing, None, now);
+        let moved = self.advance(order_id, OrderStatus::Processing, None, now);
         Started::Applied(moved.map(|(_, event)| event))
     }
 
     pub(super) fn complete(&mut self, completion: &Completion, now: Timestamp) -> Completed {
-        let order_id = completion.token.order_id;
+        let JobToken { order_id, attempt } = completion.token;
         let Some(job) = self.current(completion.token) else {
-            return Completed::Stale;
+            return self.repeated(completion);
         };
         let (status, cause) = match &completion.verdict {
             Verdict::Retry {
@@ -391,11 +449,12 @@ impl Tables {
                 is_counted,
             } => {
                 job.attempts_before += u32::from(!is_counted);
-                job.due_at = Some(later(now, *delay));
+                job.let_go(Some(later(now, *delay)));
+                job.retried = Some(attempt);
                 return Completed::Applied(None);
             }
             Verdict::Failed(cause) => {
-                job.due_at = None;
+                job.let_go(None);
                 (OrderStatus::Failed, Some(cause.clone()))
             }
             Verdict::Processed => {
@@ -404,6 +463,28 @@ impl Tables {
             }
         };
         let moved = self.advance(order_id, status, cause, now);
-        Completed::Applied(moved.map(|(_, event)| event))
+        let event = moved.map(|(_, event)| event);
+        if let Some(event) = &event {
+            self.ends.insert((order_id, attempt), event.clone());
+        }
+        Completed::Applied(event)
+    }
+
+    /// The answer to a report whose token is not current: that of the first, if it is a
+    /// repetition.
+    fn repeated(&self, completion: &Completion) -> Completed {
+        let JobToken { order_id, attempt } = completion.token;
+        let is_success = matches!(completion.verdict, Verdict::Processed);
+        let end = self.ends.get(&(order_id, attempt));
+        if let Some(event) =
+            end.filter(|event| (event.status == OrderStatus::Processed) == is_success)
+        {
+            return Completed::Applied(Some(event.clone()));
+        }
+        let retried = self.jobs.get(&order_id).and_then(|job| job.retried);
+        if retried == Some(attempt) && !is_success {
+            return Completed::Applied(None);
+        }
+        Completed::Stale
     }
 }

@@ -11,6 +11,7 @@ use order_core::{
     Created, Error, ExternalId, Insertion, Money, NewOrder, Order, OrderId, OrderStatus, StoredKey,
     UserId,
 };
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
@@ -18,6 +19,7 @@ use super::{
     errors::Fault,
     key::{KeyId, key_columns, key_id, read_stored},
     pool::{BatchStatement, Columns},
+    queue::new_claim_id,
     row::{self, ids, metadata_text, micros},
 };
 
@@ -42,25 +44,32 @@ enum Outcome {
     Taken,
 }
 
-fn create<'a>() -> BatchStatement<&'a NewOrder, OrderId, Outcome> {
+/// An order that is sent to the database.
+struct Sent<'a> {
+    order: &'a NewOrder,
+    /// The claim that holds its job, if that is born leased.
+    claim_id: Uuid,
+}
+
+fn create<'a>() -> BatchStatement<Sent<'a>, OrderId, Outcome> {
     BatchStatement {
         sql: include_str!("sql/create.sql"),
         columns: order_columns,
-        key: |order| order.id,
+        key: |sent| sent.order.id,
         read_key: |row| row::order_id(row, 0),
         read: |row| Ok(Outcome::Inserted(row.try_get(1)?)),
     }
 }
 
-fn create_keyed<'a>() -> BatchStatement<&'a NewOrder, OrderId, Outcome> {
+fn create_keyed<'a>() -> BatchStatement<Sent<'a>, OrderId, Outcome> {
     BatchStatement {
         sql: include_str!("sql/create_keyed.sql"),
-        columns: |orders| {
-            let mut columns = order_columns(orders);
-            columns.extend(key_columns(orders.iter().map(|order| order.key.as_ref())));
+        columns: |sent| {
+            let mut columns = order_columns(sent);
+            columns.extend(key_columns(sent.iter().map(|sent| sent.order.key.as_ref())));
             columns
         },
-        key: |order| order.id,
+        key: |sent| sent.order.id,
         read_key: |row| row::order_id(row, 0),
         read: |row| {
             let created_at: Option<Timestamp> = row.try_get(1)?;
@@ -75,21 +84,23 @@ fn create_keyed<'a>() -> BatchStatement<&'a NewOrder, OrderId, Outcome> {
     }
 }
 
-fn order_columns<'a>(orders: &'a [&NewOrder]) -> Columns<'a> {
-    let users = orders.iter().map(|order| order.user_id.as_str());
-    let money = || orders.iter().map(|order| &order.money);
-    let metadata = orders.iter().map(|order| metadata_text(&order.metadata));
-    let external_ids = orders.iter().map(|order| &order.external_id);
+fn order_columns<'a>(sent: &'a [Sent<'_>]) -> Columns<'a> {
+    let orders = || sent.iter().map(|sent| sent.order);
+    let users = orders().map(|order| order.user_id.as_str());
+    let money = || orders().map(|order| &order.money);
+    let metadata = orders().map(|order| metadata_text(&order.metadata));
+    let external_ids = orders().map(|order| &order.external_id);
     let external_ids = external_ids.map(|id| id.as_ref().map(ExternalId::as_str));
-    let leases = orders.iter().map(|order| order.lease.map(micros));
+    let leases = orders().map(|order| order.lease.map(micros));
     vec![
-        Box::new(ids(orders.iter().map(|order| &order.id))),
+        Box::new(ids(orders().map(|order| &order.id))),
         Box::new(users.collect::<Vec<_>>()),
         Box::new(money().map(Money::minor_units).collect::<Vec<_>>()),
         Box::new(money().map(Money::currency).collect::<Vec<_>>()),
         Box::new(metadata.collect::<Vec<_>>()),
         Box::new(external_ids.collect::<Vec<_>>()),
         Box::new(leases.collect::<Vec<_>>()),
+        Box::new(sent.iter().map(|sent| sent.claim_id).collect::<Vec<_>>()),
     ]
 }
 
@@ -212,13 +223,39 @@ impl PostgresStore {
             .collect()
     }
 
-    async fn insert(&self, sent: &[&NewOrder]) -> BTreeMap<OrderId, Result<Outcome, Error>> {
-        if sent.iter().all(|order| order.key.is_none()) {
-            return self.requests.query_batch(create(), sent).await;
+    async fn insert(&self, orders: &[&NewOrder]) -> BTreeMap<OrderId, Result<Outcome, Error>> {
+        if orders.iter().all(|order| order.key.is_none()) {
+            return self.insert_by(create(), orders).await;
         }
         let mut outcomes = BTreeMap::new();
-        for part in sent.chunks(KEYED_LEN_MAX) {
-            outcomes.extend(self.requests.query_batch(create_keyed(), part).await);
+        for part in orders.chunks(KEYED_LEN_MAX) {
+            outcomes.extend(self.insert_by(create_keyed(), part).await);
+        }
+        outcomes
+    }
+
+    async fn insert_by<'a>(
+        &self,
+        statement: BatchStatement<Sent<'a>, OrderId, Outcome>,
+        orders: &[&'a NewOrder],
+    ) -> BTreeMap<OrderId, Result<Outcome, Error>> {
+        let sent_at = Instant::now();
+        let sent = orders.iter().map(|order| Sent {
+            order,
+            claim_id: new_claim_id(),
+        });
+        let sent: Vec<_> = sent.collect();
+        let outcomes = self.requests.query_batch(statement, &sent).await;
+        for Sent { order, claim_id } in sent {
+            let is_unsure = match outcomes.get(&order.id) {
+                // One that was taken may have been inserted by the first run of this statement,
+                // before the connection broke.
+                Some(Err(Error::StoreUnavailable { .. }) | Ok(Outcome::Taken)) | None => true,
+                Some(_) => false,
+            };
+            if let Some(lease) = order.lease.filter(|_| is_unsure) {
+                self.unsure.keep(claim_id, sent_at, lease);
+            }
         }
         outcomes
     }

@@ -28,6 +28,13 @@ pub(super) enum Fault {
     Defect(BoxError),
 }
 
+impl Fault {
+    /// Whether the statement may have taken effect.
+    pub(super) const fn leaves_outcome_open(&self) -> bool {
+        matches!(self, Self::Connection(_) | Self::Unavailable(_))
+    }
+}
+
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         match fault {

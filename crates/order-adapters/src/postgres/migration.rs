@@ -40,10 +40,14 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "V6__create_event_outbox",
         include_str!("../../../../migrations/postgres/V6__create_event_outbox.sql"),
     ),
+    (
+        "V7__count_attempts_that_began",
+        include_str!("../../../../migrations/postgres/V7__count_attempts_that_began.sql"),
+    ),
 ];
 
 /// The schema this program needs: the version of the last of [`MIGRATIONS`].
-pub(super) const VERSION_NEEDED: i32 = 6;
+pub(super) const VERSION_NEEDED: i32 = 7;
 
 /// Whether the schema has at least version $1, and the server takes writes. One row of an
 /// index: cheap enough for a readiness probe.

@@ -25,6 +25,7 @@ mod queue;
 mod row;
 mod store;
 mod table_lock;
+mod unsure;
 
 use std::{fmt, time::Duration};
 
@@ -37,6 +38,7 @@ pub use self::{connect::ConnectError, events::PostgresEventTransport};
 use self::{
     connect::Target,
     pool::{Pool, PoolConfig},
+    unsure::Unsure,
 };
 
 /// How long a request waits for a connection. It has a caller with a deadline, and when all
@@ -103,6 +105,7 @@ pub struct PostgresStore {
     workers: Pool,
     maintenance: Pool,
     cancels: TaskTracker,
+    unsure: Unsure,
 }
 
 impl PostgresStore {
@@ -133,6 +136,7 @@ impl PostgresStore {
             workers: pool("workers", config.workers_pool, WORKERS_WAIT)?,
             maintenance: pool("maintenance", config.maintenance_pool, WORKERS_WAIT)?,
             cancels,
+            unsure: Unsure::default(),
         };
         let ctx = CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE);
         store

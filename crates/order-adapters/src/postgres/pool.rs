@@ -148,8 +148,6 @@ impl Pool {
                 Err(Fault::Connection(error)) if !is_repeated => {
                     debug!(error = %error, "repeating a statement on a fresh connection");
                     is_repeated = true;
-                    // What broke one connection, a restart or a failover, broke them all.
-                    self.connections.retain(|_, _| false);
                 }
                 Err(Fault::Conflict(error)) if n_conflicts < CONFLICTS_MAX => {
                     debug!(error = %error, "repeating a statement that lost a conflict");
@@ -205,7 +203,8 @@ impl Pool {
         answers
     }
 
-    async fn query_once(
+    /// Runs a statement once.
+    pub(super) async fn query_once(
         &self,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
@@ -221,7 +220,10 @@ impl Pool {
             let error = "the database did not answer in time";
             return Err(Fault::Unavailable(error.into()));
         };
-        if !matches!(answer, Err(Fault::Connection(_))) {
+        if matches!(answer, Err(Fault::Connection(_))) {
+            // What broke one connection, a restart or a failover, broke them all.
+            self.connections.retain(|_, _| false);
+        } else {
             borrowed.give_back();
         }
         answer

@@ -1,13 +1,17 @@
 //! Jobs, under the lease protocol.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use order_core::{
-    Cause, Completed, Completion, Error, Job, JobQueue, JobToken, OrderEvent, OrderId, OrderStatus,
-    Started, Verdict,
+    Cause, Completed, Completion, Error, Extended, Job, JobQueue, JobToken, OrderEvent, OrderId,
+    OrderStatus, Start, Started, Verdict,
 };
-use tokio_postgres::Row;
+use tokio::time::Instant;
+use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
 use crate::UNREADABLE_REST;
@@ -23,11 +27,18 @@ use super::{
     store::ascending,
 };
 
-fn start() -> BatchStatement<JobToken, TokenKey, Option<OrderEvent>> {
+fn start() -> BatchStatement<Start, TokenKey, Option<OrderEvent>> {
     BatchStatement {
         sql: include_str!("sql/start.sql"),
-        columns: |tokens| token_columns(tokens.iter()),
-        key: token_key,
+        columns: |starts| {
+            let mut columns = token_columns(starts.iter().map(|start| &start.token));
+            let moves = starts.iter().map(|start| start.moves_order);
+            let counts = starts.iter().map(|start| start.counts);
+            columns.push(Box::new(moves.collect::<Vec<_>>()));
+            columns.push(Box::new(counts.collect::<Vec<_>>()));
+            columns
+        },
+        key: |start| token_key(&start.token),
         read_key: read_token_key,
         read: |row| {
             let version: Option<i32> = row.try_get(2)?;
@@ -144,6 +155,110 @@ impl PostgresStore {
     }
 }
 
+/// What was reported for a token that is no longer current.
+enum Reported {
+    /// The order ended.
+    Ended(OrderEvent),
+    /// The job is retried.
+    Retried,
+}
+
+impl Reported {
+    /// The answer to `verdict`. Which of two failures a report becomes is the decision of
+    /// whoever passes it on, and may change from one time to the next.
+    fn answer(&self, verdict: &Verdict) -> Completed {
+        let is_success = matches!(verdict, Verdict::Processed);
+        match self {
+            Self::Ended(event) if (event.status == OrderStatus::Processed) == is_success => {
+                Completed::Applied(Some(event.clone()))
+            }
+            Self::Retried if !is_success => Completed::Applied(None),
+            Self::Ended(_) | Self::Retried => Completed::Stale,
+        }
+    }
+}
+
+fn reported() -> BatchStatement<JobToken, TokenKey, Reported> {
+    BatchStatement {
+        sql: include_str!("sql/reported.sql"),
+        columns: |tokens| token_columns(tokens.iter()),
+        key: token_key,
+        read_key: read_token_key,
+        read: |row| {
+            let version: Option<i32> = row.try_get(2)?;
+            Ok(match version {
+                Some(_) => {
+                    let status = row::status(row, 5)?;
+                    Reported::Ended(row::event(row, status, row::cause(row, 6)?)?)
+                }
+                None => Reported::Retried,
+            })
+        },
+    }
+}
+
+impl PostgresStore {
+    /// Runs a statement that claims jobs for `lease`. It is not repeated: the first run may
+    /// have been committed, and is given back in that case.
+    async fn claim_by(
+        &self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+        claim_id: Uuid,
+        lease: Duration,
+    ) -> Result<Vec<Job>, Error> {
+        let sent_at = Instant::now();
+        match self.workers.query_once(sql, params).await {
+            Ok(rows) => self.read_jobs(&rows).await,
+            Err(fault) => {
+                if fault.leaves_outcome_open() {
+                    self.unsure.keep(claim_id, sent_at, lease);
+                }
+                Err(fault.into())
+            }
+        }
+    }
+
+    /// Gives back the jobs of claims whose outcome this process never learnt.
+    async fn give_back_unsure(&self) -> Result<(), Error> {
+        let Some(unsure) = self.unsure.due() else {
+            return Ok(());
+        };
+        let rows = self
+            .workers
+            .query_once(
+                include_str!("sql/give_back.sql"),
+                &[&unsure.ids, &micros(unsure.from), &micros(unsure.to)],
+            )
+            .await?;
+        let found: Result<Vec<Uuid>, _> = rows.iter().map(|row| row.try_get(0)).collect();
+        let found = found.map_err(Fault::from)?;
+        if !found.is_empty() {
+            tracing::info!(
+                jobs = found.len(),
+                "gave back jobs whose claim had not been answered"
+            );
+        }
+        self.unsure.forget(&found);
+        Ok(())
+    }
+
+    /// What was reported before for tokens that turned out not to be current.
+    async fn find_reported(
+        &self,
+        tokens: &[JobToken],
+    ) -> BTreeMap<TokenKey, Result<Reported, Error>> {
+        self.workers
+            .query_batch(reported(), &ascending_tokens(tokens))
+            .await
+    }
+}
+
+/// The name of a claim.
+pub(super) fn new_claim_id() -> Uuid {
+    Uuid::from_u128(rand::random())
+}
+
 #[async_trait]
 impl JobQueue for PostgresStore {
     async fn claim_overdue(
@@ -155,15 +270,16 @@ impl JobQueue for PostgresStore {
         if limit == 0 {
             return Ok(Vec::new());
         }
+        self.give_back_unsure().await?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = self
-            .workers
-            .query(
-                include_str!("sql/claim.sql"),
-                &[&limit, &micros(lease), &micros(overdue)],
-            )
-            .await?;
-        self.read_jobs(&rows).await
+        let claim_id = new_claim_id();
+        self.claim_by(
+            include_str!("sql/claim.sql"),
+            &[&limit, &micros(lease), &micros(overdue), &claim_id],
+            claim_id,
+            lease,
+        )
+        .await
     }
 
     async fn claim_hinted(
@@ -174,19 +290,31 @@ impl JobQueue for PostgresStore {
         if order_ids.is_empty() {
             return Ok(Vec::new());
         }
-        let mut ids = ids(order_ids);
-        ids.sort_unstable();
-        let rows = self
-            .workers
-            .query(
-                include_str!("sql/claim_hinted.sql"),
-                &[&ids, &micros(lease)],
-            )
-            .await?;
-        self.read_jobs(&rows).await
+        let claim_id = new_claim_id();
+        self.claim_by(
+            include_str!("sql/claim_hinted.sql"),
+            &[&ids(order_ids), &micros(lease), &claim_id],
+            claim_id,
+            lease,
+        )
+        .await
     }
 
-    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error> {
+    async fn claim_abandoned(&self, lease: Duration) -> Result<Option<Job>, Error> {
+        self.give_back_unsure().await?;
+        let claim_id = new_claim_id();
+        let jobs = self
+            .claim_by(
+                include_str!("sql/claim_abandoned.sql"),
+                &[&micros(lease), &claim_id],
+                claim_id,
+                lease,
+            )
+            .await?;
+        Ok(jobs.into_iter().next())
+    }
+
+    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<Extended>, Error> {
         if tokens.is_empty() {
             return Ok(Vec::new());
         }
@@ -203,20 +331,26 @@ impl JobQueue for PostgresStore {
                 &[&ids, &attempts, &micros(lease)],
             )
             .await?;
-        let current = rows.iter().map(read_token_key);
-        let current: BTreeSet<_> = current.collect::<Result<_, _>>()?;
-        let is_lost = |token: &&JobToken| !current.contains(&token_key(token));
-        Ok(tokens.iter().filter(is_lost).copied().collect())
+        let mut extended = BTreeMap::new();
+        for row in &rows {
+            let is_extended: bool = row.try_get(2).map_err(Fault::from)?;
+            extended.insert(read_token_key(row)?, is_extended);
+        }
+        let answer = |token| match extended.get(&token_key(token)) {
+            Some(true) => Extended::Applied,
+            Some(false) => Extended::Locked,
+            None => Extended::Stale,
+        };
+        Ok(tokens.iter().map(answer).collect())
     }
 
-    async fn start(&self, tokens: &[JobToken]) -> Vec<Result<Started, Error>> {
-        let mut started = self
-            .workers
-            .query_batch(start(), &ascending_tokens(tokens))
-            .await;
-        tokens
+    async fn start(&self, starts: &[Start]) -> Vec<Result<Started, Error>> {
+        let unique = ascending(starts, |start| token_key(&start.token));
+        let unique: Vec<_> = unique.into_iter().copied().collect();
+        let mut started = self.workers.query_batch(start(), &unique).await;
+        starts
             .iter()
-            .map(|token| match started.remove(&token_key(token)) {
+            .map(|start| match started.remove(&token_key(&start.token)) {
                 Some(event) => Ok(Started::Applied(event?)),
                 None => Ok(Started::Stale),
             })
@@ -240,14 +374,23 @@ impl JobQueue for PostgresStore {
         let mut done = self.workers.query_batch(processed(), &successes).await;
         done.extend(self.workers.query_batch(failed(), &failures).await);
         done.extend(self.workers.query_batch(retry(), &retries).await);
+        let is_open = |token: &JobToken| !done.contains_key(&token_key(token));
+        let open = completions.iter().map(|completion| completion.token);
+        let open: Vec<_> = open.filter(is_open).collect();
+        let applied = done.into_iter().map(|(key, answer)| {
+            let reported = answer.map(|event| event.map_or(Reported::Retried, Reported::Ended));
+            (key, reported)
+        });
+        let mut reported: BTreeMap<_, _> = applied.collect();
+        // Stale, or the repetition of a report: of a worker outside, or our own after a
+        // connection broke.
+        reported.extend(self.find_reported(&open).await);
         completions
             .iter()
             .map(
-                |completion| match done.remove(&token_key(&completion.token)) {
-                    Some(event) => Ok(Completed::Applied(event?)),
-                    // Not current, or the second report of the same attempt. After a connection
-                    // broke it may also be the echo of our own report; what that moved, the
-                    // watchers read from the order itself.
+                |Completion { token, verdict }| match reported.get(&token_key(token)) {
+                    Some(Ok(reported)) => Ok(reported.answer(verdict)),
+                    Some(Err(error)) => Err(error.without_source()),
                     None => Ok(Completed::Stale),
                 },
             )
@@ -264,8 +407,6 @@ impl JobQueue for PostgresStore {
             .map(|token| number_code(token.attempt))
             .collect();
         let ids = ids(tokens.iter().map(|token| &token.order_id));
-        // Repeated after a broken connection it may forgive one attempt more than was
-        // given back, which costs an order nothing.
         let rows = self
             .workers
             .query(include_str!("sql/release.sql"), &[&ids, &attempts])

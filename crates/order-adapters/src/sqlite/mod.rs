@@ -25,9 +25,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
     CallContext, Change, Clock, Committed, Completed, Completion, Created, Deadline, Error,
-    IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent,
-    OrderId, OrderQuery, OrderState, OrderStore, PageTokenKey, Started, StoredKey, TicketGrant,
-    UserId, Version,
+    Extended, IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order,
+    OrderEvent, OrderId, OrderQuery, OrderState, OrderStore, PageTokenKey, Start, Started,
+    StoredKey, TicketGrant, UserId, Version,
 };
 use rusqlite::Connection;
 
@@ -273,14 +273,19 @@ impl JobQueue for SqliteStore {
             .await
     }
 
-    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error> {
+    async fn claim_abandoned(&self, lease: Duration) -> Result<Option<Job>, Error> {
+        self.write(move |connection, now| jobs::claim_abandoned(connection, now, lease))
+            .await
+    }
+
+    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<Extended>, Error> {
         let tokens = tokens.to_vec();
         self.write(move |connection, now| jobs::extend(connection, now, &tokens, lease))
             .await
     }
 
-    async fn start(&self, tokens: &[JobToken]) -> Vec<Result<Started, Error>> {
-        self.write_each(tokens, jobs::start).await
+    async fn start(&self, starts: &[Start]) -> Vec<Result<Started, Error>> {
+        self.write_each(starts, jobs::start).await
     }
 
     async fn complete(&self, completions: &[Completion]) -> Vec<Result<Completed, Error>> {

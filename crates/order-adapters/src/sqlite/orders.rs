@@ -4,13 +4,13 @@ use order_core::{
     Cause, Change, Committed, Created, Error, ExternalId, Insertion, JobEffect, NewOrder, Order,
     OrderEvent, OrderId, OrderState, OrderStatus, StoredKey, Version,
 };
-use rusqlite::{Connection, OptionalExtension as _, named_params};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use super::{
     jobs, keys,
     rows::{
         key, metadata_text, order_columns, read_cause, read_id, read_order, read_state,
-        read_status, read_time, read_user_id, state_columns, to_limit,
+        read_status, read_time, read_user_id, state_columns, to_limit, to_micros,
     },
 };
 
@@ -138,7 +138,7 @@ pub(super) fn commit(
         JobEffect::Requeue => jobs::requeue(connection, now, change.order_id)?,
     }
     let cause = change.cause.as_ref();
-    let (order, event) = advance(connection, now, change.order_id, change.status, cause)?;
+    let (order, event) = advance(connection, now, change.order_id, change.status, cause, None)?;
     Ok(Committed::Applied {
         order: Box::new(order),
         event,
@@ -148,7 +148,7 @@ pub(super) fn commit(
 const ADVANCE: &str = concat!(
     "\
 UPDATE orders
-SET status = :status, version = version + 1, updated_at = :now,
+SET status = :status, version = version + 1, updated_at = max(updated_at, :now),
     failure_code = :failure_code, failure_message = :failure_message
 WHERE id = :id
 RETURNING ",
@@ -156,10 +156,11 @@ RETURNING ",
 );
 
 const INSERT_EVENT: &str = "\
-INSERT INTO order_events (order_id, version, status, at, cause_code, cause_message)
-VALUES (:order_id, :version, :status, :at, :cause_code, :cause_message)";
+INSERT INTO order_events (order_id, version, status, at, cause_code, cause_message, attempt)
+VALUES (:order_id, :version, :status, :at, :cause_code, :cause_message, :attempt)";
 
-/// Moves an order that is there to its next version, and appends the event.
+/// Moves an order that is there to its next version, and appends the event; `attempt` is the
+/// one whose report moves it. History does not run backwards, even if the clock does.
 ///
 /// The write lock makes the check before and the update here one step.
 pub(super) fn advance(
@@ -168,6 +169,7 @@ pub(super) fn advance(
     order_id: OrderId,
     status: OrderStatus,
     cause: Option<&Cause>,
+    attempt: Option<u32>,
 ) -> rusqlite::Result<(Order, OrderEvent)> {
     let failure = cause.filter(|_| status == OrderStatus::Failed);
     let order = connection.prepare_cached(ADVANCE)?.query_row(
@@ -190,9 +192,10 @@ pub(super) fn advance(
             ":order_id": key(order_id),
             ":version": order.version,
             ":status": status.code(),
-            ":at": now,
+            ":at": to_micros(order.updated_at),
             ":cause_code": cause.map(|cause| &cause.code),
             ":cause_message": cause.map(|cause| &cause.message),
+            ":attempt": attempt,
         })?;
     Ok((order, event))
 }
@@ -239,18 +242,41 @@ pub(super) fn events(
                 ":after": after,
                 ":limit": to_limit(limit),
             },
-            |row| {
-                Ok(OrderEvent {
-                    order_id,
-                    user_id: read_user_id(row, 0)?,
-                    version: row.get(1)?,
-                    status: read_status(row, 2)?,
-                    at: read_time(row, 3)?,
-                    cause: read_cause(row, 4)?,
-                })
-            },
+            |row| read_event(row, order_id),
         )?
         .collect()
+}
+
+/// Reads an event from its user, version, status, time and cause.
+fn read_event(row: &Row<'_>, order_id: OrderId) -> rusqlite::Result<OrderEvent> {
+    Ok(OrderEvent {
+        order_id,
+        user_id: read_user_id(row, 0)?,
+        version: row.get(1)?,
+        status: read_status(row, 2)?,
+        at: read_time(row, 3)?,
+        cause: read_cause(row, 4)?,
+    })
+}
+
+const EVENT_OF_ATTEMPT: &str = "\
+SELECT (SELECT user_id FROM orders WHERE id = :order_id),
+       version, status, at, cause_code, cause_message
+FROM order_events WHERE order_id = :order_id AND attempt = :attempt";
+
+/// Finds the event by which a report of `attempt` ended an order.
+pub(super) fn find_event_of_attempt(
+    connection: &Connection,
+    order_id: OrderId,
+    attempt: u32,
+) -> rusqlite::Result<Option<OrderEvent>> {
+    connection
+        .prepare_cached(EVENT_OF_ATTEMPT)?
+        .query_row(
+            named_params! { ":order_id": key(order_id), ":attempt": attempt },
+            |row| read_event(row, order_id),
+        )
+        .optional()
 }
 
 const STATE: &str = concat!("SELECT ", state_columns!(), " FROM orders WHERE id = :id");

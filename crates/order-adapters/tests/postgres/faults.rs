@@ -220,5 +220,5 @@ async fn server_that_was_killed_loses_nothing_and_is_used_again() {
             ..
         })]
     ));
-    assert!(store.start(&tokens(&orders(1))).await[0].is_ok());
+    assert!(store.start(&starts(&tokens(&orders(1)))).await[0].is_ok());
 }

@@ -15,9 +15,9 @@ use async_trait::async_trait;
 use order_adapters::postgres::{ConnectError, PostgresConfig, PostgresStore};
 use order_core::{
     CallContext, Cause, Change, Committed, Completed, Completion, Created, Deadline, Error,
-    ErrorKind, EventOutbox, ExternalId, Fingerprint, IdempotencyKey, Insertion, JobEffect,
-    JobQueue, JobToken, KeyClaim, KeyOperation, Money, NewOrder, NewTicket, OrderId, OrderStatus,
-    OrderStore, RequestId, Started, TicketGrant, UserId, Verdict,
+    ErrorKind, EventOutbox, Extended, ExternalId, Fingerprint, IdempotencyKey, Insertion, Job,
+    JobEffect, JobQueue, JobToken, KeyClaim, KeyOperation, Money, NewOrder, NewTicket, OrderId,
+    OrderStatus, OrderStore, RequestId, Start, Started, TicketGrant, UserId, Verdict,
 };
 use order_testkit::{
     conformance::Subject,
@@ -45,6 +45,7 @@ macro_rules! available {
     };
 }
 
+mod attempts;
 mod events;
 mod faults;
 mod keys;
@@ -239,6 +240,16 @@ fn tokens(orders: &[NewOrder]) -> Vec<JobToken> {
         attempt: 1,
     };
     orders.iter().map(token).collect()
+}
+
+/// The marks of tokens before an effect outside.
+fn starts(tokens: &[JobToken]) -> Vec<Start> {
+    let start = |token: &JobToken| Start {
+        token: *token,
+        moves_order: true,
+        counts: true,
+    };
+    tokens.iter().map(start).collect()
 }
 
 fn is_new(created: &Result<Created, Error>) -> bool {

@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use order_core::{JobToken, OrderStatus, Verdict};
+use order_core::{Completed, Extended, JobToken, OrderStatus, Start, Started, Verdict};
 
-use super::{LEASE, Subject, scene::Scene};
+use super::{
+    LEASE, Subject,
+    complete::retry,
+    scene::{Scene, only, processing},
+};
 
 /// A job that is not born leased is due at once, as attempt 1 of its first round.
 pub async fn unleased_order_is_claimable_at_once(subject: &dyn Subject) {
@@ -26,8 +30,8 @@ pub async fn order_born_leased_is_claimable_after_its_lease(subject: &dyn Subjec
 
     subject.expire_leases().await;
 
-    let job = scene.claim_only().await;
-    assert_eq!((job.attempt, job.attempts_before), (2, 0));
+    let job = scene.claim_abandoned().await;
+    assert_eq!((job.attempt, job.attempts_before), (2, 1));
     assert_eq!(job.order, order);
 }
 
@@ -36,27 +40,71 @@ pub async fn zero_lease_is_due_again_at_once(subject: &dyn Subject) {
     let scene = Scene::new(subject);
     scene.create(&scene.new_order(Some(Duration::ZERO))).await;
     for attempt in 2..5 {
-        let jobs = scene.queue.claim(10, Duration::ZERO).await;
-        let attempts: Vec<_> = jobs
-            .expect("claim answers")
-            .iter()
-            .map(|job| job.attempt)
-            .collect();
-        assert_eq!(attempts, [attempt]);
+        let job = scene.queue.claim_abandoned(Duration::ZERO).await;
+        let job = job.expect("claim answers").expect("the lease is over");
+        assert_eq!(job.attempt, attempt);
     }
 }
 
-/// A claimed job is nobody else's until its lease runs out; the next claim is the next
-/// attempt.
-pub async fn claimed_job_is_claimable_after_its_lease(subject: &dyn Subject) {
+/// A claimed job is nobody else's until its lease runs out; the next claim has the next token.
+/// Nobody said that work had begun, so no attempt counts, however often that happens.
+pub async fn claimed_job_is_abandoned_after_its_lease(subject: &dyn Subject) {
     let scene = Scene::new(subject);
     scene.create_due().await;
-    for attempt in 1..4 {
-        let job = scene.claim_only().await;
-        assert_eq!((job.attempt, job.attempt_in_round()), (attempt, attempt));
+    scene.claim_only().await;
+    for attempt in 2..9 {
         scene.assert_nothing_due().await;
         subject.expire_leases().await;
+        assert_eq!(scene.claim(10).await, [], "claimed like any other");
+        let job = scene.claim_abandoned().await;
+        assert_eq!((job.attempt, job.attempt_in_round()), (attempt, 1));
     }
+}
+
+/// An abandoned attempt counts if its work was marked as begun.
+pub async fn abandoned_attempt_counts_if_it_began(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let (order, token) = scene.create_leased().await;
+    let begin = |token| Start {
+        token,
+        moves_order: false,
+        counts: true,
+    };
+    let mut token = token;
+    for in_round in 2..5 {
+        for _ in 0..2 {
+            let started = only(scene.queue.start(&[begin(token)]).await);
+            assert_eq!(started, Started::Applied(None));
+        }
+        subject.expire_leases().await;
+        let job = scene.claim_abandoned().await;
+        assert_eq!(job.attempt_in_round(), in_round);
+        assert_eq!(job.order, order);
+        token = job.token();
+    }
+    subject.expire_leases().await;
+    assert_eq!(scene.claim_abandoned().await.attempt_in_round(), 4);
+}
+
+/// The abandoned job that has been due for longest goes first; hints do not find it.
+pub async fn abandoned_jobs_are_claimed_one_at_a_time(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let slice = scene.new_orders(3, Some(Duration::ZERO));
+    for new in &slice {
+        scene.create(new).await;
+        subject.tick().await;
+    }
+    let due = scene.create_due().await;
+    let hints: Vec<_> = slice.iter().map(|new| new.id).collect();
+
+    let hinted = scene.queue.claim_hinted(&hints, LEASE).await;
+
+    assert_eq!(hinted.expect("claim answers"), []);
+    assert_eq!(scene.claim_only().await.order, due);
+    for new in &slice {
+        assert_eq!(scene.claim_abandoned().await.order.id, new.id);
+    }
+    scene.assert_nothing_due().await;
 }
 
 /// The job that has been due for longest goes first, whatever its id; no more are claimed
@@ -155,12 +203,10 @@ pub async fn equal_hints_are_one_attempt(subject: &dyn Subject) {
     for attempt in 1..4 {
         let hints = [order.id, order.id];
         let jobs = scene.queue.claim_hinted(&hints, Duration::ZERO).await;
-        let attempts: Vec<_> = jobs
-            .expect("claim answers")
-            .iter()
-            .map(|job| job.attempt)
-            .collect();
+        let jobs = jobs.expect("claim answers");
+        let attempts: Vec<_> = jobs.iter().map(|job| job.attempt).collect();
         assert_eq!(attempts, [attempt]);
+        assert_eq!(scene.queue.release(&[jobs[0].token()]).await.ok(), Some(1));
     }
 }
 
@@ -190,9 +236,7 @@ pub async fn one_of_two_consumers_of_a_hint_wins(subject: &dyn Subject) {
 pub async fn extend_keeps_a_lease_and_reports_lost_tokens(subject: &dyn Subject) {
     let scene = Scene::new(subject);
     scene.create_due().await;
-    let overtaken = scene.claim_only().await.token();
-    subject.expire_leases().await;
-    let current = scene.claim_only().await.token();
+    let [overtaken, current] = scene.overtake().await;
     let (_, done) = scene.create_leased().await;
     scene.complete(done, Verdict::Processed).await;
     let unknown = JobToken {
@@ -202,16 +246,11 @@ pub async fn extend_keeps_a_lease_and_reports_lost_tokens(subject: &dyn Subject)
     subject.expire_leases().await;
 
     let tokens = [overtaken, current, done, unknown];
-    let mut lost = scene
-        .queue
-        .extend(&tokens, LEASE)
-        .await
-        .expect("extend answers");
+    let extended = scene.queue.extend(&tokens, LEASE).await;
 
-    lost.sort_unstable_by_key(|token| token.order_id);
-    let mut expected = [overtaken, done, unknown];
-    expected.sort_unstable_by_key(|token| token.order_id);
-    assert_eq!(lost, expected);
+    let [stale, applied] = [Extended::Stale, Extended::Applied];
+    let expected = [stale, applied, stale, stale];
+    assert_eq!(extended.expect("extend answers"), expected);
     scene.assert_nothing_due().await;
 }
 
@@ -225,7 +264,7 @@ pub async fn late_worker_may_still_extend(subject: &dyn Subject) {
 }
 
 /// A released job is due at once, and its next claim is as early in the round as the one
-/// that was given back.
+/// that was given back. The token is worth nothing from then on, in whichever attempt.
 pub async fn release_makes_due_at_once_and_burns_no_attempt(subject: &dyn Subject) {
     let scene = Scene::new(subject);
     let (_, token) = scene.create_leased().await;
@@ -236,15 +275,16 @@ pub async fn release_makes_due_at_once_and_burns_no_attempt(subject: &dyn Subjec
     let second = scene.claim_only().await;
     assert_eq!((second.attempt, second.attempts_before), (2, 1));
     assert_eq!(second.attempt_in_round(), 1);
-    subject.expire_leases().await;
+    scene.complete(second.token(), retry(Duration::ZERO)).await;
     let third = scene.claim_only().await;
     assert_eq!((third.attempt, third.attempt_in_round()), (3, 2));
-    let n_released = scene
-        .queue
-        .release(&[third.token()])
-        .await
-        .expect("answers");
-    assert_eq!(n_released, 1);
+    let token = third.token();
+    assert_eq!(scene.queue.release(&[token]).await.ok(), Some(1));
+
+    assert_eq!(scene.queue.release(&[token]).await.ok(), Some(0));
+    assert!(!scene.is_current(token).await);
+    let completed = scene.complete(token, Verdict::Processed).await;
+    assert_eq!(completed, Completed::Stale);
     let fourth = scene.claim_only().await;
     assert_eq!((fourth.attempt, fourth.attempt_in_round()), (4, 2));
 }
@@ -253,9 +293,7 @@ pub async fn release_makes_due_at_once_and_burns_no_attempt(subject: &dyn Subjec
 pub async fn release_ignores_stale_tokens(subject: &dyn Subject) {
     let scene = Scene::new(subject);
     scene.create_due().await;
-    let overtaken = scene.claim_only().await.token();
-    subject.expire_leases().await;
-    let current = scene.claim_only().await.token();
+    let [overtaken, current] = scene.overtake().await;
     let (_, done) = scene.create_leased().await;
     scene.complete(done, Verdict::Processed).await;
     let unknown = JobToken {
@@ -271,7 +309,7 @@ pub async fn release_ignores_stale_tokens(subject: &dyn Subject) {
     assert!(scene.is_current(current).await);
     let mixed = [overtaken, current, unknown];
     assert_eq!(scene.queue.release(&mixed).await.ok(), Some(1));
-    assert_eq!(scene.claim_only().await.attempt_in_round(), 2);
+    assert_eq!(scene.claim_only().await.attempt_in_round(), 1);
 }
 
 /// Heartbeats, starts and releases take a full batch.
@@ -281,12 +319,13 @@ pub async fn large_slices_of_tokens_are_answered(subject: &dyn Subject) {
 
     assert_eq!(
         scene.queue.extend(&tokens, LEASE).await.ok(),
-        Some(Vec::new())
+        Some(vec![Extended::Applied; 512])
     );
-    let started = scene.queue.start(&tokens).await;
+    let starts: Vec<_> = tokens.iter().copied().map(processing).collect();
+    let started = scene.queue.start(&starts).await;
     assert_eq!(started.len(), 512);
     for (started, token) in started.iter().zip(&tokens) {
-        let Ok(order_core::Started::Applied(Some(event))) = started else {
+        let Ok(Started::Applied(Some(event))) = started else {
             panic!("{started:?}");
         };
         assert_eq!(event.order_id, token.order_id);

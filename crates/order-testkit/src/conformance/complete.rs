@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use order_core::{Cause, Completed, JobToken, OrderEvent, OrderStatus, Started, Verdict};
+use order_core::{Cause, Completed, Extended, JobToken, OrderEvent, OrderStatus, Started, Verdict};
 
 use super::{
     LEASE, Subject,
-    scene::{Scene, completion, only},
+    scene::{Scene, completion, only, processing},
 };
 
-fn retry(delay: Duration) -> Verdict {
+pub(super) fn retry(delay: Duration) -> Verdict {
     Verdict::Retry {
         delay,
         error: "the other side did not answer".to_owned(),
@@ -125,7 +125,7 @@ pub async fn late_worker_nobody_overtook_may_still_finish(subject: &dyn Subject)
     subject.expire_leases().await;
 
     assert!(matches!(
-        only(scene.queue.start(&[token]).await),
+        only(scene.queue.start(&[processing(token)]).await),
         Started::Applied(Some(_))
     ));
     let completed = scene.complete(token, Verdict::Processed).await;
@@ -140,9 +140,7 @@ pub async fn late_worker_nobody_overtook_may_still_finish(subject: &dyn Subject)
 pub async fn stale_token_changes_nothing(subject: &dyn Subject) {
     let scene = Scene::new(subject);
     let order = scene.create_due().await;
-    let stale = scene.claim_only().await.token();
-    subject.expire_leases().await;
-    let current = scene.claim_only().await;
+    let [stale, current] = scene.overtake().await;
 
     for verdict in [
         Verdict::Processed,
@@ -151,17 +149,20 @@ pub async fn stale_token_changes_nothing(subject: &dyn Subject) {
     ] {
         assert_eq!(scene.complete(stale, verdict).await, Completed::Stale);
     }
-    assert_eq!(only(scene.queue.start(&[stale]).await), Started::Stale);
+    assert_eq!(
+        only(scene.queue.start(&[processing(stale)]).await),
+        Started::Stale
+    );
     assert_eq!(scene.queue.release(&[stale]).await.ok(), Some(0));
     assert_eq!(
         scene.queue.extend(&[stale], Duration::ZERO).await.ok(),
-        Some(vec![stale])
+        Some(vec![Extended::Stale])
     );
 
     assert_eq!(scene.find(order.id).await, order);
     assert_eq!(scene.events(order.id).await.len(), 1);
     scene.assert_nothing_due().await;
-    let done = scene.complete(current.token(), Verdict::Processed).await;
+    let done = scene.complete(current, Verdict::Processed).await;
     assert!(matches!(done, Completed::Applied(Some(_))));
 }
 
@@ -176,7 +177,10 @@ pub async fn attempt_zero_is_never_current(subject: &dyn Subject) {
         };
         let completed = scene.complete(forged, Verdict::Processed).await;
         assert_eq!(completed, Completed::Stale, "attempt {attempt}");
-        assert_eq!(only(scene.queue.start(&[forged]).await), Started::Stale);
+        assert_eq!(
+            only(scene.queue.start(&[processing(forged)]).await),
+            Started::Stale
+        );
         assert_eq!(scene.queue.release(&[forged]).await.ok(), Some(0));
         assert!(!scene.is_current(forged).await);
     }
@@ -190,14 +194,12 @@ pub async fn buried_job_answers_no_token(subject: &dyn Subject) {
     let (_, token) = scene.create_leased().await;
     let failed = scene.fail(token).await;
 
-    for verdict in [
-        Verdict::Processed,
-        Verdict::Failed(declined()),
-        retry(Duration::ZERO),
-    ] {
-        assert_eq!(scene.complete(token, verdict).await, Completed::Stale);
-    }
-    assert_eq!(only(scene.queue.start(&[token]).await), Started::Stale);
+    let completed = scene.complete(token, Verdict::Processed).await;
+    assert_eq!(completed, Completed::Stale);
+    assert_eq!(
+        only(scene.queue.start(&[processing(token)]).await),
+        Started::Stale
+    );
     assert_eq!(scene.queue.release(&[token]).await.ok(), Some(0));
     assert!(!scene.is_current(token).await);
 
@@ -213,7 +215,10 @@ pub async fn cancelled_order_makes_its_tokens_stale(subject: &dyn Subject) {
     let cancelled = scene.move_to(&order, OrderStatus::Cancelled).await;
 
     assert!(!scene.is_current(token).await);
-    assert_eq!(only(scene.queue.start(&[token]).await), Started::Stale);
+    assert_eq!(
+        only(scene.queue.start(&[processing(token)]).await),
+        Started::Stale
+    );
     for verdict in [
         Verdict::Processed,
         Verdict::Failed(declined()),
@@ -281,8 +286,8 @@ fn n_applied(answers: &[Result<Completed, order_core::Error>]) -> usize {
     answers.iter().filter(is_applied).count()
 }
 
-/// The same result twice in one slice is applied once.
-pub async fn one_of_two_equal_completions_wins(subject: &dyn Subject) {
+/// The same result twice in one slice is applied once, and both are answered so.
+pub async fn equal_completions_are_one(subject: &dyn Subject) {
     let scene = Scene::new(subject);
     let (order, token) = scene.create_leased().await;
 
@@ -292,13 +297,62 @@ pub async fn one_of_two_equal_completions_wins(subject: &dyn Subject) {
     ];
     let answers = scene.queue.complete(&slice).await;
 
-    assert_eq!((answers.len(), n_applied(&answers)), (2, 1), "{answers:?}");
-    assert!(
-        answers
-            .iter()
-            .any(|answer| matches!(answer, Ok(Completed::Stale)))
-    );
+    assert_eq!((answers.len(), n_applied(&answers)), (2, 2), "{answers:?}");
     assert_eq!(scene.events(order.id).await.len(), 2);
+}
+
+/// A report whose answer was lost and that is repeated is answered as the first was, also when
+/// the order has gone on since, and changes nothing.
+pub async fn repeated_report_is_answered_as_the_first(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    for verdict in [Verdict::Processed, Verdict::Failed(declined())] {
+        let (order, token) = scene.create_leased().await;
+        let first = scene.complete(token, verdict.clone()).await;
+        assert!(matches!(first, Completed::Applied(Some(_))));
+        assert_eq!(scene.complete(token, verdict.clone()).await, first);
+        let ended = scene.find(order.id).await;
+        if ended.status == OrderStatus::Failed {
+            // A policy may have made a failure of what is reported as a retry.
+            assert_eq!(scene.complete(token, retry(LEASE)).await, first);
+            scene.move_to(&ended, OrderStatus::Pending).await;
+            assert_eq!(scene.complete(token, verdict).await, first);
+            scene.claim_only().await;
+        }
+        let n_events = scene.events(order.id).await.len();
+        assert_eq!(n_events, scene.find(order.id).await.version as usize);
+    }
+}
+
+/// A failure that is reported twice counts once, and does not move the time of the retry.
+pub async fn repeated_retry_counts_once(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let (_, token) = scene.create_leased().await;
+    for delay in [Duration::ZERO, LEASE] {
+        let completed = scene.complete(token, retry(delay)).await;
+        assert_eq!(completed, Completed::Applied(None));
+    }
+    let next = scene.claim_only().await;
+    assert_eq!((next.attempt, next.attempt_in_round()), (2, 2));
+    let repeated = scene.complete(token, retry(Duration::ZERO)).await;
+    assert_eq!(repeated, Completed::Applied(None));
+    let success = scene.complete(token, Verdict::Processed).await;
+    assert_eq!(success, Completed::Stale, "it was reported as failed");
+    assert!(scene.is_current(next.token()).await);
+    scene.assert_nothing_due().await;
+}
+
+/// After a retry the token is worth nothing: a heartbeat that was under way does not move the
+/// time of the retry, and nothing is released.
+pub async fn retry_ends_the_token(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let (_, token) = scene.create_leased().await;
+    scene.complete(token, retry(Duration::ZERO)).await;
+
+    assert!(!scene.is_current(token).await);
+    assert_eq!(scene.queue.release(&[token]).await.ok(), Some(0));
+    let started = only(scene.queue.start(&[processing(token)]).await);
+    assert_eq!(started, Started::Stale);
+    assert_eq!(scene.claim_only().await.attempt_in_round(), 2);
 }
 
 /// A completion and a cancel at the same time: one of them wins, wholly.
@@ -330,7 +384,7 @@ pub async fn start_is_idempotent(subject: &dyn Subject) {
     let scene = Scene::new(subject);
     let (order, token) = scene.create_leased().await;
 
-    let first = only(scene.queue.start(&[token]).await);
+    let first = only(scene.queue.start(&[processing(token)]).await);
 
     let started = scene.find(order.id).await;
     assert_eq!(
@@ -339,18 +393,18 @@ pub async fn start_is_idempotent(subject: &dyn Subject) {
     );
     assert_eq!(first, Started::Applied(Some(started.last_event())));
     assert_eq!(
-        only(scene.queue.start(&[token]).await),
+        only(scene.queue.start(&[processing(token)]).await),
         Started::Applied(None)
     );
     assert_eq!(scene.find(order.id).await, started);
     assert_eq!(scene.events(order.id).await.len(), 2);
-    // The lease and the round are as they were.
+    // The lease is as it was, and the attempt counts.
     scene.assert_nothing_due().await;
     subject.expire_leases().await;
-    let next = scene.claim_only().await;
+    let next = scene.claim_abandoned().await;
     assert_eq!((next.attempt, next.attempt_in_round()), (2, 2));
     assert_eq!(
-        only(scene.queue.start(&[next.token()]).await),
+        only(scene.queue.start(&[processing(next.token())]).await),
         Started::Applied(None)
     );
 }
@@ -360,7 +414,7 @@ pub async fn start_is_fenced(subject: &dyn Subject) {
     let scene = Scene::new(subject);
     let (order, stale) = scene.create_leased().await;
     subject.expire_leases().await;
-    let current = scene.claim_only().await.token();
+    let current = scene.claim_abandoned().await.token();
     let unknown = JobToken {
         order_id: scene.id(),
         attempt: 1,
@@ -368,7 +422,7 @@ pub async fn start_is_fenced(subject: &dyn Subject) {
 
     let answers: Vec<_> = scene
         .queue
-        .start(&[stale, current, unknown])
+        .start(&[stale, current, unknown].map(processing))
         .await
         .into_iter()
         .map(|answer| answer.expect("start answers"))
@@ -393,7 +447,7 @@ pub async fn started_order_can_be_finished_and_given_up(subject: &dyn Subject) {
         (retry(LEASE), OrderStatus::Processing, 2),
     ] {
         let (order, token) = scene.create_leased().await;
-        scene.queue.start(&[token]).await;
+        scene.queue.start(&[processing(token)]).await;
         let completed = scene.complete(token, verdict).await;
         assert!(matches!(completed, Completed::Applied(_)));
         let order = scene.find(order.id).await;

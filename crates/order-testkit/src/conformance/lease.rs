@@ -41,6 +41,8 @@ enum Step {
     CreateAgain { order: Index },
     /// A worker asks for jobs.
     Claim { worker: Index, limit: usize },
+    /// A free worker asks for an abandoned job.
+    ClaimAbandoned { worker: Index },
     /// Two workers ask for jobs at the same time.
     ClaimTogether { workers: [Index; 2], limit: usize },
     /// A worker says that it is alive, and drops what it has lost.
@@ -81,6 +83,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(worker, is_leased)| Step::Create { worker, is_leased }),
         1 => any::<Index>().prop_map(|order| Step::CreateAgain { order }),
         6 => (worker(), 0..4_usize).prop_map(|(worker, limit)| Step::Claim { worker, limit }),
+        3 => worker().prop_map(|worker| Step::ClaimAbandoned { worker }),
         2 => (any::<[Index; 2]>(), 1..4_usize)
             .prop_map(|(workers, limit)| Step::ClaimTogether { workers, limit }),
         3 => worker().prop_map(|worker| Step::Heartbeat { worker }),

@@ -8,10 +8,8 @@
 //! made of.
 //!
 //! # What the cases take a current token to be
-//! A token is current while its job exists, is not buried, has the token's attempt, and
-//! that attempt belongs to the current round (`attempt > attempts_before`). Lease expiry
-//! alone does not make it stale. The last condition keeps a repeated report of an earlier
-//! round out of a redriven one, and attempt 0, which no claim ever gets, out of all.
+//! A token is current from its claim until the job is completed, retried, released, buried,
+//! requeued or claimed again. Lease expiry alone does not make it stale.
 #![expect(
     clippy::missing_panics_doc,
     clippy::expect_used,
@@ -175,7 +173,9 @@ macro_rules! store_conformance {
                 unleased_order_is_claimable_at_once
                 order_born_leased_is_claimable_after_its_lease
                 zero_lease_is_due_again_at_once
-                claimed_job_is_claimable_after_its_lease
+                claimed_job_is_abandoned_after_its_lease
+                abandoned_attempt_counts_if_it_began
+                abandoned_jobs_are_claimed_one_at_a_time
                 claim_takes_the_longest_due_first_up_to_its_limit
                 claim_shows_the_order_as_it_is
                 concurrent_claims_share_no_job
@@ -201,7 +201,10 @@ macro_rules! store_conformance {
                 buried_job_answers_no_token
                 cancelled_order_makes_its_tokens_stale
                 mixed_slice_is_answered_in_order
-                one_of_two_equal_completions_wins
+                equal_completions_are_one
+                repeated_report_is_answered_as_the_first
+                repeated_retry_counts_once
+                retry_ends_the_token
                 one_of_two_concurrent_completions_wins
                 start_is_idempotent
                 start_is_fenced

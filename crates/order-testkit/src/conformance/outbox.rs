@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     LEASE, Subject,
-    scene::{Scene, change_to, only},
+    scene::{Scene, change_to, only, processing},
 };
 
 /// Two relays.
@@ -49,7 +49,7 @@ fn versions(events: &[OrderEvent]) -> Vec<Version> {
 }
 
 async fn started(scene: &Scene<'_>, token: JobToken) {
-    let started = only(scene.queue.start(&[token]).await);
+    let started = only(scene.queue.start(&[processing(token)]).await);
     assert!(matches!(started, Started::Applied(Some(_))), "{started:?}");
 }
 
@@ -242,7 +242,8 @@ pub async fn positions_are_never_used_again(subject: &dyn Subject) {
 pub async fn large_slices_are_kept_and_removed(subject: &dyn Subject) {
     let (scene, outbox) = enabled(subject).await;
     let tokens = scene.create_many_leased(512).await;
-    for started in scene.queue.start(&tokens).await {
+    let starts: Vec<_> = tokens.iter().copied().map(processing).collect();
+    for started in scene.queue.start(&starts).await {
         started.expect("start answers");
     }
 
@@ -262,7 +263,8 @@ pub async fn entries_of_an_order_are_read_by_version(subject: &dyn Subject) {
         eventful(&scene).await;
     }
     let tokens = scene.create_many_leased(4).await;
-    scene.queue.start(&tokens).await;
+    let starts: Vec<_> = tokens.iter().copied().map(processing).collect();
+    scene.queue.start(&starts).await;
     assert_eq!(outbox.read(0).await.expect("read answers"), []);
 
     let mut entries = Vec::new();

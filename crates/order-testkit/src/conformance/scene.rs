@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use order_core::{
     CallContext, Cause, Change, Command, Committed, Completed, Completion, Created, Deadline,
-    Fingerprint, IdGen as _, IdempotencyKey, Job, JobQueue, JobToken, KeyClaim, KeyOperation,
-    Money, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderStatus, OrderStore, RequestId,
-    TicketGrant, UserId, Verdict, decide,
+    Extended, Fingerprint, IdGen as _, IdempotencyKey, Job, JobQueue, JobToken, KeyClaim,
+    KeyOperation, Money, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderStatus, OrderStore,
+    RequestId, Start, TicketGrant, UserId, Verdict, decide,
 };
 use uuid::Uuid;
 
@@ -54,6 +54,15 @@ pub(super) fn new_ticket(n: u8, lifetime: Duration) -> NewTicket {
             user_id: user("user-1"),
         },
         lifetime,
+    }
+}
+
+/// The mark before an effect outside.
+pub(super) fn processing(token: JobToken) -> Start {
+    Start {
+        token,
+        moves_order: true,
+        counts: true,
     }
 }
 
@@ -170,8 +179,24 @@ impl<'a> Scene<'a> {
         job
     }
 
+    /// Claims the only abandoned job.
+    pub(super) async fn claim_abandoned(&self) -> Job {
+        let job = self.queue.claim_abandoned(LEASE).await;
+        job.expect("claim answers").expect("a job is abandoned")
+    }
+
+    /// Claims the only due job, lets its lease run out, and claims it again, so that the first
+    /// token is overtaken by the second.
+    pub(super) async fn overtake(&self) -> [JobToken; 2] {
+        let overtaken = self.claim_only().await.token();
+        self.subject.expire_leases().await;
+        [overtaken, self.claim_abandoned().await.token()]
+    }
+
     pub(super) async fn assert_nothing_due(&self) {
         assert_eq!(self.claim(10).await, [], "a job is due too early");
+        let abandoned = self.queue.claim_abandoned(LEASE).await;
+        assert_eq!(abandoned.ok(), Some(None), "a job counts as abandoned");
     }
 
     /// Lets every lease run out; nothing may be due after it but buried or missing jobs.
@@ -199,8 +224,8 @@ impl<'a> Scene<'a> {
 
     /// Whether a heartbeat is still accepted for `token`.
     pub(super) async fn is_current(&self, token: JobToken) -> bool {
-        let lost = self.queue.extend(&[token], LEASE).await;
-        lost.expect("extend answers").is_empty()
+        let extended = self.queue.extend(&[token], LEASE).await;
+        extended.expect("extend answers") == [Extended::Applied]
     }
 
     /// Buries the job of a token by failing the order.

@@ -1,10 +1,10 @@
 //! A stored order that cannot be read fails alone.
 
-use order_core::{Completed, OrderId, OrderQuery, OrderState, Started, Verdict};
+use order_core::{Completed, Job, OrderId, OrderQuery, OrderState, Started, Verdict};
 
 use super::{
     LEASE, Subject,
-    scene::{Scene, completion, ctx, user},
+    scene::{Scene, completion, ctx, processing, user},
 };
 
 /// How many orders a case stores; the one in the middle is broken.
@@ -37,6 +37,8 @@ pub async fn unreadable_order_is_left_out_of_claims(subject: &dyn Subject) {
         claimed.sort_by_key(|job| job.order.id);
         let claimed_ids: Vec<_> = claimed.iter().map(|job| job.order.id).collect();
         assert_eq!(claimed_ids, readable, "round {round}");
+        let tokens: Vec<_> = claimed.iter().map(Job::token).collect();
+        scene.queue.release(&tokens).await.expect("release answers");
         subject.expire_leases().await;
     }
 }
@@ -86,7 +88,8 @@ pub async fn unreadable_order_fails_alone_in_a_batch(subject: &dyn Subject) {
         return;
     };
 
-    let started = scene.queue.start(&tokens).await;
+    let starts: Vec<_> = tokens.iter().copied().map(processing).collect();
+    let started = scene.queue.start(&starts).await;
     let completions: Vec<_> = tokens
         .iter()
         .map(|token| completion(*token, Verdict::Processed))

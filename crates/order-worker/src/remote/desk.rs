@@ -8,14 +8,16 @@
 use std::{iter, sync::Arc, time::Duration};
 
 use order_core::{
-    Completed, Completion, Error, EventBus, Job, JobQueue, JobReport, JobToken, LeaseJobs,
-    LeasedJob, Outcome, RetryPolicy, Started, Verdict, group_commit::BATCH_LEN_MAX,
+    Completed, Completion, Error, EventBus, Extended, Job, JobQueue, JobReport, JobToken,
+    LeaseJobs, LeasedJob, Outcome, RetryPolicy, Start, Started, Verdict,
+    group_commit::BATCH_LEN_MAX,
 };
 use tokio::sync::{Notify, oneshot};
 
 use super::rounds::Rounds;
 use crate::{
     RemoteWorkersStats,
+    abandoned::Abandoned,
     start::start_jobs,
     verdict::{apply_start, attempt_of, exhausted_verdict, verdict},
 };
@@ -34,6 +36,7 @@ pub(super) struct Desk {
     pub(super) retry: RetryPolicy,
     pub(super) stats: RemoteWorkersStats,
     pub(super) rounds: Rounds,
+    pub(super) abandoned: Abandoned,
     /// Somebody knows of due jobs.
     pub(super) due: Notify,
 }
@@ -61,7 +64,21 @@ impl Desk {
         }
     }
 
+    /// Claims jobs, or one abandoned job alone: a worker that dies with it has no other.
     async fn claim_and_start(&self, request: LeaseJobs) -> Result<Vec<LeasedJob>, Error> {
+        if let Some(mut turn) = self.abandoned.try_turn()
+            && let Some(job) = self
+                .abandoned
+                .claim(&mut turn, &*self.queue, request.lease)
+                .await?
+        {
+            drop(turn);
+            if self.retry.is_exhausted(job.attempt_in_round()) {
+                self.bury(&[job]).await;
+            } else {
+                return self.start(vec![job], true).await;
+            }
+        }
         let jobs = self.queue.claim(request.limit, request.lease).await?;
         if jobs.len() >= request.limit {
             // More is likely due, and whoever waits for it got no word of its own.
@@ -71,7 +88,7 @@ impl Desk {
             .into_iter()
             .partition(|job| self.retry.is_exhausted(job.attempt_in_round()));
         self.bury(&exhausted).await;
-        self.start(jobs).await
+        self.start(jobs, false).await
     }
 
     async fn bury(&self, exhausted: &[Job]) {
@@ -82,12 +99,18 @@ impl Desk {
         self.settle(completions.collect()).await;
     }
 
-    /// Starts jobs and returns those whose orders are PROCESSING now; fails only if the store
+    /// Starts jobs and returns those whose orders are PROCESSING now. Unless the attempts count
+    /// from now on, a worker may die before it has begun all it holds. Fails only if the store
     /// is away for all of them, so that the caller backs off.
-    async fn start(&self, jobs: Vec<Job>) -> Result<Vec<LeasedJob>, Error> {
-        let tokens: Vec<_> = jobs.iter().map(Job::token).collect();
+    async fn start(&self, jobs: Vec<Job>, counts: bool) -> Result<Vec<LeasedJob>, Error> {
+        let starts = jobs.iter().map(|job| Start {
+            token: job.token(),
+            moves_order: true,
+            counts,
+        });
+        let starts: Vec<_> = starts.collect();
         let mut answers = Vec::with_capacity(jobs.len());
-        for batch in tokens.chunks(BATCH_LEN_MAX) {
+        for batch in starts.chunks(BATCH_LEN_MAX) {
             answers.extend(start_jobs(&*self.queue, &*self.bus, batch).await);
         }
         let mut leased = Vec::with_capacity(jobs.len());
@@ -172,7 +195,10 @@ impl Desk {
         tokens: &[JobToken],
         lease: Duration,
     ) -> Result<Vec<JobToken>, Error> {
-        let lost = self.queue.extend(tokens, lease).await?;
+        let answers = self.queue.extend(tokens, lease).await?;
+        let lost = tokens.iter().zip(answers);
+        let lost = lost.filter(|(_, answer)| *answer == Extended::Stale);
+        let lost: Vec<JobToken> = lost.map(|(token, _)| *token).collect();
         self.rounds.forget(lost.iter().copied());
         Ok(lost)
     }

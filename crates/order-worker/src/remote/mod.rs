@@ -35,7 +35,7 @@ use self::{
     desk::{Desk, Handover},
     rounds::Rounds,
 };
-use crate::{RemoteWorkersStats, fetcher::POLL_JITTER};
+use crate::{RemoteWorkersStats, abandoned::Abandoned, fetcher::POLL_JITTER};
 
 /// The most tokens or reports of one call.
 const TOKENS_LEN_MAX: usize = LeaseJobs::LIMIT_MAX;
@@ -98,6 +98,7 @@ pub struct RemoteWorkers {
 impl RemoteWorkers {
     /// Wires the parts. Runs nothing of its own.
     pub fn new(config: RemoteWorkersConfig, deps: RemoteWorkersDeps) -> Self {
+        let poll_interval = config.poll_interval.max(POLL_INTERVAL_MIN);
         let lease_calls_max = config.lease_calls_max.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             desk: Arc::new(Desk {
@@ -106,11 +107,12 @@ impl RemoteWorkers {
                 retry: config.retry,
                 stats: RemoteWorkersStats::default(),
                 rounds: Rounds::default(),
+                abandoned: Abandoned::new(poll_interval),
                 due: Notify::new(),
             }),
             clock: deps.clock,
             tasks: deps.tasks,
-            poll_interval: config.poll_interval.max(POLL_INTERVAL_MIN),
+            poll_interval,
             places: Arc::new(Semaphore::new(lease_calls_max)),
             lease_calls_max,
             turn: Mutex::new(()),

@@ -12,7 +12,7 @@ fn polling() -> WorkerConfig {
     }
 }
 
-fn failure(rig: &Rig, order_id: OrderId) -> Option<Cause> {
+pub(super) fn failure(rig: &Rig, order_id: OrderId) -> Option<Cause> {
     let jobs = rig.queue.jobs();
     let fake = &jobs[&order_id];
     assert!(fake.is_buried);

@@ -13,8 +13,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use order_core::{
-    Attempt, Completed, Completion, Effects, Error, EventBus, Job, JobQueue, JobToken, Order,
-    OrderEvent, OrderId, OrderStatus, Outcome, Processor, Started, Verdict,
+    Attempt, Completed, Completion, Effects, Error, EventBus, Extended, Job, JobQueue, JobToken,
+    Order, OrderEvent, OrderId, OrderStatus, Outcome, Processor, Start, Started, Verdict,
 };
 use tokio::{
     sync::watch,
@@ -36,11 +36,29 @@ pub(super) struct FakeJob {
     pub(super) due_at: Instant,
     pub(super) last_error: Option<String>,
     pub(super) is_buried: bool,
+    pub(super) is_held: bool,
+    pub(super) is_begun: bool,
 }
 
 impl FakeJob {
     fn is_current(&self, token: JobToken) -> bool {
-        !self.is_buried && self.job.attempt == token.attempt
+        self.is_held && self.job.attempt == token.attempt
+    }
+
+    fn let_go(&mut self) {
+        self.is_held = false;
+        self.is_begun = false;
+    }
+
+    fn claim(&mut self, lease: Duration) -> Job {
+        if self.is_held && !self.is_begun {
+            self.job.attempts_before += 1;
+        }
+        self.job.attempt += 1;
+        self.due_at = Instant::now() + lease;
+        self.is_held = true;
+        self.is_begun = false;
+        self.job.clone()
     }
 
     fn move_to(&mut self, status: OrderStatus) -> OrderEvent {
@@ -57,6 +75,7 @@ pub(super) struct FakeQueue {
     away: Mutex<BTreeSet<Statement>>,
     bad_rows: Mutex<BTreeSet<OrderId>>,
     bad_starts: Mutex<BTreeSet<OrderId>>,
+    locked: Mutex<BTreeSet<OrderId>>,
     is_commit_open: watch::Sender<bool>,
     n_claim_statements: AtomicUsize,
     n_complete_statements: AtomicUsize,
@@ -71,6 +90,7 @@ impl FakeQueue {
             away: Mutex::default(),
             bad_rows: Mutex::default(),
             bad_starts: Mutex::default(),
+            locked: Mutex::default(),
             is_commit_open: watch::Sender::new(true),
             n_claim_statements: AtomicUsize::new(0),
             n_complete_statements: AtomicUsize::new(0),
@@ -86,6 +106,9 @@ impl FakeQueue {
             attempts_before: 0,
         };
         self.insert_job(&job, Instant::now() + lease.unwrap_or_default());
+        if lease.is_some() {
+            self.jobs().get_mut(&job.order.id).unwrap().is_held = true;
+        }
         job
     }
 
@@ -95,8 +118,19 @@ impl FakeQueue {
             due_at,
             last_error: None,
             is_buried: false,
+            is_held: false,
+            is_begun: false,
         };
         self.jobs().insert(job.order.id, fake);
+    }
+
+    /// Inserts a job whose last claim ended without a result.
+    pub(super) fn insert_abandoned(&self, job: &Job, is_begun: bool) {
+        self.insert_job(job, Instant::now());
+        let mut jobs = self.jobs();
+        let fake = jobs.get_mut(&job.order.id).unwrap();
+        fake.is_held = true;
+        fake.is_begun = is_begun;
     }
 
     pub(super) fn jobs(&self) -> MutexGuard<'_, BTreeMap<OrderId, FakeJob>> {
@@ -131,6 +165,11 @@ impl FakeQueue {
     /// Makes every completion of this order fail for good.
     pub(super) fn spoil(&self, order_id: OrderId) {
         self.bad_rows.lock().unwrap().insert(order_id);
+    }
+
+    /// Locks the job of this order, as another transaction would.
+    pub(super) fn lock_job(&self, order_id: OrderId) {
+        self.locked.lock().unwrap().insert(order_id);
     }
 
     /// Makes every start of this order fail for good.
@@ -192,6 +231,7 @@ impl FakeQueue {
             }
             Verdict::Failed(cause) => {
                 fake.is_buried = true;
+                fake.let_go();
                 fake.job.order.failure = Some(cause.clone());
                 Some(fake.move_to(OrderStatus::Failed))
             }
@@ -201,6 +241,7 @@ impl FakeQueue {
                 is_counted,
             } => {
                 fake.job.attempts_before += u32::from(!is_counted);
+                fake.let_go();
                 fake.due_at = Instant::now() + *delay;
                 fake.last_error = Some(error.clone());
                 None
@@ -220,18 +261,14 @@ impl FakeQueue {
         self.n_claim_statements.fetch_add(1, Ordering::Relaxed);
         self.wait_latency(Statement::Claim).await;
         self.check(Statement::Claim)?;
-        let now = Instant::now();
         let mut jobs = self.jobs();
         let mut due: Vec<_> = jobs
             .values_mut()
-            .filter(|fake| !fake.is_buried && is_wanted(fake.job.order.id, fake.due_at))
+            .filter(|fake| !fake.is_buried && !fake.is_held)
+            .filter(|fake| is_wanted(fake.job.order.id, fake.due_at))
             .collect();
         due.sort_by_key(|fake| fake.due_at);
-        let claimed = due.into_iter().take(limit).map(|fake| {
-            fake.job.attempt += 1;
-            fake.due_at = now + lease;
-            fake.job.clone()
-        });
+        let claimed = due.into_iter().take(limit).map(|fake| fake.claim(lease));
         Ok(claimed.collect())
     }
 }
@@ -259,22 +296,37 @@ impl JobQueue for FakeQueue {
         .await
     }
 
-    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<JobToken>, Error> {
-        self.check(Statement::Extend)?;
+    async fn claim_abandoned(&self, lease: Duration) -> Result<Option<Job>, Error> {
+        self.check(Statement::Claim)?;
         let mut jobs = self.jobs();
-        let mut lost = Vec::new();
-        for token in tokens {
-            match jobs.get_mut(&token.order_id) {
-                Some(fake) if fake.is_current(*token) => fake.due_at = Instant::now() + lease,
-                _ => lost.push(*token),
-            }
-        }
-        Ok(lost)
+        let abandoned = jobs
+            .values_mut()
+            .filter(|fake| !fake.is_buried && fake.is_held && fake.due_at <= Instant::now());
+        let first = abandoned.min_by_key(|fake| fake.due_at);
+        Ok(first.map(|fake| fake.claim(lease)))
     }
 
-    async fn start(&self, tokens: &[JobToken]) -> Vec<Result<Started, Error>> {
+    async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<Extended>, Error> {
+        self.check(Statement::Extend)?;
+        let locked = self.locked.lock().unwrap();
+        let mut jobs = self.jobs();
+        let extend_one = |token: &JobToken| match jobs.get_mut(&token.order_id) {
+            Some(fake) if fake.is_current(*token) => {
+                if locked.contains(&token.order_id) {
+                    return Extended::Locked;
+                }
+                fake.due_at = Instant::now() + lease;
+                Extended::Applied
+            }
+            _ => Extended::Stale,
+        };
+        Ok(tokens.iter().map(extend_one).collect())
+    }
+
+    async fn start(&self, starts: &[Start]) -> Vec<Result<Started, Error>> {
         self.wait_latency(Statement::Start).await;
-        let start_one = |token: &JobToken| {
+        let start_one = |start: &Start| {
+            let token = &start.token;
             self.check(Statement::Start)?;
             if self.bad_starts.lock().unwrap().contains(&token.order_id) {
                 return Err(Error::internal("bad row"));
@@ -286,12 +338,13 @@ impl JobQueue for FakeQueue {
             else {
                 return Ok(Started::Stale);
             };
-            let is_new = fake.job.order.status != OrderStatus::Processing;
+            fake.is_begun |= start.counts;
+            let is_new = start.moves_order && fake.job.order.status != OrderStatus::Processing;
             Ok(Started::Applied(
                 is_new.then(|| fake.move_to(OrderStatus::Processing)),
             ))
         };
-        tokens.iter().map(start_one).collect()
+        starts.iter().map(start_one).collect()
     }
 
     async fn complete(&self, completions: &[Completion]) -> Vec<Result<Completed, Error>> {
@@ -309,6 +362,7 @@ impl JobQueue for FakeQueue {
             if let Some(fake) = jobs.get_mut(&token.order_id)
                 && fake.is_current(*token)
             {
+                fake.let_go();
                 fake.due_at = Instant::now();
                 fake.job.attempts_before += 1;
                 n_released += 1;

@@ -169,3 +169,25 @@ async fn local_lease_is_counted_from_before_the_insert() {
 
     assert_eq!(rig.n_attempts(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn locked_job_does_not_take_the_leases_of_others() {
+    let (processor, n_dropped) = stuck();
+    let rig = Rig::started(
+        WorkerConfig {
+            workers: 5,
+            ..config()
+        },
+        processor,
+    )
+    .await;
+    let order_ids: Vec<_> = (0..5).map(|_| rig.create()).collect();
+    rig.eventually(|rig| rig.n_attempts() == 5).await;
+
+    rig.queue.lock_job(order_ids[2]);
+    sleep(LEASE * 5).await;
+
+    assert_eq!(n_dropped.load(Ordering::Relaxed), 1);
+    let due = rig.queue.jobs()[&order_ids[0]].due_at;
+    assert!(due > Instant::now());
+}

@@ -1,6 +1,7 @@
 //! The pool and the remote workers as a whole, on paused time, against a queue that fails on
 //! demand.
 
+mod abandoned;
 mod attempts;
 mod claiming;
 mod completing;

@@ -53,7 +53,7 @@ impl RemoteRig {
         })
     }
 
-    fn with(config: RemoteWorkersConfig) -> Self {
+    pub(super) fn with(config: RemoteWorkersConfig) -> Self {
         let queue = Arc::new(FakeQueue::new());
         let bus = Arc::new(FakeBus::default());
         let clock = Arc::new(SimClock::new());
@@ -399,4 +399,53 @@ async fn limits_are_named_in_the_error() {
     let fields: Vec<_> = violations.iter().map(|v| v.field.as_str()).collect();
     assert_eq!(fields, ["limit", "lease", "wait"]);
     assert_eq!(rig.queue.n_claim_statements(), 0);
+}
+
+/// A worker that dies with what it holds is not asked which of it it had begun.
+#[tokio::test(start_paused = true)]
+async fn jobs_of_a_worker_that_died_are_handed_out_one_by_one() {
+    let rig = RemoteRig::with(RemoteWorkersConfig {
+        retry: config().retry,
+        ..RemoteWorkersConfig::default()
+    });
+    for _ in 0..3 {
+        rig.insert_due();
+    }
+    for _ in 0..5 {
+        let held = rig.lease(ALL).await.unwrap();
+        assert_eq!(held.len(), 3);
+        assert!(held.iter().all(|job| !job.attempt.is_last));
+        rig.remote
+            .release(
+                &ctx(Deadline::NONE),
+                held.iter().map(LeasedJob::token).collect(),
+            )
+            .await
+            .unwrap();
+    }
+    rig.lease(ALL).await.unwrap();
+    sleep(LEASE * 2).await;
+
+    let mut alone = Vec::new();
+    for _ in 0..3 {
+        alone.push(rig.lease_one().await.order.id);
+    }
+    assert_eq!(
+        alone
+            .iter()
+            .collect::<std::collections::BTreeSet<_>>()
+            .len(),
+        3
+    );
+    // Those were marked as begun; three rounds later each has had its attempts.
+    for _ in 0..2 {
+        sleep(LEASE * 2).await;
+        for _ in 0..3 {
+            rig.lease_one().await;
+        }
+    }
+    sleep(LEASE * 2).await;
+    while rig.queue.jobs().values().any(|job| !job.is_buried) {
+        assert_eq!(rig.lease(ALL).await.unwrap(), []);
+    }
 }

@@ -6,7 +6,7 @@ use super::{
     remote::{ALL, RemoteRig, ctx},
     *,
 };
-use crate::RemoteWorkers;
+use crate::{RemoteWorkers, RemoteWorkersConfig};
 
 fn report(token: JobToken, outcome: Outcome) -> Vec<JobReport> {
     vec![JobReport { token, outcome }]
@@ -205,7 +205,10 @@ async fn heartbeat_keeps_current_leases_and_names_lost_ones() {
 
 #[tokio::test(start_paused = true)]
 async fn result_of_a_worker_that_was_silent_too_long_is_fenced() {
-    let rig = RemoteRig::new();
+    let rig = RemoteRig::with(RemoteWorkersConfig {
+        retry: config().retry,
+        ..RemoteWorkersConfig::default()
+    });
     rig.insert_due();
     let slow = rig.lease_one().await;
     sleep(LEASE * 2).await;

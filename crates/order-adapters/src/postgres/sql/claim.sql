@@ -1,10 +1,10 @@
--- Claims due jobs, the longest due first. $1 limit, $2 lease and $3 the time they have been
--- due for at least, in microseconds.
+-- Claims due jobs that nobody holds, the longest due first. $1 limit, $2 lease and $3 the time
+-- they have been due for at least, in microseconds; $4 claim_id.
 -- This commits as durably as everything else: the raised attempt is the fencing token, and
 -- one that a crash of the database took back would be given out twice.
 WITH due AS (
     SELECT order_id, due_at FROM jobs
-    WHERE due_at <= now() - $3::bigint * interval '1 microsecond'
+    WHERE due_at <= now() - $3::bigint * interval '1 microsecond' AND claim_id IS NULL
     ORDER BY due_at
     LIMIT $1
     -- Rows that others hold are theirs: no claim waits, and no two get the same job.
@@ -12,7 +12,8 @@ WITH due AS (
 ),
 claimed AS (
     UPDATE jobs j
-    SET attempt = j.attempt + 1, due_at = now() + $2::bigint * interval '1 microsecond'
+    SET attempt = j.attempt + 1, due_at = now() + $2::bigint * interval '1 microsecond',
+        claim_id = $4, is_begun = false
     WHERE j.order_id = ANY (ARRAY(SELECT order_id FROM due))
     RETURNING j.order_id, j.attempt, j.attempts_before
 )

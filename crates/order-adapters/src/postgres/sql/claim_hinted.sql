@@ -1,11 +1,16 @@
--- Claims those of the given jobs that are due. $1 order_id, $2 lease in microseconds; ids
--- ascend. As durable as every claim, for the same reason.
-WITH claimed AS (
-    -- A row that another statement holds is waited for and looked at again: if it was claimed
-    -- meanwhile, it is not due. Ids ascend here and everywhere, so no two wait for each other.
+-- Claims those of the given jobs that are due and that nobody holds. $1 order_id, $2 lease in
+-- microseconds, $3 claim_id. As durable as every claim, for the same reason.
+WITH due AS (
+    SELECT order_id FROM jobs
+    WHERE order_id = ANY ($1) AND due_at <= now() AND claim_id IS NULL
+    -- A row that another transaction holds is being claimed, or found by the sweep later.
+    FOR UPDATE SKIP LOCKED
+),
+claimed AS (
     UPDATE jobs j
-    SET attempt = j.attempt + 1, due_at = now() + $2::bigint * interval '1 microsecond'
-    WHERE j.order_id = ANY ($1) AND j.due_at <= now()
+    SET attempt = j.attempt + 1, due_at = now() + $2::bigint * interval '1 microsecond',
+        claim_id = $3, is_begun = false
+    WHERE j.order_id = ANY (ARRAY(SELECT order_id FROM due))
     RETURNING j.order_id, j.attempt, j.attempts_before
 )
 SELECT o.id, o.user_id, o.amount_minor, o.currency, o.status, o.version, o.failure_code,

@@ -56,7 +56,9 @@ deleted AS (
     WHERE j.order_id = ANY ($1) AND j.order_id = moved.id AND moved.job = 1
 ),
 buried AS (
-    UPDATE jobs j SET due_at = 'infinity', last_error = moved.message FROM moved
+    UPDATE jobs j
+    SET due_at = 'infinity', last_error = moved.message, claim_id = NULL, is_begun = false
+    FROM moved
     WHERE j.order_id = ANY ($1) AND j.order_id = moved.id AND moved.job = 2
 ),
 requeued AS (
@@ -64,7 +66,8 @@ requeued AS (
     INSERT INTO jobs (order_id, due_at)
     SELECT id, now() FROM moved WHERE moved.job = 3
     ON CONFLICT (order_id) DO UPDATE
-    SET due_at = excluded.due_at, attempts_before = jobs.attempt, last_error = NULL
+    SET due_at = excluded.due_at, attempts_before = jobs.attempt, last_error = NULL,
+        claim_id = NULL, is_begun = false
 )
 SELECT id, user_id, amount_minor, currency, status, version, failure_code, failure_message,
     created_at, updated_at, metadata::text, external_id, expected_version

@@ -2,11 +2,11 @@
 -- $1 order_id, $2 attempt, $3 code, $4 message; ids ascend.
 WITH buried AS (
     UPDATE jobs j
-    SET due_at = 'infinity', last_error = t.message
+    SET due_at = 'infinity', last_error = t.message, claim_id = NULL, is_begun = false
     FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[])
         AS t (order_id, attempt, code, message)
     WHERE j.order_id = ANY ($1) AND j.order_id = t.order_id AND j.attempt = t.attempt
-        AND j.attempt > j.attempts_before AND j.due_at <> 'infinity'
+        AND j.claim_id IS NOT NULL AND j.attempt > j.attempts_before AND j.due_at <> 'infinity'
     RETURNING j.order_id, j.attempt, t.code, t.message
 ),
 moved AS (
@@ -20,9 +20,9 @@ moved AS (
         o.failure_message
 ),
 history AS (
-    INSERT INTO order_events (order_id, version, status, at, data)
+    INSERT INTO order_events (order_id, version, status, at, data, attempt)
     SELECT id, version, 4, updated_at,
-        jsonb_build_object('code', failure_code, 'message', failure_message)
+        jsonb_build_object('code', failure_code, 'message', failure_message), attempt
     FROM moved
 )
 SELECT id, attempt, version, updated_at, user_id, failure_code, failure_message FROM moved

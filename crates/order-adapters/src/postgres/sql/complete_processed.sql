@@ -3,7 +3,7 @@ WITH done AS (
     DELETE FROM jobs j
     USING unnest($1::uuid[], $2::integer[]) AS t (order_id, attempt)
     WHERE j.order_id = ANY ($1) AND j.order_id = t.order_id AND j.attempt = t.attempt
-        AND j.attempt > j.attempts_before AND j.due_at <> 'infinity'
+        AND j.claim_id IS NOT NULL AND j.attempt > j.attempts_before AND j.due_at <> 'infinity'
     RETURNING j.order_id, j.attempt
 ),
 moved AS (
@@ -17,7 +17,7 @@ moved AS (
     RETURNING o.id, done.attempt, o.version, o.updated_at, o.user_id
 ),
 history AS (
-    INSERT INTO order_events (order_id, version, status, at)
-    SELECT id, version, 3, updated_at FROM moved
+    INSERT INTO order_events (order_id, version, status, at, attempt)
+    SELECT id, version, 3, updated_at, attempt FROM moved
 )
 SELECT id, attempt, version, updated_at, user_id FROM moved

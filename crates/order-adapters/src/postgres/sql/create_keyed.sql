@@ -1,7 +1,8 @@
 -- As create.sql, for orders of which some have an idempotency key.
 -- $1 id, $2 user_id, $3 amount_minor, $4 currency, $5 metadata or NULL, $6 external_id or NULL,
--- $7 lease in microseconds or NULL; $8 owner, $9 operation, $10 key, $11 fingerprint and
--- $12 retention in microseconds of the key or NULL. No two keys are equal.
+-- $7 lease in microseconds or NULL, $8 claim_id for those with a lease; $9 owner, $10 operation,
+-- $11 key, $12 fingerprint and $13 retention in microseconds of the key or NULL. No two keys
+-- are equal.
 WITH wanted AS MATERIALIZED (
     -- A subquery and not a join: it is one descent of the primary key for each order, however
     -- large the table.
@@ -10,9 +11,9 @@ WITH wanted AS MATERIALIZED (
         WHERE k.owner = n.owner AND k.operation = n.operation AND k.key = n.key
     ) AS known
     FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[],
-            $7::bigint[], $8::text[], $9::smallint[], $10::text[], $11::bytea[], $12::bigint[])
+            $7::bigint[], $8::uuid[], $9::text[], $10::smallint[], $11::text[], $12::bytea[], $13::bigint[])
         AS n (id, user_id, amount_minor, currency, metadata, external_id,
-            lease, owner, operation, key, fingerprint, retention)
+            lease, claim_id, owner, operation, key, fingerprint, retention)
 ),
 fresh AS MATERIALIZED (
     -- Nobody waits for a twin. The lock ends with the transaction, and only exists to tell
@@ -34,10 +35,11 @@ created AS (
     RETURNING id, created_at
 ),
 born AS (
-    INSERT INTO jobs (order_id, attempt, due_at)
+    INSERT INTO jobs (order_id, attempt, due_at, claim_id)
     SELECT created.id,
         CASE WHEN fresh.lease IS NULL THEN 0 ELSE 1 END,
-        now() + coalesce(fresh.lease, 0) * interval '1 microsecond'
+        now() + coalesce(fresh.lease, 0) * interval '1 microsecond',
+        CASE WHEN fresh.lease IS NOT NULL THEN fresh.claim_id END
     FROM created
     JOIN fresh ON fresh.id = created.id
 ),

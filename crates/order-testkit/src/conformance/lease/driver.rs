@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use order_core::{
-    Cause, Change, Committed, Completed, Completion, Created, Error, IdGen as _, Insertion, Job,
-    JobEffect, JobQueue, JobToken, Money, NewOrder, OrderId, OrderStatus, OrderStore, Started,
-    Verdict,
+    Cause, Change, Committed, Completed, Completion, Created, Error, Extended, IdGen as _,
+    Insertion, Job, JobEffect, JobQueue, JobToken, Money, NewOrder, OrderId, OrderStatus,
+    OrderStore, Started, Verdict,
 };
 use proptest::{prelude::*, sample::Index, test_runner::TestCaseError};
 
@@ -14,7 +14,7 @@ use crate::{
     clock::SeededIds,
     conformance::{
         LEASE, Subject,
-        scene::{ctx, user},
+        scene::{ctx, processing, user},
     },
 };
 
@@ -82,6 +82,7 @@ impl<'a> Driver<'a> {
             }
             Step::CreateAgain { order } => self.create_again(order).await,
             Step::Claim { worker, limit } => self.claim(worker.index(WORKERS), limit).await,
+            Step::ClaimAbandoned { worker } => self.claim_abandoned(worker.index(WORKERS)).await,
             Step::ClaimTogether { workers, limit } => {
                 let [left, right] = workers.map(|worker| worker.index(WORKERS));
                 self.claim_together(left, right, limit).await
@@ -161,10 +162,17 @@ impl<'a> Driver<'a> {
     }
 
     async fn claim(&mut self, worker: usize, limit: usize) -> Checked {
-        let n_due = self.model.n_due();
+        let n_due = self.model.n_due(false);
         let jobs = answered(self.queue.claim(limit, LEASE).await)?;
         prop_assert_eq!(jobs.len(), n_due.min(limit));
-        self.take_jobs(worker, jobs)
+        self.take_jobs(worker, jobs, false)
+    }
+
+    async fn claim_abandoned(&mut self, worker: usize) -> Checked {
+        let n_abandoned = self.model.n_due(true);
+        let job = answered(self.queue.claim_abandoned(LEASE).await)?;
+        prop_assert_eq!(job.is_some(), n_abandoned > 0);
+        self.take_jobs(worker, job, true)
     }
 
     async fn claim_together(&mut self, left: usize, right: usize, limit: usize) -> Checked {
@@ -172,15 +180,20 @@ impl<'a> Driver<'a> {
             self.queue.claim(limit, LEASE),
             self.queue.claim(limit, LEASE)
         );
-        self.take_jobs(left, answered(claims.0)?)?;
-        self.take_jobs(right, answered(claims.1)?)
+        self.take_jobs(left, answered(claims.0)?, false)?;
+        self.take_jobs(right, answered(claims.1)?, false)
     }
 
-    fn take_jobs(&mut self, worker: usize, jobs: Vec<Job>) -> Checked {
+    fn take_jobs(
+        &mut self,
+        worker: usize,
+        jobs: impl IntoIterator<Item = Job>,
+        is_abandoned: bool,
+    ) -> Checked {
         for job in jobs {
             prop_assert!(self.model.is_shown(&job), "not as stored: {:?}", job);
             let claimed = Some((job.token(), job.attempts_before));
-            prop_assert_eq!(self.model.claim(job.order.id), claimed);
+            prop_assert_eq!(self.model.claim(job.order.id, is_abandoned), claimed);
             self.held[worker].push(job.token());
         }
         Ok(())
@@ -188,21 +201,25 @@ impl<'a> Driver<'a> {
 
     async fn heartbeat(&mut self, worker: usize) -> Checked {
         let held = std::mem::take(&mut self.held[worker]);
-        let mut lost = answered(self.queue.extend(&held, LEASE).await)?;
-        let (kept, mut expected): (Vec<_>, Vec<_>) = held
-            .into_iter()
-            .partition(|token| self.model.heartbeat(*token));
-        self.held[worker] = kept;
-        self.old.extend(&expected);
-        lost.sort_unstable_by_key(|token| (token.order_id, token.attempt));
-        expected.sort_unstable_by_key(|token| (token.order_id, token.attempt));
-        prop_assert_eq!(lost, expected);
+        let extended = answered(self.queue.extend(&held, LEASE).await)?;
+        prop_assert_eq!(extended.len(), held.len());
+        for (token, extended) in held.into_iter().zip(extended) {
+            let expected = if self.model.heartbeat(token) {
+                self.held[worker].push(token);
+                Extended::Applied
+            } else {
+                self.old.push(token);
+                Extended::Stale
+            };
+            prop_assert_eq!(extended, expected);
+        }
         Ok(())
     }
 
     async fn start(&mut self, worker: usize) -> Checked {
         let tokens = self.held[worker].clone();
-        let started = self.queue.start(&tokens).await;
+        let starts: Vec<_> = tokens.iter().copied().map(processing).collect();
+        let started = self.queue.start(&starts).await;
         prop_assert_eq!(started.len(), tokens.len());
         for (started, token) in started.into_iter().zip(tokens) {
             let moved = match answered(started)? {
@@ -231,13 +248,10 @@ impl<'a> Driver<'a> {
         prop_assert_eq!(completed.len(), slice.len());
         for (completed, token) in completed.into_iter().zip(tokens) {
             let moved = match answered(completed)? {
-                Completed::Applied(event) => Some(event.map(|e| (e.order_id, e.version, e.status))),
+                Completed::Applied(event) => Some(event.map(|event| (event.version, event.status))),
                 Completed::Stale => None,
             };
-            let is_moved = self.model.complete(*token, &verdict);
-            let order = &self.model.orders[&token.order_id];
-            let state = (token.order_id, order.version(), order.status());
-            let expected = is_moved.map(|is_moved| is_moved.then_some(state));
+            let expected = self.model.complete(*token, &verdict);
             prop_assert_eq!(moved, expected, "{:?} reports {:?}", token, &verdict);
         }
         Ok(())
@@ -287,6 +301,7 @@ impl<'a> Driver<'a> {
             self.subject.expire_leases().await;
             self.model.expire_leases();
             self.claim(0, 2).await?;
+            self.claim_abandoned(0).await?;
             let tokens = std::mem::take(&mut self.held[0]);
             if tokens.is_empty() {
                 return self.check_histories().await;

@@ -25,8 +25,13 @@ struct ModelJob {
     n_claims: u32,
     /// Claims that do not count.
     n_forgiven: u32,
-    /// Who may finish: the last to claim, until the job is given back, buried or requeued.
+    /// Who may finish: the last to claim, until the job is given back, retried, buried or
+    /// requeued.
     holder: Option<JobToken>,
+    /// Whether the holder said that its work begins.
+    is_begun: bool,
+    /// Whose report is being retried.
+    retried: Option<JobToken>,
 }
 
 #[derive(Clone, Debug)]
@@ -35,7 +40,12 @@ pub(super) struct ModelOrder {
     /// The statuses it had, in order; as many as it has versions.
     pub(super) history: Vec<OrderStatus>,
     job: Option<ModelJob>,
+    /// Whose reports ended the order, each with the version and status it moved to.
+    ends: BTreeMap<u32, Moved>,
 }
+
+/// What a report does: the version and status the order moves to, if it moves.
+pub(super) type Moved = Option<(u32, OrderStatus)>;
 
 impl ModelOrder {
     pub(super) fn status(&self) -> OrderStatus {
@@ -69,28 +79,38 @@ impl Model {
             n_claims: u32::from(token.is_some()),
             n_forgiven: 0,
             holder: token,
+            is_begun: false,
+            retried: None,
         };
         let order = ModelOrder {
             new: new.clone(),
             history: vec![OrderStatus::Pending],
             job: Some(job),
+            ends: BTreeMap::new(),
         };
         self.orders.insert(new.id, order);
         token
     }
 
-    pub(super) fn n_due(&self) -> usize {
-        let is_due = |order: &&ModelOrder| order.job.as_ref().is_some_and(|j| j.due == Due::Now);
-        self.orders.values().filter(is_due).count()
+    /// How many jobs are due: those that nobody holds, or those that were abandoned.
+    pub(super) fn n_due(&self, is_abandoned: bool) -> usize {
+        let is_due = |job: &&ModelJob| job.due == Due::Now && job.holder.is_some() == is_abandoned;
+        let jobs = self.orders.values().filter_map(|order| order.job.as_ref());
+        jobs.filter(is_due).count()
     }
 
-    /// The job of `order_id` is claimed. What the claim must look like, or `None` if the
-    /// job is not due.
-    pub(super) fn claim(&mut self, order_id: OrderId) -> Option<(JobToken, u32)> {
+    /// The job of `order_id` is claimed. What the claim must look like, or `None` if it is not
+    /// due, or abandoned against expectation.
+    pub(super) fn claim(
+        &mut self,
+        order_id: OrderId,
+        is_abandoned: bool,
+    ) -> Option<(JobToken, u32)> {
         let job = self.orders.get_mut(&order_id)?.job.as_mut()?;
-        if job.due != Due::Now {
+        if job.due != Due::Now || job.holder.is_some() != is_abandoned {
             return None;
         }
+        job.n_forgiven += u32::from(is_abandoned && !job.is_begun);
         job.n_claims += 1;
         job.due = Due::Later;
         let token = JobToken {
@@ -98,6 +118,7 @@ impl Model {
             attempt: job.n_claims,
         };
         job.holder = Some(token);
+        job.is_begun = false;
         Some((token, job.n_forgiven))
     }
 
@@ -134,7 +155,8 @@ impl Model {
 
     /// An effect begins. `None` for a stale token, else whether the order moves.
     pub(super) fn start(&mut self, token: JobToken) -> Option<bool> {
-        let (history, _) = self.held(token)?;
+        let (history, job) = self.held(token)?;
+        job.is_begun = true;
         let is_moved = history.last() != Some(&OrderStatus::Processing);
         if is_moved {
             history.push(OrderStatus::Processing);
@@ -142,37 +164,53 @@ impl Model {
         Some(is_moved)
     }
 
-    /// A result arrives. `None` for a stale token, else whether the order moves.
-    pub(super) fn complete(&mut self, token: JobToken, verdict: &Verdict) -> Option<bool> {
-        let (history, job) = self.held(token)?;
-        match verdict {
+    /// A result arrives. `None` for a stale token.
+    pub(super) fn complete(&mut self, token: JobToken, verdict: &Verdict) -> Option<Moved> {
+        let Some((history, job)) = self.held(token) else {
+            return self.repeated(token, verdict);
+        };
+        job.holder = None;
+        let status = match verdict {
             Verdict::Retry {
                 delay,
                 error: _,
                 is_counted,
             } => {
-                if !is_counted {
-                    job.n_forgiven += 1;
-                    job.holder = None;
-                }
+                job.n_forgiven += u32::from(!is_counted);
                 job.due = if delay.is_zero() {
                     Due::Now
                 } else {
                     Due::Later
                 };
-                return Some(false);
+                job.retried = Some(token);
+                return Some(None);
             }
             Verdict::Failed(_) => {
-                history.push(OrderStatus::Failed);
                 job.due = Due::Buried;
-                job.holder = None;
+                OrderStatus::Failed
             }
-            Verdict::Processed => {
-                history.push(OrderStatus::Processed);
-                self.orders.get_mut(&token.order_id)?.job = None;
-            }
+            Verdict::Processed => OrderStatus::Processed,
+        };
+        history.push(status);
+        let order = self.orders.get_mut(&token.order_id)?;
+        if status == OrderStatus::Processed {
+            order.job = None;
         }
-        Some(true)
+        let moved = Some((order.version(), status));
+        order.ends.insert(token.attempt, moved);
+        Some(moved)
+    }
+
+    /// A report is repeated, or its token is stale.
+    fn repeated(&self, token: JobToken, verdict: &Verdict) -> Option<Moved> {
+        let order = self.orders.get(&token.order_id)?;
+        let is_success = matches!(verdict, Verdict::Processed);
+        if let Some(moved) = order.ends.get(&token.attempt) {
+            let was_success = moved.is_some_and(|(_, status)| status == OrderStatus::Processed);
+            return (was_success == is_success).then_some(*moved);
+        }
+        let job = order.job.as_ref()?;
+        (job.retried == Some(token) && !is_success).then_some(None)
     }
 
     pub(super) fn expire_leases(&mut self) {
@@ -210,11 +248,14 @@ impl Model {
             }
             (JobEffect::Requeue, job) => {
                 let n_claims = job.as_ref().map_or(0, |job| job.n_claims);
+                let retried = job.as_ref().and_then(|job| job.retried);
                 *job = Some(ModelJob {
                     due: Due::Now,
                     n_claims,
                     n_forgiven: n_claims,
                     holder: None,
+                    is_begun: false,
+                    retried,
                 });
             }
         }

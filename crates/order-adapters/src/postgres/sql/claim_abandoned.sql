@@ -1,0 +1,35 @@
+-- Claims one abandoned job, the longest due first: one that is due although a claim holds it.
+-- $1 lease in microseconds, $2 claim_id. As durable as every claim, for the same reason.
+WITH front AS (
+    -- Abandoned jobs reach the front of the due ones when their turn comes; looking for them
+    -- behind a backlog would read all of it.
+    SELECT order_id, due_at, claim_id FROM jobs WHERE due_at <= now() ORDER BY due_at LIMIT 1024
+),
+abandoned AS (
+    SELECT order_id FROM jobs
+    WHERE order_id = ANY (ARRAY(
+            SELECT order_id FROM front WHERE claim_id IS NOT NULL ORDER BY due_at LIMIT 32
+        ))
+        AND due_at <= now() AND claim_id IS NOT NULL
+    ORDER BY due_at
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+),
+claimed AS (
+    UPDATE jobs j
+    SET attempt = j.attempt + 1,
+        -- A claim under which nothing began does not count. A program that does not know
+        -- claim_id may have redriven the order, and then it does not count already.
+        attempts_before =
+            least(j.attempts_before + CASE WHEN j.is_begun THEN 0 ELSE 1 END, j.attempt),
+        due_at = now() + $1::bigint * interval '1 microsecond',
+        claim_id = $2, is_begun = false
+    WHERE j.order_id = ANY (ARRAY(SELECT order_id FROM abandoned))
+    RETURNING j.order_id, j.attempt, j.attempts_before
+)
+SELECT o.id, o.user_id, o.amount_minor, o.currency, o.status, o.version, o.failure_code,
+    o.failure_message, o.created_at, o.updated_at, o.metadata::text, o.external_id, claimed.attempt,
+    claimed.attempts_before
+FROM claimed
+JOIN orders o ON o.id = claimed.order_id
+WHERE o.id = ANY (ARRAY(SELECT order_id FROM abandoned))
