@@ -110,7 +110,7 @@ type ShortStorm = (
 );
 
 /// One of each kind, and one for each pair of engines.
-const SHORT_STORMS: [ShortStorm; 8] = [
+const SHORT_STORMS: [ShortStorm; 9] = [
     ("storm", &[], &["--orders=2000", "--kills=3"]),
     (
         "storm, local and postgres",
@@ -120,6 +120,17 @@ const SHORT_STORMS: [ShortStorm; 8] = [
             "--queue=local",
             "--events=postgres",
             "--seconds=6",
+        ],
+    ),
+    (
+        "storm with a poisoned order",
+        &[],
+        &[
+            "--scale",
+            "--queue=local",
+            "--events=postgres",
+            "--seconds=6",
+            "--poison",
         ],
     ),
     (

@@ -42,11 +42,10 @@ impl Kind {
 }
 
 /// What all services and workers have: leases short enough that the jobs of a killed worker
-/// are soon taken over; so many attempts that no number of kills makes an order FAILED; and
-/// orders that take so long that there is something to kill and to watch.
-const SETTINGS: [(&str, &str); 4] = [
+/// are soon taken over, and orders that take so long that there is something to kill and to
+/// watch. Nothing here is gentler than the defaults.
+const SETTINGS: [(&str, &str); 3] = [
     ("LEASE", "2s"),
-    ("MAX_ATTEMPTS", "1000"),
     ("PROCESSOR_DELAY", "200ms"),
     // Quiet, but for the line that says that the process is ready.
     ("RUST_LOG", "warn,order_app::process=info"),

@@ -68,8 +68,6 @@ impl Poison {
         let url = format!("http://{}/{worker}", self.address);
         vec![
             ("PROCESSOR", "http".to_owned()),
-            // The default, so that the order fails.
-            ("MAX_ATTEMPTS", "5".to_owned()),
             ("FULFILMENT_URL", url),
             (
                 "FULFILMENT_SECRET",
