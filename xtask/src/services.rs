@@ -25,6 +25,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("chromium", "chromium"),
     ("wrk", "wrk"),
     ("haproxy", "haproxy"),
+    ("pgbouncer", "pgbouncer"),
     ("default-jre-headless", "java"),
     ("maven", "mvn"),
 ];

@@ -115,6 +115,11 @@ pub trait OrderStore: Send + Sync + 'static {
     /// none is left.
     async fn prune(&self, limit: usize) -> Result<usize, Error>;
 
+    /// Waits until what was read before is as durable as a commit: a row may have been committed
+    /// on one server and not yet have reached the standby that would take over. Comes before
+    /// every success that is answered from a row and not from a commit of its own.
+    async fn confirm(&self, ctx: &CallContext) -> Result<(), Error>;
+
     /// Whether the database answers and its schema is the one this program needs.
     async fn check(&self, ctx: &CallContext) -> Result<(), Error>;
 }

@@ -213,6 +213,10 @@ impl<S: OrderStore> OrderStore for FaultStore<S> {
         self.call(self.inner.prune(limit)).await?
     }
 
+    async fn confirm(&self, ctx: &CallContext) -> Result<(), Error> {
+        self.call(self.inner.confirm(ctx)).await?
+    }
+
     async fn check(&self, ctx: &CallContext) -> Result<(), Error> {
         self.call(self.inner.check(ctx)).await?
     }

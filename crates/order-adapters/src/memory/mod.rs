@@ -155,6 +155,10 @@ impl OrderStore for MemoryStore {
         Ok(tables.prune(limit, now))
     }
 
+    async fn confirm(&self, _ctx: &CallContext) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn check(&self, _ctx: &CallContext) -> Result<(), Error> {
         Ok(())
     }

@@ -6,22 +6,28 @@
 use std::{fmt::Write as _, str::FromStr, time::Duration};
 
 use order_core::{BoxError, error_chain};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::{
-    Client, Config, NoTls,
-    config::{Host, SslMode, TargetSessionAttrs},
+    Client, Config, NoTls, SimpleQueryMessage,
+    config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs},
+    error::SqlState,
 };
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
-use super::errors::heals_with_time;
+use super::{
+    errors::heals_with_time,
+    pool::OPEN_TIMEOUT,
+    session::{self, PROBE, PROBE_VALUE},
+};
 
 /// The bounds of the pause between two attempts to reach the database at the start.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// How long one address may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one address may take to accept a connection. Less than half of what opening a
+/// connection may take, so that the second of two addresses is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long sent data may stay unacknowledged before the connection counts as broken.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,6 +75,23 @@ pub enum ConnectError {
         /// What went wrong.
         #[source]
         source: BoxError,
+    },
+    /// Between this process and the server is a pooler that does not pass settings on.
+    #[error(
+        "a connection pooler before the database {server} drops the settings of sessions; \
+         connect to PostgreSQL directly, without PgBouncer"
+    )]
+    Pooler {
+        /// `host:port/database`.
+        server: String,
+    },
+    /// Text in the database is not UTF-8.
+    #[error("the database {server} has the encoding {encoding}; create it with ENCODING 'UTF8'")]
+    NotUtf8 {
+        /// `host:port/database`.
+        server: String,
+        /// What it has instead.
+        encoding: String,
     },
     /// The database answers, but the store does not work on it.
     #[error("the database {server} is not usable")]
@@ -127,7 +150,9 @@ impl Target {
             .keepalives_idle(KEEPALIVE_IDLE)
             .keepalives_interval(KEEPALIVE_INTERVAL)
             .keepalives_retries(KEEPALIVE_RETRIES)
-            // Of several hosts, and after a failover, only the primary will do.
+            // Of several hosts, and after a failover, only the primary will do. In random order,
+            // so that one that accepts and then says nothing does not take every attempt.
+            .load_balance_hosts(LoadBalanceHosts::Random)
             .target_session_attrs(TargetSessionAttrs::ReadWrite);
         let server = server_name(&config);
         Ok(Self { config, server })
@@ -145,7 +170,8 @@ impl Target {
         config.application_name("order-system start");
         let mut pause = PAUSE_MIN;
         loop {
-            let error: BoxError = match timeout_at(deadline, config.connect(tls())).await {
+            let attempt_end = deadline.min(Instant::now() + OPEN_TIMEOUT);
+            let error: BoxError = match timeout_at(attempt_end, config.connect(tls())).await {
                 Ok(Ok((client, connection))) => {
                     tasks.spawn(async move {
                         // The client sees every error of the connection, too.
@@ -172,6 +198,103 @@ impl Target {
             info!(db.server = %self.server, error = error_chain(&*error), "waiting for the database");
             sleep(next - Instant::now()).await;
             pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}
+
+/// What a database must be before anything is changed in it.
+pub(super) struct Server {
+    /// How connections for the store are made.
+    pub(super) config: Config,
+}
+
+impl Target {
+    /// Looks at the settings of the server that decide whether what it commits is safe, and at
+    /// whether a session keeps its settings.
+    pub(super) async fn inspect(&self, client: &Client) -> Result<Server, ConnectError> {
+        let unusable = |source: BoxError| ConnectError::Unusable {
+            server: self.server.clone(),
+            source,
+        };
+        let settings = "SELECT current_setting('server_encoding'), current_setting('fsync'), \
+            current_setting('full_page_writes'), current_setting('synchronous_commit')";
+        let row = client.query_one(settings, &[]).await;
+        let row = row.map_err(|error| unusable(error.into()))?;
+        let text = |idx: usize| row.try_get::<_, String>(idx);
+        let texts = [text(0), text(1), text(2), text(3)].into_iter();
+        let texts: Vec<String> = texts
+            .collect::<Result<_, _>>()
+            .map_err(|error| unusable(error.into()))?;
+        let [encoding, fsync, full_page_writes, synchronous_commit] = &texts[..] else {
+            return Err(unusable("the server left out a setting".into()));
+        };
+        if encoding != "UTF8" {
+            return Err(ConnectError::NotUtf8 {
+                server: self.server.clone(),
+                encoding: encoding.clone(),
+            });
+        }
+        for (name, value) in [("fsync", fsync), ("full_page_writes", full_page_writes)] {
+            if value == "off" {
+                warn!(
+                    db.server = %self.server,
+                    "{name} is off: a crash of the server can lose acknowledged orders"
+                );
+            }
+        }
+        let is_weak = !matches!(synchronous_commit.as_str(), "on" | "remote_apply");
+        if is_weak {
+            warn!(
+                db.server = %self.server,
+                synchronous_commit,
+                "the server does not wait for commits; sessions of this process do"
+            );
+        }
+        let config = session::configure(self.config.clone(), is_weak);
+        self.check_session(&config).await?;
+        Ok(Server { config })
+    }
+
+    /// Checks that settings reach the server and stay.
+    async fn check_session(&self, config: &Config) -> Result<(), ConnectError> {
+        let server = self.server.clone();
+        let tasks = TaskTracker::new();
+        let opened = timeout(OPEN_TIMEOUT, config.connect(tls())).await;
+        let (client, connection) = match opened {
+            Ok(Ok(opened)) => opened,
+            // PgBouncer does not know the settings.
+            Ok(Err(error)) if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) => {
+                return Err(ConnectError::Pooler { server });
+            }
+            Ok(Err(error)) => {
+                let source = error.into();
+                return Err(ConnectError::Unusable { server, source });
+            }
+            Err(_) => {
+                let source = "the server does not answer".into();
+                return Err(ConnectError::Unusable { server, source });
+            }
+        };
+        tasks.spawn(async move {
+            let _ = connection.await;
+        });
+        let show = format!("SHOW {PROBE}");
+        let shown = timeout(OPEN_TIMEOUT, client.simple_query(&show)).await;
+        drop(client);
+        tasks.close();
+        tasks.wait().await;
+        let is_kept = |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(PROBE_VALUE));
+        match shown {
+            Ok(Ok(messages)) if messages.iter().any(is_kept) => Ok(()),
+            Ok(Ok(_)) => Err(ConnectError::Pooler { server }),
+            Ok(Err(error)) => {
+                let source = error.into();
+                Err(ConnectError::Unusable { server, source })
+            }
+            Err(_) => {
+                let source = "the server does not answer".into();
+                Err(ConnectError::Unusable { server, source })
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    PostgresStore,
+    CONFIRM, PostgresStore,
     errors::Fault,
     key::{KeyId, key_columns, key_id, read_stored},
     pool::{BatchStatement, Columns},
@@ -280,10 +280,15 @@ impl PostgresStore {
         };
         let names = orders.iter().zip(rests).filter(is_unexplained);
         let names = names.filter_map(|(new, _)| name(new)).collect();
-        Ok(Existing {
+        let existing = Existing {
             names: self.find_names(names).await?,
             orders: found,
-        })
+        };
+        if !existing.orders.is_empty() {
+            // A success that is answered from a row needs it to be where commits are.
+            self.requests.query(CONFIRM, &[]).await?;
+        }
+        Ok(existing)
     }
 
     /// The orders that have these names.

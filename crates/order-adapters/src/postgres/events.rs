@@ -41,6 +41,7 @@ use super::{
     ConnectError, PostgresConfig,
     connect::{self, Target},
     errors::{Fault, heals_with_time},
+    session,
 };
 use crate::event_message;
 
@@ -92,6 +93,7 @@ impl PostgresEventTransport {
     /// [`ConnectError::InvalidUrl`].
     pub fn new(config: &PostgresConfig) -> Result<Self, ConnectError> {
         let mut target = Target::parse(&config.url)?;
+        target.config = session::configure(target.config, false);
         target.config.application_name("order-system events");
         Ok(Self {
             target,
@@ -111,7 +113,6 @@ impl PostgresEventTransport {
             let (client, mut connection) = self.target.config.connect(connect::tls()).await?;
             let messages = stream::poll_fn(move |cx| connection.poll_message(cx)).boxed();
             let mut link = Link { client, messages };
-            link.execute(include_str!("sql/session.sql")).await?;
             link.execute(settings).await?;
             Ok(link)
         };

@@ -23,6 +23,7 @@ mod outbox;
 mod pool;
 mod queue;
 mod row;
+mod session;
 mod store;
 mod table_lock;
 mod unsure;
@@ -36,7 +37,7 @@ use uuid::Uuid;
 
 pub use self::{connect::ConnectError, events::PostgresEventTransport};
 use self::{
-    connect::Target,
+    connect::{Server, Target},
     pool::{Pool, PoolConfig},
     unsure::Unsure,
 };
@@ -48,6 +49,9 @@ const REQUESTS_WAIT: Duration = Duration::from_millis(250);
 /// How long workers and maintenance wait for a connection. Nobody waits for them, and what
 /// they have done must not be lost over a short stall.
 const WORKERS_WAIT: Duration = Duration::from_secs(5);
+
+/// Waits until what was read before is on the standbys that commits wait for.
+const CONFIRM: &str = include_str!("sql/confirm.sql");
 
 /// Where the database is and how it is used.
 #[derive(Clone)]
@@ -117,7 +121,7 @@ impl PostgresStore {
     /// [`startup_timeout`](PostgresConfig::startup_timeout) if nobody answers.
     pub async fn connect(config: PostgresConfig) -> Result<Self, ConnectError> {
         let target = Target::parse(&config.url)?;
-        migrate(&target, config.startup_timeout).await?;
+        let (server, _) = migrate(&target, config.startup_timeout).await?;
         let unusable = |source| ConnectError::Unusable {
             server: target.server.clone(),
             source,
@@ -129,7 +133,7 @@ impl PostgresStore {
                 connections_max,
                 wait,
             };
-            Pool::new(&target.config, &config, &cancels).map_err(|error| unusable(error.into()))
+            Pool::new(&server.config, &config, &cancels).map_err(|error| unusable(error.into()))
         };
         let store = Self {
             requests: pool("requests", config.requests_pool, REQUESTS_WAIT)?,
@@ -152,7 +156,9 @@ impl PostgresStore {
     /// # Errors
     /// As for [`PostgresStore::connect`].
     pub async fn migrate(config: PostgresConfig) -> Result<Vec<String>, ConnectError> {
-        migrate(&Target::parse(&config.url)?, config.startup_timeout).await
+        let target = Target::parse(&config.url)?;
+        let (_, names) = migrate(&target, config.startup_timeout).await?;
+        Ok(names)
     }
 
     /// Refuses new work; connections close when the work on them is done.
@@ -164,17 +170,24 @@ impl PostgresStore {
     }
 }
 
-async fn migrate(target: &Target, startup_timeout: Duration) -> Result<Vec<String>, ConnectError> {
+async fn migrate(
+    target: &Target,
+    startup_timeout: Duration,
+) -> Result<(Server, Vec<String>), ConnectError> {
     let tasks = TaskTracker::new();
     let deadline = Instant::now() + startup_timeout;
     let mut client = target.wait(startup_timeout, deadline, &tasks).await?;
+    let server = target.inspect(&client).await?;
     let names = migration::migrate(&mut client, deadline).await;
     // Closing the connection gives the lock back.
     drop(client);
     tasks.close();
     tasks.wait().await;
-    names.map_err(|source| ConnectError::Migration {
-        server: target.server.clone(),
-        source,
-    })
+    match names {
+        Ok(names) => Ok((server, names)),
+        Err(source) => Err(ConnectError::Migration {
+            server: target.server.clone(),
+            source,
+        }),
+    }
 }

@@ -5,13 +5,11 @@
 //! back to the pool, and repeating a statement repeats all of it.
 //!
 //! Invariants: a connection goes back to its pool only after its statement was answered;
-//! every wait is bounded, here and on the server (`sql/session.sql`).
+//! every wait is bounded, here and on the server (`session.rs`).
 
 use std::{collections::BTreeMap, time::Duration};
 
-use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, QueueMode, RecyclingMethod, Runtime,
-};
+use deadpool_postgres::{Manager, ManagerConfig, Object, QueueMode, RecyclingMethod, Runtime};
 use order_core::{CallContext, Error};
 use tokio::{
     runtime::Handle,
@@ -21,14 +19,14 @@ use tokio_postgres::{Config, Row, types::ToSql};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::{connect, errors::Fault};
+use super::{connect, errors::Fault, session::Connector};
 
 /// How long a statement may stay unanswered. Two seconds more than the server's own limit,
 /// so that it only ends waits on a server or network that has gone silent.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// How long opening a connection may take, with everything that belongs to it.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the request to cancel a statement may take. Without it the statement ends by
 /// the server's limits.
@@ -76,32 +74,23 @@ impl Pool {
     /// tasks that cancel abandoned statements.
     pub(super) fn new(
         database: &Config,
-        config: &PoolConfig,
+        pool: &PoolConfig,
         cancels: &TaskTracker,
     ) -> Result<Self, deadpool_postgres::BuildError> {
         let mut database = database.clone();
-        database.application_name(format!("order-system {}", config.name));
+        database.application_name(format!("order-system {}", pool.name));
         // A broken connection is noticed when it breaks, so asking before each use, a round
         // trip, would tell nothing that the statement itself does not.
         let recycling_method = RecyclingMethod::Fast;
-        let manager =
-            Manager::from_config(database, connect::tls(), ManagerConfig { recycling_method });
+        let config = ManagerConfig { recycling_method };
+        let manager = Manager::from_connect(database, Connector::new(), config);
         let connections = deadpool_postgres::Pool::builder(manager)
-            .max_size(config.connections_max.max(1))
+            .max_size(pool.connections_max.max(1))
             // The one used last: its server process has everything at hand.
             .queue_mode(QueueMode::Lifo)
             .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(config.wait))
+            .wait_timeout(Some(pool.wait))
             .create_timeout(Some(OPEN_TIMEOUT))
-            .post_create(Hook::async_fn(|client, _| {
-                Box::pin(async move {
-                    let settings = include_str!("sql/session.sql");
-                    client
-                        .batch_execute(settings)
-                        .await
-                        .map_err(HookError::Backend)
-                })
-            }))
             .build()?;
         Ok(Self {
             connections,

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::UNREADABLE_REST;
 
 use super::{
-    PostgresStore,
+    CONFIRM, PostgresStore,
     errors::Fault,
     pool::{BatchStatement, Columns},
     row::{
@@ -248,9 +248,22 @@ impl PostgresStore {
         &self,
         tokens: &[JobToken],
     ) -> BTreeMap<TokenKey, Result<Reported, Error>> {
-        self.workers
+        let found = self
+            .workers
             .query_batch(reported(), &ascending_tokens(tokens))
-            .await
+            .await;
+        if found.is_empty() {
+            return found;
+        }
+        match self.workers.query(CONFIRM, &[]).await.map_err(Error::from) {
+            Ok(_) => found,
+            Err(error) => {
+                let unknown = found
+                    .into_keys()
+                    .map(|key| (key, Err(error.without_source())));
+                unknown.collect()
+            }
+        }
     }
 }
 

@@ -278,6 +278,11 @@ impl OrderStore for PostgresStore {
         usize::try_from(n_pruned).map_err(Error::internal)
     }
 
+    async fn confirm(&self, ctx: &CallContext) -> Result<(), Error> {
+        let confirmed = self.requests.read(ctx, super::CONFIRM, &[]).await;
+        confirmed.map(drop)
+    }
+
     async fn check(&self, ctx: &CallContext) -> Result<(), Error> {
         let needed = &migration::VERSION_NEEDED;
         let rows = self

@@ -232,6 +232,11 @@ impl OrderStore for SqliteStore {
         .await
     }
 
+    /// A commit is on the disk before a reader can see it.
+    async fn confirm(&self, _ctx: &CallContext) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn check(&self, ctx: &CallContext) -> Result<(), Error> {
         let found = self
             .readers

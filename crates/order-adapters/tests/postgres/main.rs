@@ -52,6 +52,7 @@ mod keys;
 mod outbox;
 mod pages;
 mod plans;
+mod stall;
 mod start;
 
 /// How long a condition may take to become true. Only a failing test waits this long.

@@ -63,6 +63,7 @@ impl OrderService {
             {
                 // Read again: the first request may have ended after the read above.
                 let order = self.find(ctx, *order_id).await?;
+                self.store.confirm(ctx).await?;
                 return Ok(Receipt {
                     order,
                     is_replayed: true,
@@ -76,6 +77,7 @@ impl OrderService {
                 });
             }
             let Some(change) = decide(&order, command.clone())? else {
+                self.store.confirm(ctx).await?;
                 return Ok(Receipt::first(order));
             };
             let change = Change { key, ..change };

@@ -170,6 +170,10 @@ impl OrderStore for FakeStore {
         unreachable!("the endpoint only reads")
     }
 
+    async fn confirm(&self, _ctx: &CallContext) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn check(&self, _ctx: &CallContext) -> Result<(), Error> {
         unreachable!("readiness is not asked for")
     }

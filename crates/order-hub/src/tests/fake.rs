@@ -215,6 +215,10 @@ impl OrderStore for FakeStore {
         unreachable!("the hub only reads")
     }
 
+    async fn confirm(&self, _ctx: &CallContext) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn check(&self, _ctx: &CallContext) -> Result<(), Error> {
         unreachable!("the hub is not asked for readiness")
     }
