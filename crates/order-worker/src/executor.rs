@@ -6,7 +6,10 @@
 //! the attempt is durably marked as begun. A panic of the processor ends its attempt and
 //! nothing else.
 
-use std::{any::Any, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll};
+use std::{
+    any::Any, future::pending, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll,
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
 use order_core::{
@@ -16,7 +19,7 @@ use order_core::{
 };
 use tokio::{
     sync::{Mutex, mpsc},
-    time::Instant,
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -37,6 +40,7 @@ pub(crate) struct Executor {
     processor: Arc<dyn Processor>,
     /// `Some` if the processor has effects outside.
     starts: Option<GroupCommit<Start, Started>>,
+    attempt_timeout: Option<Duration>,
     retry: RetryPolicy,
     completer: Completer,
 }
@@ -84,6 +88,7 @@ impl Executor {
             abandoned: Abandoned::new(config.poll_interval),
             processor,
             starts,
+            attempt_timeout: config.attempt_timeout,
             retry: config.retry,
             completer,
         };
@@ -274,9 +279,32 @@ impl Executor {
                 answer = processing => answer,
                 () = self.shared.leases.lost(job.token()) => return Ended::LeaseLost,
                 () = self.shared.stops.running.cancelled() => return Ended::Stopped,
+                timeout = self.timeout() => return Ended::With(self.outcome_of_timeout(job, timeout)),
             }
         };
         Ended::With(answer.unwrap_or_else(|panic| self.outcome_of_panic(job, panic.as_ref())))
+    }
+
+    /// Waits until an attempt has taken too long.
+    async fn timeout(&self) -> Duration {
+        match self.attempt_timeout {
+            Some(timeout) => sleep(timeout).await,
+            None => pending().await,
+        }
+        self.attempt_timeout.unwrap_or_default()
+    }
+
+    fn outcome_of_timeout(&self, job: &Job, timeout: Duration) -> Outcome {
+        tracing::warn!(
+            order.id = %job.order.id,
+            job.attempt = job.attempt,
+            ?timeout,
+            "attempt took too long and was dropped"
+        );
+        Outcome::Retry {
+            error: format!("the attempt took longer than {timeout:?}"),
+            after: None,
+        }
     }
 
     fn outcome_of_panic(&self, job: &Job, panic: &(dyn Any + Send)) -> Outcome {

@@ -61,6 +61,9 @@ pub struct WorkerConfig {
     /// With hints from a broker: how long a job has been due before it counts as one whose
     /// hint was lost, and is claimed without.
     pub overdue: Duration,
+    /// How long an attempt may take: one that takes longer is dropped and has failed. `None`: it
+    /// may take for ever.
+    pub attempt_timeout: Option<Duration>,
     /// When failed attempts are repeated.
     pub retry: RetryPolicy,
     /// How many commits of results run at the same time, at least 1.
@@ -75,6 +78,7 @@ impl Default for WorkerConfig {
             lease: Duration::from_secs(30),
             poll_interval: Duration::from_secs(1),
             overdue: Duration::from_secs(2),
+            attempt_timeout: Some(Duration::from_mins(15)),
             retry: RetryPolicy::default(),
             completion_lanes: 2,
         }

@@ -194,6 +194,10 @@ pub struct CoreConfig {
     /// How long a worker may be silent before its order is given to another, like 30s.
     #[arg(long, env = "LEASE", default_value = "30s", value_parser = parse_lease)]
     pub lease: Duration,
+    /// How long one attempt of a worker of this process may take, like 15m; one that takes
+    /// longer is dropped and has failed. 0s: for ever.
+    #[arg(long, env = "ATTEMPT_TIMEOUT", default_value = "15m", value_parser = parse_duration)]
+    pub attempt_timeout: Duration,
     /// Attempts before an order is FAILED.
     #[arg(long, env = "MAX_ATTEMPTS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub max_attempts: u32,

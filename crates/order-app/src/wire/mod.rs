@@ -244,6 +244,7 @@ fn worker_config(config: &CoreConfig, completion_lanes: usize) -> WorkerConfig {
         workers: usize::from(config.workers),
         queue_len_max: usize::try_from(config.queue_capacity).unwrap_or(usize::MAX),
         lease: config.lease,
+        attempt_timeout: Some(config.attempt_timeout).filter(|timeout| !timeout.is_zero()),
         retry: retry_policy(config),
         completion_lanes,
         ..WorkerConfig::default()

@@ -253,3 +253,27 @@ async fn start_that_took_most_of_the_lease_is_not_followed_by_the_effect() {
     assert_eq!(rig.bus.statuses(), [OrderStatus::Processing]);
     assert_eq!(rig.n_attempts(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn attempt_that_takes_too_long_is_dropped_and_counts() {
+    let (processor, n_dropped) = stuck();
+    let rig = Rig::started(
+        WorkerConfig {
+            attempt_timeout: Some(LEASE * 10),
+            ..polling()
+        },
+        processor,
+    )
+    .await;
+    let order_id = rig.create();
+    rig.eventually(|rig| rig.n_attempts() == 1).await;
+
+    sleep(LEASE * 9).await;
+    assert_eq!(n_dropped.load(Ordering::Relaxed), 0, "it has its lease");
+    sleep(LEASE * 40).await;
+
+    let cause = failure(&rig, order_id).unwrap();
+    assert_eq!(cause.code, "ATTEMPTS_EXHAUSTED");
+    assert!(cause.message.contains("longer than"), "{}", cause.message);
+    assert_eq!(n_dropped.load(Ordering::Relaxed), 3);
+}

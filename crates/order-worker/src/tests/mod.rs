@@ -48,6 +48,7 @@ fn config() -> WorkerConfig {
         lease: LEASE,
         poll_interval: NEVER,
         overdue: Duration::from_secs(2),
+        attempt_timeout: None,
         retry: RetryPolicy {
             attempts_max: 3,
             ..RetryPolicy::default()
