@@ -9,6 +9,7 @@ pub mod healthcheck;
 pub mod lifecycle;
 mod maintenance;
 pub mod process;
+mod starting;
 pub mod telemetry;
 mod wire;
 

@@ -32,6 +32,7 @@ use crate::{
         WorkerConfig,
     },
     lifecycle::Exit,
+    starting::Starting,
     wire::{Core, system_ports},
 };
 
@@ -76,7 +77,7 @@ impl Process {
     pub async fn start_system(config: SystemConfig) -> anyhow::Result<Self> {
         let http = bind("HTTP_ADDR", config.http_addr).await?;
         let api_config = config.api;
-        let mut process = Self::start_core(ServiceConfig {
+        let service = ServiceConfig {
             command: None,
             grpc_addr: config.grpc_addr,
             ws_addr: config.ws_addr,
@@ -85,8 +86,8 @@ impl Process {
             core: config.core,
             serving: config.serving,
             process: config.process,
-        })
-        .await?;
+        };
+        let mut process = Self::start_core(service, Some(&http)).await?;
         process.serve_http(http, api_config)?;
         process.log_start("order-system");
         Ok(process)
@@ -94,17 +95,19 @@ impl Process {
 
     /// Starts `order-service`: everything but the HTTP API.
     pub async fn start_service(config: ServiceConfig) -> anyhow::Result<Self> {
-        let process = Self::start_core(config).await?;
+        let process = Self::start_core(config, None).await?;
         process.log_start("order-service");
         Ok(process)
     }
 
-    async fn start_core(config: ServiceConfig) -> anyhow::Result<Self> {
+    async fn start_core(config: ServiceConfig, http: Option<&TcpListener>) -> anyhow::Result<Self> {
         let grpc = bind("GRPC_ADDR", config.grpc_addr).await?;
         let ws = bind("WS_ADDR", config.ws_addr).await?;
         let admin = bind("ADMIN_ADDR", config.admin_addr).await?;
         let (clock, ids) = system_ports();
         let serving = &config.serving;
+        let listeners: Vec<_> = [&ws, &admin].into_iter().chain(http).collect();
+        let starting = Starting::serve(&listeners, Some(&grpc), (&clock, &ids))?;
         let core = Core::start(
             &config.database_url,
             &config.core,
@@ -112,6 +115,7 @@ impl Process {
             (&clock, &ids),
         )
         .await?;
+        starting.end().await;
         let api = Arc::clone(&core.service) as Arc<dyn OrderApi>;
         let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), Some(core));
         process.serve_admin(admin)?;
@@ -124,7 +128,9 @@ impl Process {
     pub async fn start_worker(config: WorkerConfig) -> anyhow::Result<Self> {
         let admin = bind("ADMIN_ADDR", config.admin_addr).await?;
         let (clock, ids) = system_ports();
+        let starting = Starting::serve(&[&admin], None, (&clock, &ids))?;
         let core = Core::start(&config.database_url, &config.core, None, (&clock, &ids)).await?;
+        starting.end().await;
         let api = Arc::clone(&core.service) as Arc<dyn OrderApi>;
         let mut process = Self::new(&config.process, (clock, ids), api, Some(core));
         process.serve_admin(admin)?;

@@ -77,6 +77,17 @@ pub fn router(readiness: Readiness) -> Router {
         .method_not_allowed_fallback(operation::method_not_allowed(&frame))
 }
 
+/// `/livez` and `/readyz` of a process that is starting; anything else is answered like
+/// `/readyz`: not now.
+pub fn starting_router(readiness: Readiness) -> Router {
+    let frame = Frame::unlimited(&readiness.0.deps);
+    let state = Arc::clone(&readiness.0);
+    let not_now = Operation::new("starting", &frame, &state, readyz);
+    probes(readiness)
+        .fallback(not_now)
+        .method_not_allowed_fallback(operation::method_not_allowed(&frame))
+}
+
 /// `/livez` and `/readyz`, for a router that has fallbacks.
 pub(crate) fn probes(readiness: Readiness) -> Router {
     let frame = Frame::unlimited(&readiness.0.deps);

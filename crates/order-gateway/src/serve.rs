@@ -65,6 +65,8 @@ pub struct ServeConfig {
     pub connections_per_address_max: usize,
     /// From the stop to the point where what is still open is cut.
     pub drain_timeout: Duration,
+    /// Whether another server goes on with the port, so that the stop must not close it.
+    pub hands_port_over: bool,
 }
 
 impl ServeConfig {
@@ -83,6 +85,7 @@ impl ServeConfig {
             connections_max: 10_000,
             connections_per_address_max: 1_000,
             drain_timeout: Duration::from_secs(15),
+            hands_port_over: false,
         }
     }
 }
@@ -141,7 +144,9 @@ pub async fn serve(
     stopping.is_lingering.store(true, Ordering::Release);
     // The one way to stop accepting without telling the connections is the socket itself.
     // Where a system does not have it, connections are taken until the drain.
-    if let Err(error) = SockRef::from(&accepting).shutdown(Shutdown::Both) {
+    if !config.hands_port_over
+        && let Err(error) = SockRef::from(&accepting).shutdown(Shutdown::Both)
+    {
         tracing::debug!(listener = name, %error, "accepting goes on for a moment");
     }
     let linger = LINGER_TIME_MAX.min(config.drain_timeout / 4);

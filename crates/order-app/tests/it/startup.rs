@@ -1,8 +1,14 @@
 //! Starting with settings that cannot work: a clear message and an exit code other than 0.
 
-use std::{net::TcpListener, process::Command};
+use std::{net::TcpListener, process::Command, sync::Arc};
 
-use order_testkit::server::redis::RedisServer;
+use order_adapters::system::SystemClock;
+use order_core::{CallContext, Clock, Deadline, ErrorKind, OrderApi as _, RequestId};
+use order_rpc::{RemoteOrderApi, RpcClientConfig};
+use order_testkit::server::{
+    process::{ChildServer, Signal},
+    redis::RedisServer,
+};
 
 use crate::{
     processes::{self, Ports},
@@ -193,4 +199,61 @@ fn a_healthcheck_of_nothing_fails() {
         ];
         assert_says(&failure(program, &["healthcheck"], &env), &[&addr]);
     }
+}
+
+#[test]
+fn a_process_that_waits_for_its_database_says_so_on_every_port() {
+    run(async {
+        let free = || order_testkit::server::free_port().expect("a port");
+        let (database, admin) = (free(), free());
+        let ports = Ports::free();
+        let url = format!("postgres://ada@127.0.0.1:{database}/orders");
+        let admin_addr = format!("127.0.0.1:{admin}");
+        let process = ChildServer::spawn(
+            Command::new(SYSTEM)
+                .env("DATABASE_URL", url)
+                .env("HTTP_ADDR", format!("127.0.0.1:{}", ports.http))
+                .env("GRPC_ADDR", format!("127.0.0.1:{}", ports.grpc))
+                .env("WS_ADDR", format!("127.0.0.1:{}", ports.ws))
+                .env("ADMIN_ADDR", &admin_addr),
+        )
+        .expect("the binary runs");
+        let line = process
+            .wait_for_line("waiting for the database", PATIENCE)
+            .await;
+        line.expect("it waits");
+
+        assert_eq!(status(admin, "/livez").await, 200);
+        for (port, path) in [
+            (admin, "/readyz"),
+            (ports.http, "/readyz"),
+            (ports.http, "/orders"),
+            (ports.ws, "/ws"),
+        ] {
+            assert_eq!(status(port, path).await, 503, "{path} on {port}");
+        }
+        let client = RpcClientConfig::new(vec![format!("http://127.0.0.1:{}", ports.grpc)]);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (api, lanes) = RemoteOrderApi::new(&client, &clock).expect("a valid URL");
+        let mut calls = tokio::task::JoinSet::new();
+        for lane in lanes {
+            calls.spawn(lane);
+        }
+        let ctx = CallContext::new(
+            RequestId::parse("starting").expect("a request id"),
+            Deadline::at(clock.instant() + PATIENCE),
+        );
+        let refused = api.check_ready(&ctx).await.expect_err("not serving");
+        assert_eq!(refused.kind(), ErrorKind::Unavailable);
+
+        process.signal(Signal::Terminate).expect("it runs");
+        let exit = process.wait_for_exit(PATIENCE).await.expect("it ends");
+        assert!(exit.success(), "{exit:?}");
+    });
+}
+
+/// The status of a GET.
+async fn status(port: u16, path: &str) -> u16 {
+    let http = Http::new(([127, 0, 0, 1], port).into());
+    http.get(path).await.status
 }
