@@ -9,6 +9,7 @@
 pub mod api;
 pub mod broker;
 mod currency;
+mod duplicate;
 mod error;
 pub mod event;
 pub mod group_commit;
@@ -38,6 +39,7 @@ pub use broker::{
     BrokerError, EventReceiver, EventTransport, HintCapabilities, HintConsumer, HintQueue, Topic,
     TopicChange,
 };
+pub use duplicate::wait_for_duplicate;
 pub use error::{BoxError, Error, ErrorKind, Retry, SharedError, Violation, error_chain};
 pub use event::{EventPage, ListEvents, OrderEvent, OrderEventStream, OrderState};
 pub use id::{ExternalId, OrderId, RequestId, UserId};

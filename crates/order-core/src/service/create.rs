@@ -1,22 +1,14 @@
 //! Creating orders: alone or many, with and without idempotency keys.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use crate::{
     CallContext, Clock, CreateOrder, Created, Error, EventBus, Fingerprint, Insertion, Job,
     JobDispatch, KeyClaim, KeyOperation, NewOrder, OrderStore, Receipt, Reservation,
     group_commit::{GroupCommit, GroupCommitConfig, Lanes},
     service::OrderService,
+    wait_for_duplicate,
 };
-
-/// How long a request waits for a twin with the same key.
-const TWIN_WAIT_MAX: Duration = Duration::from_secs(2);
-
-/// The pause before the first look at whether the twin has ended; it doubles each time.
-const TWIN_PAUSE_MIN: Duration = Duration::from_millis(10);
-
-/// The longest pause.
-const TWIN_PAUSE_MAX: Duration = Duration::from_millis(200);
 
 impl OrderService {
     pub(super) async fn create(
@@ -29,8 +21,10 @@ impl OrderService {
             let created = self.creates.submit(order, ctx.deadline).await?;
             return Ok(receipt(created));
         }
-        let mut answers = self.create_keyed(ctx, vec![order]).await;
-        answers.pop().unwrap_or(Err(Error::DeadlineExceeded))
+        let created = wait_for_duplicate(&*self.clock, ctx, || {
+            self.keyed_creates.submit(order.clone(), ctx.deadline)
+        });
+        created.await.map(receipt)
     }
 
     pub(super) async fn create_all(
@@ -50,66 +44,22 @@ impl OrderService {
             }
         }
         let (keyed, keyless) = futures_util::join!(
-            self.create_keyed(ctx, keyed),
+            self.keyed_creates.submit_all(keyed, ctx.deadline),
             self.creates.submit_all(keyless, ctx.deadline)
         );
         let mut keyed = keyed.into_iter();
         let mut keyless = keyless.into_iter();
         let answers = is_keyed.into_iter().map(|is_keyed| {
-            let answer = if is_keyed {
+            let created = if is_keyed {
                 keyed.next()
             } else {
-                keyless.next().map(|created| created.map(receipt))
+                keyless.next()
             };
             // Both lists are as long as what was put in.
+            let answer = created.map(|created| created.map(receipt));
             answer.unwrap_or_else(|| Err(Error::internal("an answer is missing")))
         });
         answers.collect()
-    }
-
-    /// Creates orders with keys. One whose twin is under way waits for it, within limits.
-    async fn create_keyed(
-        &self,
-        ctx: &CallContext,
-        orders: Vec<NewOrder>,
-    ) -> Vec<Result<Receipt, Error>> {
-        let give_up_at = self.clock.instant() + TWIN_WAIT_MAX;
-        let mut pause = TWIN_PAUSE_MIN;
-        let mut answers = self.submit_keyed(ctx, orders.clone()).await;
-        loop {
-            let waiting: Vec<usize> = answers
-                .iter()
-                .enumerate()
-                .filter(|(_, answer)| matches!(answer, Err(Error::RequestInProgress { .. })))
-                .map(|(n, _)| n)
-                .collect();
-            let now = self.clock.instant();
-            let time_left = ctx.deadline.remaining(now).unwrap_or(TWIN_WAIT_MAX);
-            if waiting.is_empty() || now >= give_up_at || time_left <= pause {
-                return answers;
-            }
-            self.clock.sleep(pause).await;
-            pause = (pause * 2).min(TWIN_PAUSE_MAX);
-            let again = waiting.iter().filter_map(|n| orders.get(*n).cloned());
-            let again = self.submit_keyed(ctx, again.collect()).await;
-            for (n, answer) in waiting.into_iter().zip(again) {
-                if let Some(slot) = answers.get_mut(n) {
-                    *slot = answer;
-                }
-            }
-        }
-    }
-
-    async fn submit_keyed(
-        &self,
-        ctx: &CallContext,
-        orders: Vec<NewOrder>,
-    ) -> Vec<Result<Receipt, Error>> {
-        let created = self.keyed_creates.submit_all(orders, ctx.deadline).await;
-        created
-            .into_iter()
-            .map(|created| created.map(receipt))
-            .collect()
     }
 
     fn new_order(&self, request: CreateOrder) -> NewOrder {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use order_core::{
     CallContext, Clock, CreateOrder, Deadline, Error, Receipt,
     group_commit::{GroupCommit, GroupCommitConfig, Lanes},
+    wait_for_duplicate,
 };
 use tokio::time::timeout;
 
@@ -31,8 +32,8 @@ struct InvalidBatch;
 
 /// Gathers concurrent creates into calls: a call costs far more than an order in it.
 ///
-/// Orders with a key travel apart, because one that waits for its twin holds up the call
-/// that it is in.
+/// Orders with a key travel apart, because the service runs them in statements of their own. A
+/// call is answered at once; an order whose concurrent duplicate is in progress waits here.
 pub(super) struct Creates {
     keyless: GroupCommit<Wanted, Receipt>,
     keyed: GroupCommit<Wanted, Receipt>,
@@ -87,12 +88,15 @@ impl Creates {
             Some(_) => &self.keyed,
             None => &self.keyless,
         };
-        let wanted = Wanted {
-            ctx: ctx.clone(),
-            request,
-        };
+        let created = wait_for_duplicate(remote.clock(), ctx, || {
+            let wanted = Wanted {
+                ctx: ctx.clone(),
+                request: request.clone(),
+            };
+            gathered.submit(wanted, ctx.deadline)
+        });
         // The call is bounded by the longest deadline in it, the wait here by our own.
-        timeout(left, gathered.submit(wanted, ctx.deadline))
+        timeout(left, created)
             .await
             .unwrap_or(Err(Error::DeadlineExceeded))
     }

@@ -88,6 +88,11 @@ impl Remote {
         }
     }
 
+    /// By which deadlines are measured.
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     /// The time that is left for the call. Work of the system for itself is limited too:
     /// the other side may never answer.
     pub(super) fn time_left(&self, deadline: Deadline) -> Result<Duration, Error> {

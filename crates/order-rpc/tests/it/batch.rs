@@ -176,3 +176,20 @@ async fn failed_call_of_a_long_vector_leaves_the_answers_before_it() {
     assert_eq!(server.api.calls().len(), 2);
     server.stop().await;
 }
+
+/// The client waits for a concurrent duplicate, and no call to the service does.
+#[tokio::test]
+async fn create_whose_duplicate_is_in_progress_is_sent_again() {
+    let in_progress = || Act::Fail(Error::request_in_progress());
+    let server = TestServer::start([in_progress(), in_progress()]).await;
+    let request = CreateOrder {
+        idempotency_key: Some(key("key-1")),
+        ..create(None)
+    };
+
+    let created = server.client().create_order(&ctx(), request).await;
+
+    assert!(created.is_ok(), "{created:?}");
+    assert_eq!(server.api.calls().len(), 3);
+    server.stop().await;
+}
