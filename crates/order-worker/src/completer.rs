@@ -8,14 +8,17 @@
 //! its fate is known or its lease has run out, unless the pool is stopping: then it stays,
 //! and the drain gives the job back.
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
 use futures_util::FutureExt as _;
 use order_core::{
     Clock, Completed, Completion, Deadline, Error, JobToken, Verdict,
     group_commit::{GroupCommit, GroupCommitConfig, Lanes},
 };
-use tokio::{sync::Semaphore, time::sleep};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::sleep,
+};
 
 use crate::{backoff::Backoff, shared::Shared};
 
@@ -33,22 +36,26 @@ impl Completer {
         clock: &Arc<dyn Clock>,
         shared: &Arc<Shared>,
     ) -> (Self, Lanes) {
+        // One that does not fit waits for the end of its lease.
+        let (aside, set_aside) = mpsc::channel(config.queue_len_max);
         let ledger = Arc::new(Ledger {
             shared: Arc::clone(shared),
             free: Semaphore::new(config.queue_len_max),
+            aside,
         });
         let flushing = Arc::clone(&ledger);
-        let (commits, lanes) = GroupCommit::new(config, clock, move |completions| {
+        let (commits, mut lanes) = GroupCommit::new(config, clock, move |completions| {
             let ledger = Arc::clone(&flushing);
             async move { ledger.commit(completions).await }.boxed()
         });
+        lanes.push(Arc::clone(&ledger).commit_aside(set_aside).boxed());
         (Self { commits, ledger }, lanes)
     }
 
     /// Hands a result over. Waits only while too many are not committed yet, and gives up
     /// when the pool stops.
     pub(crate) async fn submit(&self, completion: Completion) {
-        let Ledger { shared, free } = &*self.ledger;
+        let Ledger { shared, free, .. } = &*self.ledger;
         let place = tokio::select! {
             biased;
             place = free.acquire() => place,
@@ -83,6 +90,8 @@ struct Ledger {
     shared: Arc<Shared>,
     /// Places for results that are not committed yet.
     free: Semaphore,
+    /// Results that could not be committed while others could.
+    aside: mpsc::Sender<Completion>,
 }
 
 impl Ledger {
@@ -93,8 +102,13 @@ impl Ledger {
         let mut open = completions;
         let mut backoff = Backoff::default();
         loop {
+            let n_open = open.len();
             open = self.commit_once(open).await;
             if open.is_empty() || self.shared.stops.running.is_cancelled() {
+                break;
+            }
+            if open.len() < n_open {
+                self.set_aside(open);
                 break;
             }
             tokio::select! {
@@ -110,6 +124,47 @@ impl Ledger {
         std::iter::repeat_with(|| Ok(()))
             .take(n_completions)
             .collect()
+    }
+
+    /// Lets results wait apart: the store answers, so what it cannot commit is in use by another
+    /// transaction, and nothing else should wait for that.
+    fn set_aside(&self, open: Vec<Completion>) {
+        for completion in open {
+            let token = completion.token;
+            if self.aside.try_send(completion).is_err() {
+                self.shared.leases.give_back(token);
+            }
+        }
+    }
+
+    /// Commits what was set aside, each result by itself and for as long as its lease lasts,
+    /// until no more jobs are taken. What is left then is given back by the drain.
+    async fn commit_aside(self: Arc<Self>, mut set_aside: mpsc::Receiver<Completion>) {
+        let mut open = Vec::new();
+        let mut backoff = Backoff::default();
+        let taking = &self.shared.stops.taking;
+        loop {
+            let pause = async {
+                if open.is_empty() {
+                    pending::<()>().await;
+                }
+                sleep(backoff.next_delay()).await;
+            };
+            tokio::select! {
+                biased;
+                () = taking.cancelled() => return,
+                Some(completion) = set_aside.recv(), if open.len() < set_aside.max_capacity() => {
+                    open.push(completion);
+                    backoff.reset();
+                    continue;
+                }
+                () = pause => {}
+            }
+            self.drop_expired(&mut open);
+            for completion in std::mem::take(&mut open) {
+                open.extend(self.commit_once(vec![completion]).await);
+            }
+        }
     }
 
     /// Commits once and returns what is to be tried again.

@@ -279,7 +279,7 @@ impl Executor {
                 answer = processing => answer,
                 () = self.shared.leases.lost(job.token()) => return Ended::LeaseLost,
                 () = self.shared.stops.running.cancelled() => return Ended::Stopped,
-                timeout = self.timeout() => return Ended::With(self.outcome_of_timeout(job, timeout)),
+                timeout = self.timeout() => return Ended::With(outcome_of_timeout(job, timeout)),
             }
         };
         Ended::With(answer.unwrap_or_else(|panic| self.outcome_of_panic(job, panic.as_ref())))
@@ -292,19 +292,6 @@ impl Executor {
             None => pending().await,
         }
         self.attempt_timeout.unwrap_or_default()
-    }
-
-    fn outcome_of_timeout(&self, job: &Job, timeout: Duration) -> Outcome {
-        tracing::warn!(
-            order.id = %job.order.id,
-            job.attempt = job.attempt,
-            ?timeout,
-            "attempt took too long and was dropped"
-        );
-        Outcome::Retry {
-            error: format!("the attempt took longer than {timeout:?}"),
-            after: None,
-        }
     }
 
     fn outcome_of_panic(&self, job: &Job, panic: &(dyn Any + Send)) -> Outcome {
@@ -324,6 +311,19 @@ impl Executor {
             error: format!("the processor panicked: {text}"),
             after: None,
         }
+    }
+}
+
+fn outcome_of_timeout(job: &Job, timeout: Duration) -> Outcome {
+    tracing::warn!(
+        order.id = %job.order.id,
+        job.attempt = job.attempt,
+        ?timeout,
+        "attempt took too long and was dropped"
+    );
+    Outcome::Retry {
+        error: format!("the attempt took longer than {timeout:?}"),
+        after: None,
     }
 }
 

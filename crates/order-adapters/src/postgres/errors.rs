@@ -18,6 +18,8 @@ pub(super) enum Fault {
     /// The server undid the statement in favour of a concurrent one; repeated, it sees what
     /// that one did.
     Conflict(BoxError),
+    /// Another transaction holds a lock that one item of the batch needs; the others may be free.
+    Locked(BoxError),
     /// The server refuses a value: one row of a batch is bad, the others may be good.
     Row(BoxError),
     /// The database cannot do it now.
@@ -38,9 +40,10 @@ impl Fault {
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Connection(source) | Fault::Conflict(source) | Fault::Unavailable(source) => {
-                Self::store_unavailable(source)
-            }
+            Fault::Connection(source)
+            | Fault::Conflict(source)
+            | Fault::Locked(source)
+            | Fault::Unavailable(source) => Self::store_unavailable(source),
             Fault::Row(source) | Fault::Defect(source) => Self::internal(source),
             Fault::DeadlineExceeded => Self::DeadlineExceeded,
         }
@@ -82,8 +85,11 @@ fn fault_of_state(code: &SqlState) -> fn(BoxError) -> Fault {
     if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
         return Fault::Connection;
     }
-    // Cancelled by a timeout, and a lock that was not free in time.
-    if *code == SqlState::QUERY_CANCELED || *code == SqlState::LOCK_NOT_AVAILABLE {
+    if *code == SqlState::LOCK_NOT_AVAILABLE {
+        return Fault::Locked;
+    }
+    // Cancelled by a timeout.
+    if *code == SqlState::QUERY_CANCELED {
         return Fault::Unavailable;
     }
     match code.code().get(..2) {
@@ -102,7 +108,7 @@ pub(super) fn heals_with_time(error: &tokio_postgres::Error) -> bool {
     match error.code() {
         Some(code) => matches!(
             fault_of_state(code)(code.code().into()),
-            Fault::Connection(_) | Fault::Unavailable(_)
+            Fault::Connection(_) | Fault::Locked(_) | Fault::Unavailable(_)
         ),
         None => error.is_closed() || is_io(error),
     }
@@ -136,7 +142,7 @@ mod tests {
             ("40P01", "Conflict", ErrorKind::Unavailable),
             ("23505", "Conflict", ErrorKind::Unavailable),
             ("57014", "Unavailable", ErrorKind::Unavailable),
-            ("55P03", "Unavailable", ErrorKind::Unavailable),
+            ("55P03", "Locked", ErrorKind::Unavailable),
             ("53100", "Unavailable", ErrorKind::Unavailable),
             ("53300", "Unavailable", ErrorKind::Unavailable),
             ("58030", "Unavailable", ErrorKind::Unavailable),

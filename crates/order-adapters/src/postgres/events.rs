@@ -147,6 +147,7 @@ impl PostgresEventTransport {
         match Fault::from(error) {
             Fault::Connection(source) => BrokerError::Unreachable { server, source },
             Fault::Conflict(source)
+            | Fault::Locked(source)
             | Fault::Row(source)
             | Fault::Unavailable(source)
             | Fault::Defect(source) => BrokerError::Failed { server, source },

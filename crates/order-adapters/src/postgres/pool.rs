@@ -130,6 +130,21 @@ impl Pool {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Fault> {
+        let mut n_locks = 0;
+        loop {
+            match self.query_unlocked(sql, params).await {
+                Err(Fault::Locked(_)) if n_locks < CONFLICTS_MAX => n_locks += 1,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Like [`Pool::query`], for a caller that knows what to do about a lock.
+    async fn query_unlocked(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Fault> {
         let mut is_repeated = false;
         let mut n_conflicts = 0;
         loop {
@@ -149,9 +164,9 @@ impl Pool {
 
     /// Runs a statement over a batch, whose items must differ in their keys and be in the
     /// order in which every batch takes its locks. An item the database refuses fails alone,
-    /// and so does one that keeps losing against concurrent statements: the batch is halved
-    /// until it is found, which takes at most two statements for each item, and the repeats
-    /// of [`Pool::query`].
+    /// and so does one that keeps losing against concurrent statements or whose row another
+    /// transaction has locked: the batch is halved until it is found, which takes at most two
+    /// statements for each item, and the repeats of [`Pool::query`].
     pub(super) async fn query_batch<T, K: Ord, V>(
         &self,
         statement: BatchStatement<T, K, V>,
@@ -162,7 +177,12 @@ impl Pool {
         while let Some(items) = pending.pop().filter(|items| !items.is_empty()) {
             let columns = (statement.columns)(items);
             let params: Vec<_> = columns.iter().map(|column| &**column as _).collect();
-            let answer = self.query(statement.sql, &params).await.and_then(|rows| {
+            // One item waits a little longer: it may be the table that is locked, for a moment.
+            let answer = match items {
+                [_] => self.query(statement.sql, &params).await,
+                _ => self.query_unlocked(statement.sql, &params).await,
+            };
+            let answer = answer.and_then(|rows| {
                 let read = |row| {
                     let value = (statement.read)(row).map_err(Error::from);
                     Ok(((statement.read_key)(row)?, value))
@@ -171,7 +191,7 @@ impl Pool {
             });
             match answer {
                 Ok(rows) => answers.extend(rows),
-                Err(Fault::Row(_) | Fault::Conflict(_)) if items.len() > 1 => {
+                Err(Fault::Row(_) | Fault::Conflict(_) | Fault::Locked(_)) if items.len() > 1 => {
                     let (left, right) = items.split_at(items.len() / 2);
                     pending.extend([right, left]);
                 }

@@ -23,6 +23,7 @@ use super::connect::tls;
 const SETTINGS: [(&str, &str); 15] = [
     // Nobody waits longer for an answer, and nothing holds a lock for longer.
     ("statement_timeout", "5s"),
+    // A batch that meets a lock is halved until the item is found, so each wait is short.
     (PROBE, PROBE_VALUE),
     ("idle_in_transaction_session_timeout", "10s"),
     ("tcp_user_timeout", "10s"),
@@ -43,7 +44,7 @@ const SETTINGS: [(&str, &str); 15] = [
 /// The setting by which [`reaches_server`] is checked.
 pub(super) const PROBE: &str = "lock_timeout";
 /// Its value, as the server shows it.
-pub(super) const PROBE_VALUE: &str = "1s";
+pub(super) const PROBE_VALUE: &str = "50ms";
 
 /// The configuration of a connection that the store works on. Settings of the URL stay, but
 /// for those of the same name; with `is_weak`, the server's own `synchronous_commit` would not

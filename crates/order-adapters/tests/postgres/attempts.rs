@@ -36,25 +36,11 @@ async fn claim_whose_commit_takes_too_long_burns_nothing_and_is_given_back() {
     let (sql, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
     let mut connections = JoinSet::new();
     connections.spawn(async { connection.await.unwrap_or_default() });
-    let wait_for_standby = async |names: &str| {
-        let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'");
-        sql.batch_execute(&set).await.unwrap();
-        sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let row = sql.query_one("SHOW synchronous_standby_names", &[]).await;
-            if row.unwrap().get::<_, &str>(0) == names {
-                return;
-            }
-            assert!(Instant::now() < deadline, "the setting was not reloaded");
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
     let slice = [due(1), due(2)];
     assert!(store.create(&slice).await.iter().all(is_new));
 
     let (hints, born_leased) = ([slice[1].id], [order(3, 100)]);
-    wait_for_standby("gone").await;
+    wait_for_standby(&sql, &server.url(), "gone", &mut connections).await;
     let (claimed, hinted, born) = tokio::join!(
         store.claim(1, LEASE),
         store.claim_hinted(&hints, LEASE),
@@ -63,7 +49,7 @@ async fn claim_whose_commit_takes_too_long_burns_nothing_and_is_given_back() {
     let is_unknown = |error| matches!(error, Some(Error::StoreUnavailable { .. }));
     assert!(is_unknown(claimed.err()) && is_unknown(hinted.err()));
     assert!(is_unknown(born.into_iter().next().unwrap().err()));
-    wait_for_standby("").await;
+    wait_for_standby(&sql, &server.url(), "", &mut connections).await;
 
     let mut jobs = Vec::new();
     while jobs.len() < 3 {
@@ -95,6 +81,53 @@ async fn locked_job_holds_up_no_other() {
     fixture.run("ROLLBACK").await;
     let extended = store.extend(&tokens, LEASE).await.unwrap();
     assert_eq!(extended, [Extended::Stale, applied, Extended::Stale]);
+}
+
+/// Another transaction holds the row of one order, or the external id that one order asks for.
+#[tokio::test]
+async fn locked_order_fails_alone() {
+    let fixture = available!(fixture());
+    let store = &fixture.store;
+    let slice = orders(20);
+    assert!(store.create(&slice).await.iter().all(is_new));
+    let lock = format!(
+        "BEGIN; SELECT FROM orders WHERE id = '{}' FOR UPDATE; \
+        INSERT INTO orders (id, user_id, amount_minor, currency, status, version, external_id, \
+            created_at, updated_at) \
+        VALUES (gen_random_uuid(), 'ada', 1, 'EUR', 1, 1, 'held', now(), now())",
+        slice[7].id.as_uuid()
+    );
+    fixture.run(&lock).await;
+
+    let completions: Vec<_> = tokens(&slice)
+        .into_iter()
+        .map(|token| Completion {
+            token,
+            verdict: Verdict::Processed,
+        })
+        .collect();
+    let mut new: Vec<_> = (100..120).map(|id| order(id, 100)).collect();
+    for (n, order) in new.iter_mut().enumerate() {
+        let name = if n == 3 {
+            "held".to_owned()
+        } else {
+            n.to_string()
+        };
+        order.external_id = ExternalId::parse(&name).ok();
+    }
+    let (completed, created) = tokio::join!(store.complete(&completions), store.create(&new));
+
+    for (n, completed) in completed.iter().enumerate() {
+        let is_applied = matches!(completed, Ok(Completed::Applied(Some(_))));
+        assert_eq!(is_applied, n != 7, "{completed:?}");
+    }
+    for (n, created) in created.iter().enumerate() {
+        assert_eq!(created.is_ok(), n != 3, "{created:?}");
+    }
+    fixture.run("ROLLBACK").await;
+    let completed = store.complete(&completions[7..8]).await;
+    assert!(matches!(completed[..], [Ok(Completed::Applied(Some(_)))]));
+    assert!(is_new(&store.create(&new[3..4]).await[0]));
 }
 
 /// What the program before this one sends: its claim, the end of a lease, a redrive.

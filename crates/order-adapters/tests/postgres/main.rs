@@ -161,6 +161,29 @@ async fn raw_connection(url: &str) -> (Client, JoinSet<()>) {
     (client, connections)
 }
 
+/// Has commits wait for standby `name`, and returns when they do; an empty one ends that. `probes`
+/// owns the commits that it is tried with.
+async fn wait_for_standby(sql: &Client, url: &str, name: &str, probes: &mut JoinSet<()>) {
+    let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'");
+    sql.batch_execute(&set).await.unwrap();
+    sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let (probe, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    probes.spawn(async { connection.await.unwrap_or_default() });
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        assert!(Instant::now() < deadline, "the setting was not reloaded");
+        let commit = probe.batch_execute("SELECT pg_logical_emit_message(true, 'probe', '')");
+        // The checkpointer takes the setting over some time after the reload.
+        let does_wait = tokio::time::timeout(Duration::from_millis(500), commit)
+            .await
+            .is_err();
+        if does_wait != name.is_empty() {
+            return;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
 async fn empty_database() -> Result<TestDatabase, String> {
     match postgres::shared().await {
         Backend::Available(server) => Ok(postgres::database(&server)

@@ -247,10 +247,7 @@ async fn commit_that_may_not_be_replicated_is_no_success() {
     let (sql, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
     let mut connections = JoinSet::new();
     connections.spawn(async { connection.await.unwrap_or_default() });
-    sql.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'")
-        .await
-        .unwrap();
-    sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    wait_for_standby(&sql, &server.url(), "gone", &mut connections).await;
     let slice = [order(1, 100)];
     let mut cancelling = JoinSet::new();
     let create = store.create(&slice);

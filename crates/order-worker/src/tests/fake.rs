@@ -172,6 +172,11 @@ impl FakeQueue {
         self.locked.lock().unwrap().insert(order_id);
     }
 
+    /// Ends the lock.
+    pub(super) fn unlock_job(&self, order_id: OrderId) {
+        self.locked.lock().unwrap().remove(&order_id);
+    }
+
     /// Makes every start of this order fail for good.
     pub(super) fn spoil_start(&self, order_id: OrderId) {
         self.bad_starts.lock().unwrap().insert(order_id);
@@ -212,6 +217,9 @@ impl FakeQueue {
     fn complete_one(&self, completion: &Completion) -> Result<Completed, Error> {
         let JobToken { order_id, .. } = completion.token;
         self.check(Statement::Complete)?;
+        if self.locked.lock().unwrap().contains(&order_id) {
+            return Err(Error::store_unavailable("lock timeout"));
+        }
         if self.bad_rows.lock().unwrap().contains(&order_id) {
             return Err(Error::internal("bad row"));
         }
