@@ -35,10 +35,12 @@ pub struct OrderState {
     pub status: OrderStatus,
     /// When it last changed.
     pub updated_at: Timestamp,
+    /// Why it is FAILED or CANCELLED, where there is a reason to give.
+    pub cause: Option<Cause>,
 }
 
 impl OrderState {
-    /// The event that led here, without its cause.
+    /// The event that led here.
     pub fn into_event(self) -> OrderEvent {
         OrderEvent {
             order_id: self.order_id,
@@ -46,7 +48,7 @@ impl OrderState {
             version: self.version,
             status: self.status,
             at: self.updated_at,
-            cause: None,
+            cause: self.cause,
         }
     }
 }

@@ -50,16 +50,6 @@ impl MemoryStore {
     }
 }
 
-fn state(order: &Order) -> OrderState {
-    OrderState {
-        order_id: order.id,
-        user_id: order.user_id.clone(),
-        version: order.version,
-        status: order.status,
-        updated_at: order.updated_at,
-    }
-}
-
 #[async_trait]
 impl OrderStore for MemoryStore {
     async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
@@ -111,8 +101,7 @@ impl OrderStore for MemoryStore {
         let (tables, _) = self.lock();
         Ok(order_ids
             .iter()
-            .filter_map(|order_id| tables.find(*order_id))
-            .map(state)
+            .filter_map(|order_id| tables.state(*order_id))
             .collect())
     }
 
@@ -132,7 +121,7 @@ impl OrderStore for MemoryStore {
         Ok(user_ids
             .iter()
             .flat_map(newest)
-            .map(|order| state(&order))
+            .filter_map(|order| tables.state(order.id))
             .collect())
     }
 

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use order_core::{
     Cause, Change, Committed, Completed, Completion, Created, Error, Extended, IdempotencyKey,
     Insertion, Job, JobEffect, JobToken, KeyClaim, KeyOperation, NewOrder, NewTicket, Order,
-    OrderEvent, OrderId, OrderQuery, OrderStatus, Start, Started, StoredKey, TicketGrant, UserId,
-    Verdict, Version,
+    OrderEvent, OrderId, OrderQuery, OrderState, OrderStatus, Start, Started, StoredKey,
+    TicketGrant, UserId, Verdict, Version,
 };
 
 use super::outbox::Outbox;
@@ -313,6 +313,19 @@ impl Tables {
 
     pub(super) fn find(&self, order_id: OrderId) -> Option<&Order> {
         self.orders.get(&order_id)
+    }
+
+    /// Where an order stands, and why.
+    pub(super) fn state(&self, order_id: OrderId) -> Option<OrderState> {
+        let last = self.events.get(&order_id)?.last()?.clone();
+        Some(OrderState {
+            order_id,
+            user_id: last.user_id,
+            version: last.version,
+            status: last.status,
+            updated_at: last.at,
+            cause: last.cause,
+        })
     }
 
     pub(super) fn list(&self, query: &OrderQuery) -> Vec<Order> {

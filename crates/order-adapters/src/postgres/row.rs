@@ -135,7 +135,7 @@ pub(super) fn user_id(row: &Row, column: usize) -> Result<UserId, Fault> {
     Ok(UserId::from_accepted(row.try_get(column)?))
 }
 
-/// Reads where an order stands from its id, version, status, time and user.
+/// Reads where an order stands from its id, version, status, time, user and cause.
 pub(super) fn state(row: &Row) -> Result<OrderState, Fault> {
     Ok(OrderState {
         order_id: order_id(row, 0)?,
@@ -143,6 +143,7 @@ pub(super) fn state(row: &Row) -> Result<OrderState, Fault> {
         status: status(row, 2)?,
         updated_at: row.try_get(3)?,
         user_id: user_id(row, 4)?,
+        cause: cause(row, 5)?,
     })
 }
 

@@ -210,7 +210,7 @@ impl OrderStore for PostgresStore {
         if order_ids.is_empty() {
             return Ok(Vec::new());
         }
-        let sql = "SELECT id, version, status, updated_at, user_id FROM orders WHERE id = ANY ($1)";
+        let sql = include_str!("sql/states.sql");
         let rows = self.maintenance.query(sql, &[&ids(order_ids)]).await?;
         Ok(readable(&rows, row::state))
     }

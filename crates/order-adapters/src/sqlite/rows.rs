@@ -139,7 +139,11 @@ pub(super) fn read_order(row: &Row<'_>) -> rusqlite::Result<Order> {
 /// The columns that [`read_state`] reads, in its order.
 macro_rules! state_columns {
     () => {
-        "id, user_id, version, status, updated_at"
+        "id, user_id, version, status, updated_at, \
+         (SELECT cause_code FROM order_events \
+          WHERE order_id = orders.id AND version = orders.version), \
+         (SELECT cause_message FROM order_events \
+          WHERE order_id = orders.id AND version = orders.version)"
     };
 }
 pub(super) use state_columns;
@@ -153,6 +157,7 @@ pub(super) fn read_state(row: &Row<'_>) -> Option<OrderState> {
             version: row.get(2)?,
             status: read_status(row, 3)?,
             updated_at: read_time(row, 4)?,
+            cause: read_cause(row, 5)?,
         })
     };
     readable(row, read())

@@ -147,6 +147,7 @@ impl OrderStore for FakeStore {
                 version: event.version,
                 status: event.status,
                 updated_at: event.at,
+                cause: event.cause.clone(),
             })
             .collect();
         states.sort_by_key(|state| std::cmp::Reverse(state.order_id));

@@ -231,6 +231,7 @@ fn state_at(event: &OrderEvent) -> OrderState {
         version: event.version,
         status: event.status,
         updated_at: event.at,
+        cause: event.cause.clone(),
     }
 }
 

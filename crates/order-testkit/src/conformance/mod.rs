@@ -126,6 +126,7 @@ macro_rules! store_conformance {
                 history_is_read_in_pieces
                 states_leave_unknown_orders_out
                 recent_states_are_the_newest_of_each_user
+                states_say_why
                 store_is_ready
             }
             list {

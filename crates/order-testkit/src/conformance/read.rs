@@ -1,10 +1,10 @@
 //! Reading orders, their history and where they stand.
 
-use order_core::{NewOrder, Order, OrderState, OrderStatus, Verdict};
+use order_core::{Cause, NewOrder, Order, OrderState, OrderStatus, Verdict};
 
 use super::{
     LEASE, Subject,
-    scene::{Scene, ctx, user},
+    scene::{Scene, change_to, ctx, user},
 };
 
 /// An id nobody stored is not an error.
@@ -95,6 +95,35 @@ fn state(order: &Order) -> OrderState {
         version: order.version,
         status: order.status,
         updated_at: order.updated_at,
+        cause: None,
+    }
+}
+
+/// What ended without success is shown with its cause, as its event is.
+pub async fn states_say_why(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let (failed, token) = scene.create_leased().await;
+    scene.fail(token).await;
+    let order = scene.create_due().await;
+    let cancelled = order.id;
+    let cause = Cause::new("CANCELLED", "changed my mind");
+    let change = change_to(&order, OrderStatus::Cancelled, Some(cause));
+    scene.commit(change).await;
+    let (done, token) = scene.create_leased().await;
+    scene.complete(token, Verdict::Processed).await;
+
+    let ids = [failed.id, cancelled, done.id];
+    let states = scene.store.states(&ids).await.expect("states answer");
+    let recent = scene.store.recent_states(&[user("user-1")], 10).await;
+
+    let mut expected = Vec::new();
+    for id in ids {
+        expected.extend(scene.events(id).await.pop());
+    }
+    for states in [states, recent.expect("recent_states answer")] {
+        let mut events: Vec<_> = states.into_iter().map(OrderState::into_event).collect();
+        events.sort_by_key(|event| event.order_id);
+        assert_eq!(events, expected);
     }
 }
 
