@@ -156,30 +156,12 @@ fn check_name(field: &str, text: &str, chars_max: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a character leaves a mark: white space does not, nor do the characters that Unicode
-/// lists as `Default_Ignorable_Code_Point`, other format characters and the blank Braille pattern.
+/// Whether a character leaves a mark: white space, controls, the soft hyphen and the characters
+/// that only direct or join others do not. The API's schemas list the same ones.
 fn is_visible(c: char) -> bool {
     let is_blank = matches!(
         c,
-        '\u{ad}'
-            | '\u{34f}'
-            | '\u{61c}'
-            | '\u{115f}'..='\u{1160}'
-            | '\u{17b4}'..='\u{17b5}'
-            | '\u{180b}'..='\u{180f}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{2800}'
-            | '\u{3164}'
-            | '\u{fe00}'..='\u{fe0f}'
-            | '\u{feff}'
-            | '\u{ffa0}'
-            | '\u{fff0}'..='\u{fffb}'
-            | '\u{13430}'..='\u{1343f}'
-            | '\u{1bca0}'..='\u{1bca3}'
-            | '\u{1d173}'..='\u{1d17a}'
-            | '\u{e0000}'..='\u{e0fff}'
+        '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
     );
     !(c.is_whitespace() || c.is_control() || is_blank)
 }

@@ -200,14 +200,30 @@ fn text(chars_min: usize, chars_max: usize) -> ObjectBuilder {
         .pattern(Some(NO_CONTROLS))
 }
 
+/// A text with at least one visible character and no white space at its ends.
+fn name(chars_max: usize) -> ObjectBuilder {
+    // The same characters as in `order_core`, written without look-around, which not every
+    // reader of the document has.
+    let controls = r"\u0000-\u001F\u007F-\u009F";
+    let spaces = r" \u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000";
+    let invisible = r"\u00AD\u200B-\u200F\u202A-\u202E\u2060-\u206F\uFEFF";
+    let any = format!("[^{controls}]*");
+    let end = format!("[^{controls}{spaces}]");
+    let visible = format!("[^{controls}{spaces}{invisible}]");
+    let pattern = format!(
+        "^({visible}|{visible}{any}{end}|{end}{any}{visible}|{end}{any}{visible}{any}{end})$"
+    );
+    text(1, chars_max).pattern(Some(pattern))
+}
+
 /// The name of a user.
 pub(super) fn user_id() -> ObjectBuilder {
-    text(1, UserId::CHARS_MAX)
+    name(UserId::CHARS_MAX)
 }
 
 /// The name of an order in the client's own system.
 pub(super) fn external_id() -> ObjectBuilder {
-    text(1, ExternalId::CHARS_MAX)
+    name(ExternalId::CHARS_MAX)
 }
 
 /// The name of a status.

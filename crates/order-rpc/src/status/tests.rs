@@ -63,7 +63,7 @@ prop_compose! {
         (current, requested) in (any_status(), any_status()),
         allowed in prop::collection::vec(any_status(), 0..4),
         version in any::<u32>(),
-        external_id in "\\PC{1,128}",
+        external_id in "[!-~]\\PC{0,100}[!-~]",
         violations in any_violations(),
         what in "\\PC{0,80}",
         limit in any::<u64>(),

@@ -141,8 +141,8 @@ fn lists_are_ranges_of_an_index_among_many_orders() {
             assert!(n_steps < STEPS_MAX, "{n_steps} steps: {sql}");
         }
         assert_eq!(
-            plan(&connection, RECENT_STATES),
-            ["SEARCH orders USING INDEX orders_user_id_id_idx (user_id=?)"]
+            plan(&connection, RECENT_STATES).first().map(String::as_str),
+            Some("SEARCH orders USING INDEX orders_user_id_id_idx (user_id=?)")
         );
     }
 }
