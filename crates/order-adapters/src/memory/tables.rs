@@ -87,10 +87,6 @@ impl JobRow {
         self.is_held && self.attempt == attempt
     }
 
-    fn is_due(&self, now: Timestamp) -> bool {
-        self.due_at.is_some_and(|due_at| due_at <= now)
-    }
-
     /// Ends the claim that holds the job; the job is due at `due_at`, or buried.
     fn let_go(&mut self, due_at: Option<Timestamp>) {
         self.due_at = due_at;
@@ -383,10 +379,9 @@ impl Tables {
         lease: Duration,
         now: Timestamp,
     ) -> Option<Job> {
-        self.jobs
-            .get(&order_id)
-            .filter(|job| job.is_due(now) && !job.is_held)?;
-        self.claim_one(order_id, lease, now)
+        let job = self.jobs.get(&order_id)?;
+        let is_free = job.due_at? <= now && !job.is_held;
+        is_free.then(|| self.claim_one(order_id, lease, now))?
     }
 
     /// The jobs that have been due since `due_by`, the longest due first.
@@ -394,7 +389,7 @@ impl Tables {
         let mut due: Vec<(Option<Timestamp>, OrderId)> = self
             .jobs
             .iter()
-            .filter(|(_, job)| job.is_due(due_by) && is_wanted(job))
+            .filter(|(_, job)| job.due_at.is_some_and(|at| at <= due_by) && is_wanted(job))
             .map(|(order_id, job)| (job.due_at, *order_id))
             .collect();
         due.sort_unstable();
