@@ -93,6 +93,10 @@ fn matches_pattern(pattern: &str, value: &Value) -> bool {
     let text = value.as_str().unwrap_or_default();
     match pattern {
         r"^[^\u0000-\u001F\u007F-\u009F]*$" => !text.chars().any(char::is_control),
+        // The rule of names, spelled out.
+        name if name.starts_with(r"^([^\u0000-\u001F\u007F-\u009F \u00A0") => {
+            order_core::UserId::parse(text).is_ok()
+        }
         unknown => panic!("the pattern {unknown} is not known"),
     }
 }
