@@ -3,7 +3,7 @@
 //! Invariant: no password is ever part of a log line or of an error. The place where TLS
 //! begins is [`tls`].
 
-use std::{fmt::Write as _, str::FromStr, time::Duration};
+use std::{error::Error, fmt::Write as _, io, str::FromStr, time::Duration};
 
 use order_core::{BoxError, error_chain};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -12,11 +12,12 @@ use tokio_postgres::{
     config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs},
     error::SqlState,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{info, warn};
 
 use super::{
     errors::heals_with_time,
+    migration,
     pool::OPEN_TIMEOUT,
     session::{self, PROBE, PROBE_VALUE},
 };
@@ -28,6 +29,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How long one address may take to accept a connection. Less than half of what opening a
 /// connection may take, so that the second of two addresses is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long looking at the server may take at the start.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long sent data may stay unacknowledged before the connection counts as broken.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -90,7 +94,7 @@ pub enum ConnectError {
     NotUtf8 {
         /// `host:port/database`.
         server: String,
-        /// What it has instead.
+        /// The encoding of the database.
         encoding: String,
     },
     /// The database answers, but the store does not work on it.
@@ -158,75 +162,142 @@ impl Target {
         Ok(Self { config, server })
     }
 
-    /// Opens one connection, waiting for the database until `deadline` if it has to. Its
-    /// driver runs on `tasks` and ends when the client is dropped.
-    pub(super) async fn wait(
+    /// Waits for the database, checks it and brings its schema up to date; again until
+    /// `startup_timeout` while what goes wrong may pass: the database is away, starting, failing
+    /// over or silent. Returns how the store connects, and the migrations that were applied.
+    pub(super) async fn prepare(
         &self,
-        waited: Duration,
-        deadline: Instant,
-        tasks: &TaskTracker,
-    ) -> Result<Client, ConnectError> {
-        let mut config = self.config.clone();
-        config.application_name("order-system start");
+        startup_timeout: Duration,
+    ) -> Result<(Config, Vec<String>), ConnectError> {
+        let deadline = Instant::now() + startup_timeout;
         let mut pause = PAUSE_MIN;
         loop {
-            let attempt_end = deadline.min(Instant::now() + OPEN_TIMEOUT);
-            let error: BoxError = match timeout_at(attempt_end, config.connect(tls())).await {
-                Ok(Ok((client, connection))) => {
-                    tasks.spawn(async move {
-                        // The client sees every error of the connection, too.
-                        let _ = connection.await;
-                    });
-                    return Ok(client);
-                }
-                Ok(Err(source)) if !heals_with_time(&source) => {
-                    let server = self.server.clone();
-                    return Err(ConnectError::Refused { server, source });
-                }
-                Ok(Err(error)) => error.into(),
-                Err(_) => "the server does not answer".into(),
+            let attempt = self.attempt(startup_timeout, deadline);
+            let error = match timeout_at(deadline, attempt).await {
+                Ok(Err(error)) if error.heals() => error,
+                Ok(done) => return done,
+                Err(_) => self.unreachable(startup_timeout, no_answer()),
             };
             // Jitter keeps the replicas of a service from knocking all at the same time.
             let next = Instant::now() + pause.mul_f64(rand::random_range(0.5..=1.0));
             if next >= deadline {
-                return Err(ConnectError::Unreachable {
-                    server: self.server.clone(),
-                    waited,
-                    source: error,
-                });
+                return Err(error);
             }
-            info!(db.server = %self.server, error = error_chain(&*error), "waiting for the database");
+            info!(db.server = %self.server, error = error_chain(&error), "waiting for the database");
             sleep(next - Instant::now()).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
+
+    async fn attempt(
+        &self,
+        startup_timeout: Duration,
+        deadline: Instant,
+    ) -> Result<(Config, Vec<String>), ConnectError> {
+        let tasks = TaskTracker::new();
+        let mut client = self.open(startup_timeout, &tasks).await?;
+        let prepared = async {
+            let inspected = timeout(INSPECT_TIMEOUT, self.inspect(&client)).await;
+            let config = inspected.unwrap_or_else(|_| Err(self.unusable(no_answer())))?;
+            let names = migration::migrate(&mut client, deadline).await;
+            let names = names.map_err(|source| ConnectError::Migration {
+                server: self.server.clone(),
+                source,
+            })?;
+            Ok((config, names))
+        };
+        let prepared = prepared.await;
+        // Closing the connection gives its locks back.
+        drop(client);
+        tasks.close();
+        tasks.wait().await;
+        prepared
+    }
+
+    /// Opens a connection, whose driver runs on `tasks` and ends when the client is dropped.
+    async fn open(&self, waited: Duration, tasks: &TaskTracker) -> Result<Client, ConnectError> {
+        let mut config = self.config.clone();
+        config.application_name("order-system start");
+        match timeout(OPEN_TIMEOUT, config.connect(tls())).await {
+            Ok(Ok((client, connection))) => {
+                tasks.spawn(async move {
+                    // The client sees every error of the connection, too.
+                    let _ = connection.await;
+                });
+                Ok(client)
+            }
+            Ok(Err(error)) if heals_with_time(&error) => {
+                Err(self.unreachable(waited, error.into()))
+            }
+            Ok(Err(source)) => Err(ConnectError::Refused {
+                server: self.server.clone(),
+                source,
+            }),
+            Err(_) => Err(self.unreachable(waited, no_answer())),
+        }
+    }
+
+    fn unusable(&self, source: BoxError) -> ConnectError {
+        ConnectError::Unusable {
+            server: self.server.clone(),
+            source,
+        }
+    }
+
+    fn unreachable(&self, waited: Duration, source: BoxError) -> ConnectError {
+        ConnectError::Unreachable {
+            server: self.server.clone(),
+            waited,
+            source,
+        }
+    }
 }
 
-/// What a database must be before anything is changed in it.
-pub(super) struct Server {
-    /// How connections for the store are made.
-    pub(super) config: Config,
+impl ConnectError {
+    /// Whether trying again may succeed without anybody changing a setting.
+    fn heals(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Migration { source, .. } | Self::Unusable { source, .. } => {
+                let mut source: Option<&(dyn Error + 'static)> = Some(&**source);
+                std::iter::from_fn(|| {
+                    let error = source?;
+                    source = error.source();
+                    Some(error)
+                })
+                .any(|error| {
+                    let of_server = error.downcast_ref::<tokio_postgres::Error>();
+                    of_server.is_some_and(heals_with_time) || error.is::<io::Error>()
+                })
+            }
+            Self::InvalidUrl { .. }
+            | Self::Refused { .. }
+            | Self::Pooler { .. }
+            | Self::NotUtf8 { .. } => false,
+        }
+    }
+}
+
+fn no_answer() -> BoxError {
+    io::Error::new(io::ErrorKind::TimedOut, "the server does not answer").into()
 }
 
 impl Target {
-    /// Looks at the settings of the server that decide whether what it commits is safe, and at
-    /// whether a session keeps its settings.
-    pub(super) async fn inspect(&self, client: &Client) -> Result<Server, ConnectError> {
-        let unusable = |source: BoxError| ConnectError::Unusable {
-            server: self.server.clone(),
-            source,
-        };
+    /// Checks that the settings of a session reach the server and stay, and the settings of the
+    /// server that decide whether its commits are safe. Returns how the store connects.
+    async fn inspect(&self, client: &Client) -> Result<Config, ConnectError> {
+        self.check_session().await?;
         let settings = "SELECT current_setting('server_encoding'), current_setting('fsync'), \
             current_setting('full_page_writes'), current_setting('synchronous_commit')";
         let row = client.query_one(settings, &[]).await;
-        let row = row.map_err(|error| unusable(error.into()))?;
+        let row = row.map_err(|error| self.unusable(error.into()))?;
         let text = |idx: usize| row.try_get::<_, String>(idx);
         let texts = [text(0), text(1), text(2), text(3)].into_iter();
         let texts: Vec<String> = texts
             .collect::<Result<_, _>>()
-            .map_err(|error| unusable(error.into()))?;
+            .map_err(|error| self.unusable(error.into()))?;
         let [encoding, fsync, full_page_writes, synchronous_commit] = &texts[..] else {
-            return Err(unusable("the server left out a setting".into()));
+            return Err(self.unusable("the server left out a setting".into()));
         };
         if encoding != "UTF8" {
             return Err(ConnectError::NotUtf8 {
@@ -250,51 +321,37 @@ impl Target {
                 "the server does not wait for commits; sessions of this process do"
             );
         }
-        let config = session::configure(self.config.clone(), is_weak);
-        self.check_session(&config).await?;
-        Ok(Server { config })
+        // Sent even where the server has it, since an operator may change that at any time.
+        let durable = if is_weak { "on" } else { synchronous_commit };
+        Ok(session::configure(self.config.clone(), durable))
     }
 
     /// Checks that settings reach the server and stay.
-    async fn check_session(&self, config: &Config) -> Result<(), ConnectError> {
-        let server = self.server.clone();
-        let tasks = TaskTracker::new();
-        let opened = timeout(OPEN_TIMEOUT, config.connect(tls())).await;
-        let (client, connection) = match opened {
-            Ok(Ok(opened)) => opened,
-            // PgBouncer does not know the settings.
-            Ok(Err(error)) if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) => {
-                return Err(ConnectError::Pooler { server });
-            }
-            Ok(Err(error)) => {
-                let source = error.into();
-                return Err(ConnectError::Unusable { server, source });
-            }
-            Err(_) => {
-                let source = "the server does not answer".into();
-                return Err(ConnectError::Unusable { server, source });
-            }
+    async fn check_session(&self) -> Result<(), ConnectError> {
+        let config = session::configure(self.config.clone(), "on");
+        let pooler = || ConnectError::Pooler {
+            server: self.server.clone(),
         };
-        tasks.spawn(async move {
+        let (client, connection) = match config.connect(tls()).await {
+            Ok(opened) => opened,
+            // PgBouncer does not know the settings.
+            Err(error) if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) => {
+                return Err(pooler());
+            }
+            Err(error) => return Err(self.unusable(error.into())),
+        };
+        let driver = AbortOnDropHandle::new(tokio::spawn(async move {
             let _ = connection.await;
-        });
-        let show = format!("SHOW {PROBE}");
-        let shown = timeout(OPEN_TIMEOUT, client.simple_query(&show)).await;
+        }));
+        let shown = client.simple_query(&format!("SHOW {PROBE}")).await;
         drop(client);
-        tasks.close();
-        tasks.wait().await;
+        let _ = driver.await;
+        let shown = shown.map_err(|error| self.unusable(error.into()))?;
         let is_kept = |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(PROBE_VALUE));
-        match shown {
-            Ok(Ok(messages)) if messages.iter().any(is_kept) => Ok(()),
-            Ok(Ok(_)) => Err(ConnectError::Pooler { server }),
-            Ok(Err(error)) => {
-                let source = error.into();
-                Err(ConnectError::Unusable { server, source })
-            }
-            Err(_) => {
-                let source = "the server does not answer".into();
-                Err(ConnectError::Unusable { server, source })
-            }
+        if shown.iter().any(is_kept) {
+            Ok(())
+        } else {
+            Err(pooler())
         }
     }
 }

@@ -49,17 +49,16 @@ use crate::event_message;
 const CHANNEL: &str = "order_events";
 
 /// A publisher that comes before the lock has committed before it, and what it told is found
-/// by the look-up that follows. The key is "orde" in ASCII, and a number.
-const LISTEN: &str = "SELECT pg_advisory_lock_shared(1869767781, 1); LISTEN order_events";
+/// by the look-up that follows. The key is "orde" in ASCII, and a number. Nothing waits behind
+/// this lock, so it may take longer than the session allows for others.
+const LISTEN: &str = "SET lock_timeout = '4s'; SELECT pg_advisory_lock_shared(1869767781, 1); \
+    LISTEN order_events";
 
 /// Holds the lock no longer than the statement. Two publishers at a time may take each other
 /// for a listener, which costs a notification.
 const NOBODY_LISTENS: &str = "SELECT pg_try_advisory_xact_lock(1869767781, 1)";
 
 const NOTIFY: &str = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload";
-
-/// A notification waits for no disk and no standby: it would not survive a crash anyway.
-const PUBLISHER_SETTINGS: &str = "SET synchronous_commit = off";
 
 /// The longest payload in bytes, by the server's own limit.
 const PAYLOAD_LEN_MAX: usize = 7_999;
@@ -93,7 +92,8 @@ impl PostgresEventTransport {
     /// [`ConnectError::InvalidUrl`].
     pub fn new(config: &PostgresConfig) -> Result<Self, ConnectError> {
         let mut target = Target::parse(&config.url)?;
-        target.config = session::configure(target.config, false);
+        // A notification waits for no disk and no standby: it would not survive a crash anyway.
+        target.config = session::configure(target.config, "off");
         target.config.application_name("order-system events");
         Ok(Self {
             target,
@@ -108,12 +108,15 @@ impl PostgresEventTransport {
         self.n_foreign.load(Ordering::Relaxed)
     }
 
-    async fn connect(&self, settings: &str) -> Result<Link, BrokerError> {
+    /// Opens a connection and executes `first` on it.
+    async fn connect(&self, first: Option<&str>) -> Result<Link, BrokerError> {
         let open = async {
             let (client, mut connection) = self.target.config.connect(connect::tls()).await?;
             let messages = stream::poll_fn(move |cx| connection.poll_message(cx)).boxed();
             let mut link = Link { client, messages };
-            link.execute(settings).await?;
+            if let Some(sql) = first {
+                link.execute(sql).await?;
+            }
             Ok(link)
         };
         match timeout(OPEN_TIMEOUT, open).await {
@@ -177,7 +180,7 @@ impl PostgresEventTransport {
         let Link {
             client,
             mut messages,
-        } = self.connect(LISTEN).await?;
+        } = self.connect(Some(LISTEN)).await?;
         receiver.resync();
         let hear = async {
             while let Some(message) = messages.next().await {
@@ -248,7 +251,7 @@ impl EventTransport for PostgresEventTransport {
                 Err(error) => return Err(error),
             }
         }
-        let link = self.connect(PUBLISHER_SETTINGS).await?;
+        let link = self.connect(None).await?;
         *publisher = Some(self.publish_on(link, events).await?);
         Ok(())
     }

@@ -31,13 +31,12 @@ mod unsure;
 use std::{fmt, time::Duration};
 
 use order_core::{CallContext, Deadline, OrderStore, RequestId};
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 pub use self::{connect::ConnectError, events::PostgresEventTransport};
 use self::{
-    connect::{Server, Target},
+    connect::Target,
     pool::{Pool, PoolConfig},
     unsure::Unsure,
 };
@@ -121,7 +120,7 @@ impl PostgresStore {
     /// [`startup_timeout`](PostgresConfig::startup_timeout) if nobody answers.
     pub async fn connect(config: PostgresConfig) -> Result<Self, ConnectError> {
         let target = Target::parse(&config.url)?;
-        let (server, _) = migrate(&target, config.startup_timeout).await?;
+        let (database, _) = target.prepare(config.startup_timeout).await?;
         let unusable = |source| ConnectError::Unusable {
             server: target.server.clone(),
             source,
@@ -133,7 +132,7 @@ impl PostgresStore {
                 connections_max,
                 wait,
             };
-            Pool::new(&server.config, &config, &cancels).map_err(|error| unusable(error.into()))
+            Pool::new(&database, &config, &cancels).map_err(|error| unusable(error.into()))
         };
         let store = Self {
             requests: pool("requests", config.requests_pool, REQUESTS_WAIT)?,
@@ -157,7 +156,7 @@ impl PostgresStore {
     /// As for [`PostgresStore::connect`].
     pub async fn migrate(config: PostgresConfig) -> Result<Vec<String>, ConnectError> {
         let target = Target::parse(&config.url)?;
-        let (_, names) = migrate(&target, config.startup_timeout).await?;
+        let (_, names) = target.prepare(config.startup_timeout).await?;
         Ok(names)
     }
 
@@ -167,27 +166,5 @@ impl PostgresStore {
         self.workers.close();
         self.maintenance.close();
         self.cancels.close();
-    }
-}
-
-async fn migrate(
-    target: &Target,
-    startup_timeout: Duration,
-) -> Result<(Server, Vec<String>), ConnectError> {
-    let tasks = TaskTracker::new();
-    let deadline = Instant::now() + startup_timeout;
-    let mut client = target.wait(startup_timeout, deadline, &tasks).await?;
-    let server = target.inspect(&client).await?;
-    let names = migration::migrate(&mut client, deadline).await;
-    // Closing the connection gives the lock back.
-    drop(client);
-    tasks.close();
-    tasks.wait().await;
-    match names {
-        Ok(names) => Ok((server, names)),
-        Err(source) => Err(ConnectError::Migration {
-            server: target.server.clone(),
-            source,
-        }),
     }
 }

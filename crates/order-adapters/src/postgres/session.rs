@@ -41,17 +41,16 @@ const SETTINGS: [(&str, &str); 15] = [
     ("default_transaction_isolation", "read\\ committed"),
 ];
 
-/// The setting by which [`reaches_server`] is checked.
+/// The setting that shows whether settings reach the server.
 pub(super) const PROBE: &str = "lock_timeout";
 /// Its value, as the server shows it.
 pub(super) const PROBE_VALUE: &str = "50ms";
 
 /// The configuration of a connection that the store works on. Settings of the URL stay, but
-/// for those of the same name; with `is_weak`, the server's own `synchronous_commit` would not
-/// wait for the disk or the standby, and is raised.
-pub(super) fn configure(mut config: Config, is_weak: bool) -> Config {
+/// for those of the same name.
+pub(super) fn configure(mut config: Config, synchronous_commit: &str) -> Config {
     let mut options = config.get_options().unwrap_or_default().to_owned();
-    let durable = is_weak.then_some(("synchronous_commit", "on"));
+    let durable = [("synchronous_commit", synchronous_commit)];
     for (name, value) in SETTINGS.into_iter().chain(durable) {
         options.push_str(" -c ");
         options.push_str(name);
@@ -108,11 +107,9 @@ mod tests {
     #[test]
     fn options_of_the_url_stay() {
         let config: Config = "host=a options='-c work_mem=8MB'".parse().unwrap();
-        let config = configure(config, true);
+        let config = configure(config, "on");
         let options = config.get_options().unwrap();
         assert!(options.starts_with("-c work_mem=8MB -c statement_timeout=5s "));
         assert!(options.ends_with(" -c synchronous_commit=on"));
-        let config = configure(Config::new(), false);
-        assert!(!config.get_options().unwrap().contains("synchronous_commit"));
     }
 }
