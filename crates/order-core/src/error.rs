@@ -68,8 +68,8 @@ pub enum Error {
     /// The idempotency key was used for a request that asks for something else.
     #[error("the idempotency key was used for another request")]
     IdempotencyKeyReused,
-    /// A request with the same idempotency key has not ended yet.
-    #[error("a request with the same idempotency key is still in progress")]
+    /// Another request for the same idempotency key or order has not ended yet.
+    #[error("another request for the same idempotency key or order is still in progress")]
     RequestInProgress {
         /// When a new attempt makes sense.
         retry_after: Duration,
@@ -272,7 +272,7 @@ impl Error {
         }
     }
 
-    /// A twin of the request is under way.
+    /// Another request for the same key or order has not ended yet.
     pub fn request_in_progress() -> Self {
         Self::RequestInProgress {
             retry_after: RETRY_AFTER_DEFAULT,

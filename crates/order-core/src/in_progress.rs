@@ -1,13 +1,13 @@
-//! Waiting for a concurrent duplicate: a request with the same key that is in progress.
+//! Waiting for another request with the same key, or for the same order, that is in progress.
 //!
-//! Only a request that is alone waits. A batch is answered at once, so that one key that is
-//! held does not hold up the requests that share the batch.
+//! Only a request that is alone waits. A batch is answered at once, so that one key or order
+//! that is locked does not hold up the requests that share the batch.
 
 use std::time::Duration;
 
 use crate::{CallContext, Clock, Error};
 
-/// How long a request waits for a duplicate that is in progress.
+/// How long a request waits for another one.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The bounds of the pause before the next try; it doubles each time.
@@ -19,7 +19,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(200);
 ///
 /// # Cancel safety
 /// That of the tries.
-pub async fn wait_for_duplicate<T, F>(
+pub async fn wait_while_in_progress<T, F>(
     clock: &dyn Clock,
     ctx: &CallContext,
     mut request: impl FnMut() -> F,

@@ -9,12 +9,12 @@
 pub mod api;
 pub mod broker;
 mod currency;
-mod duplicate;
 mod error;
 pub mod event;
 pub mod group_commit;
 mod id;
 mod idempotency;
+mod in_progress;
 pub mod job;
 pub mod list;
 mod metadata;
@@ -39,11 +39,11 @@ pub use broker::{
     BrokerError, EventReceiver, EventTransport, HintCapabilities, HintConsumer, HintQueue, Topic,
     TopicChange,
 };
-pub use duplicate::wait_for_duplicate;
 pub use error::{BoxError, Error, ErrorKind, Retry, SharedError, Violation, error_chain};
 pub use event::{EventPage, ListEvents, OrderEvent, OrderEventStream, OrderState};
 pub use id::{ExternalId, OrderId, RequestId, UserId};
 pub use idempotency::{Fingerprint, IdempotencyKey, KeyClaim, KeyOperation, StoredKey};
+pub use in_progress::wait_while_in_progress;
 pub use job::{
     Completed, Completion, Extended, Job, JobToken, RetryPolicy, Start, Started, Verdict,
 };

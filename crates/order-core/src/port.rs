@@ -180,7 +180,8 @@ pub trait JobQueue: Send + Sync + 'static {
     /// that is there already stays.
     async fn start(&self, starts: &[Start]) -> Vec<Result<Started, Error>>;
 
-    /// Commits the results of attempts, each a compare-and-set on its token. A report that is
+    /// Commits the results of attempts, each a compare-and-set on its token; one whose rows
+    /// another transaction has locked is answered with [`Error::RequestInProgress`]. A report that is
     /// repeated is answered as the first was and changes nothing, as long as the queue
     /// remembers: always for one that ended the order, else until the job's next retry.
     async fn complete(&self, completions: &[Completion]) -> Vec<Result<Completed, Error>>;

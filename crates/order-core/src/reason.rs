@@ -51,8 +51,8 @@ reasons! {
         "The key came with a request that asked for something else. Use a new key for a new \
         request; repeat a request with exactly the body it had.";
     /// See [`Error::RequestInProgress`](crate::Error::RequestInProgress).
-    RequestInProgress = "REQUEST_IN_PROGRESS", "The request is still in progress",
-        "A request with the same key has not ended. Repeat yours after `Retry-After`.";
+    RequestInProgress = "REQUEST_IN_PROGRESS", "Another request is still in progress",
+        "A request for the same key or order has not ended. Repeat yours after `Retry-After`.";
     /// See [`Error::EtagMismatch`](crate::Error::EtagMismatch).
     EtagMismatch = "ETAG_MISMATCH", "The order has changed",
         "The order is not at the version that the request names. Read it again and decide again.";

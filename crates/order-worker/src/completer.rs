@@ -85,6 +85,27 @@ impl Completer {
     }
 }
 
+/// Results that a commit left open.
+#[derive(Default)]
+struct Unsettled {
+    /// The store did not answer for them.
+    again: Vec<Completion>,
+    /// Another transaction has locked their orders.
+    locked: Vec<Completion>,
+}
+
+/// Places for results under way; they are free again when this is dropped.
+struct Places<'a> {
+    free: &'a Semaphore,
+    n_taken: usize,
+}
+
+impl Drop for Places<'_> {
+    fn drop(&mut self) {
+        self.free.add_permits(self.n_taken);
+    }
+}
+
 /// What the lanes of a completer write with.
 struct Ledger {
     shared: Arc<Shared>,
@@ -99,16 +120,18 @@ impl Ledger {
     /// as its lease lasts.
     async fn commit(&self, completions: Vec<Completion>) -> Vec<Result<(), Error>> {
         let n_completions = completions.len();
+        // Given back however this ends, a panic included.
+        let _places = Places {
+            free: &self.free,
+            n_taken: n_completions,
+        };
         let mut open = completions;
         let mut backoff = Backoff::default();
         loop {
-            let n_open = open.len();
-            open = self.commit_once(open).await;
+            let unsettled = self.commit_once(open).await;
+            self.set_aside(unsettled.locked);
+            open = unsettled.again;
             if open.is_empty() || self.shared.stops.running.is_cancelled() {
-                break;
-            }
-            if open.len() < n_open {
-                self.set_aside(open);
                 break;
             }
             tokio::select! {
@@ -120,16 +143,15 @@ impl Ledger {
                 break;
             }
         }
-        self.free.add_permits(n_completions);
         std::iter::repeat_with(|| Ok(()))
             .take(n_completions)
             .collect()
     }
 
-    /// Lets results wait apart: the store answers, so what it cannot commit is in use by another
-    /// transaction, and nothing else should wait for that.
-    fn set_aside(&self, open: Vec<Completion>) {
-        for completion in open {
+    /// Lets results wait apart whose orders another transaction has locked: nothing else should
+    /// wait for that.
+    fn set_aside(&self, locked: Vec<Completion>) {
+        for completion in locked {
             let token = completion.token;
             if self.aside.try_send(completion).is_err() {
                 self.shared.leases.give_back(token);
@@ -162,20 +184,21 @@ impl Ledger {
             }
             self.drop_expired(&mut open);
             for completion in std::mem::take(&mut open) {
-                open.extend(self.commit_once(vec![completion]).await);
+                let Unsettled { again, locked } = self.commit_once(vec![completion]).await;
+                open.extend(again.into_iter().chain(locked));
             }
         }
     }
 
     /// Commits once and returns what is to be tried again.
-    async fn commit_once(&self, completions: Vec<Completion>) -> Vec<Completion> {
+    async fn commit_once(&self, completions: Vec<Completion>) -> Unsettled {
         let answers = self.shared.queue.complete(&completions).await;
         debug_assert_eq!(answers.len(), completions.len(), "a queue answers each");
         let missing = || Err(Error::internal("the queue did not answer for this result"));
         let answers = answers.into_iter().chain(std::iter::repeat_with(missing));
         let mut events = Vec::new();
         let mut settled = Vec::new();
-        let mut again = Vec::new();
+        let mut unsettled = Unsettled::default();
         for (completion, answer) in completions.into_iter().zip(answers) {
             match answer {
                 Ok(Completed::Applied(event)) => {
@@ -184,10 +207,14 @@ impl Ledger {
                 }
                 Ok(Completed::Stale) => self.fence(completion.token),
                 Err(error @ Error::StoreUnavailable { .. }) => {
-                    if again.is_empty() {
+                    if unsettled.again.is_empty() {
                         tracing::warn!(error = error.chain(), "committing results failed");
                     }
-                    again.push(completion);
+                    unsettled.again.push(completion);
+                    continue;
+                }
+                Err(Error::RequestInProgress { .. }) => {
+                    unsettled.locked.push(completion);
                     continue;
                 }
                 Err(error) => self.drop_failed(completion.token, &error),
@@ -198,7 +225,7 @@ impl Ledger {
         if !events.is_empty() {
             self.shared.bus.publish(&events);
         }
-        again
+        unsettled
     }
 
     fn count(&self, completion: &Completion) {

@@ -181,8 +181,9 @@ impl Executor {
                 self.complete(token, verdict).await;
             }
             Ended::LeaseLost => {
-                // Unless somebody else has it, the job need not wait for the end of its lease.
-                self.shared.leases.give_back(token);
+                // Not given back: what stopped the heartbeat may be the work itself, so this
+                // attempt counts when the lease runs out.
+                self.shared.leases.forget([&token]);
                 self.fence(token);
             }
             Ended::NotBegun => self.shared.leases.give_back(token),
@@ -253,7 +254,9 @@ impl Executor {
             }
             Ok(Started::Stale) => Err(Ended::LeaseLost),
             // Nothing failed that would count against the order.
-            Err(Error::StoreUnavailable { .. }) => Err(Ended::NotBegun),
+            Err(Error::StoreUnavailable { .. } | Error::RequestInProgress { .. }) => {
+                Err(Ended::NotBegun)
+            }
             // A row the store cannot move is retried like a failed attempt, so that it ends
             // as a failed order and not in a circle.
             Err(error) => Err(Ended::With(Outcome::Retry {

@@ -1,13 +1,12 @@
 //! Keeps the leases of this process alive, and gives back what it will not finish.
 //!
 //! # Invariants
-//! A failed statement takes no lease away: the local end of the lease decides. Extending
-//! and releasing never overlap: a late extension of a released job would hide it from
-//! everybody for a whole lease.
+//! A failed statement takes no lease away: the local end of the lease decides. Extending and
+//! releasing may overlap: a release ends its token, and no extension of it counts after that.
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{future::join_all, join};
 use order_core::{Error, JobToken};
 use tokio::{
     sync::Mutex,
@@ -77,22 +76,22 @@ impl Heartbeat {
     /// does not wait for the success of the other.
     async fn beat(&self) -> Result<(), Error> {
         let _turn = self.turn.lock().await;
-        let released = self.release_returned().await;
-        let extended = self.extend_active().await;
+        let (released, extended) = join!(self.release_returned(), self.extend_active());
         released.and(extended)
     }
 
     async fn release_returned(&self) -> Result<(), Error> {
         let Shared { leases, .. } = &*self.shared;
+        let mut result = Ok(());
         for tokens in leases.returned().chunks(TOKENS_LEN_MAX) {
             let released = self.release_once(tokens).await;
             // A release that can never succeed is not tried for ever: those leases run out.
             if !matches!(released, Err(Error::StoreUnavailable { .. })) {
                 leases.forget(tokens);
             }
-            released?;
+            result = result.and(released.map(drop));
         }
-        Ok(())
+        result
     }
 
     async fn extend_active(&self) -> Result<(), Error> {

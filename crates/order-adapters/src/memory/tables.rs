@@ -70,7 +70,7 @@ struct JobRow {
 }
 
 impl JobRow {
-    /// A job that nobody holds, in a new round.
+    /// A free job in a new round of attempts.
     fn new(attempt: u32, due_at: Timestamp) -> Self {
         Self {
             attempt,
@@ -311,7 +311,7 @@ impl Tables {
         self.orders.get(&order_id)
     }
 
-    /// Where an order stands, and why.
+    /// The status of an order, with its cause.
     pub(super) fn state(&self, order_id: OrderId) -> Option<OrderState> {
         let last = self.events.get(&order_id)?.last()?.clone();
         Some(OrderState {
@@ -350,7 +350,7 @@ impl Tables {
             .collect()
     }
 
-    /// Claims jobs that nobody holds and that have been due since `due_by`, the longest due
+    /// Claims free jobs that have been due since `due_by`, the longest due
     /// first.
     pub(super) fn claim(
         &mut self,
@@ -372,7 +372,7 @@ impl Tables {
         self.claim_one(order_id, lease, now)
     }
 
-    /// Claims a job if it is due and nobody holds it.
+    /// Claims a job if it is due and free.
     pub(super) fn claim_hinted(
         &mut self,
         order_id: OrderId,

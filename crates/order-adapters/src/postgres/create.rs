@@ -245,13 +245,17 @@ impl PostgresStore {
             claim_id: new_claim_id(),
         });
         let sent: Vec<_> = sent.collect();
+        let n_broken = self.requests.n_broken();
         let outcomes = self.requests.query_batch(statement, &sent).await;
+        // One that is there already may have been inserted by the first run of this statement,
+        // before its connection broke.
+        let may_have_run = self.requests.n_broken() != n_broken;
         for Sent { order, claim_id } in sent {
             let is_unsure = match outcomes.get(&order.id) {
-                // One that was taken may have been inserted by the first run of this statement,
-                // before the connection broke.
-                Some(Err(Error::StoreUnavailable { .. }) | Ok(Outcome::Taken)) | None => true,
-                Some(_) => false,
+                Some(Err(Error::StoreUnavailable { .. })) | None => true,
+                Some(Ok(Outcome::Taken)) => may_have_run,
+                Some(Ok(Outcome::Known(stored))) => may_have_run && stored.order_id == order.id,
+                Some(Ok(Outcome::Inserted(_) | Outcome::InProgress) | Err(_)) => false,
             };
             if let Some(lease) = order.lease.filter(|_| is_unsure) {
                 self.unsure.keep(claim_id, sent_at, lease);

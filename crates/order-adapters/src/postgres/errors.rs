@@ -40,10 +40,11 @@ impl Fault {
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Connection(source)
-            | Fault::Conflict(source)
-            | Fault::Locked(source)
-            | Fault::Unavailable(source) => Self::store_unavailable(source),
+            Fault::Connection(source) | Fault::Conflict(source) | Fault::Unavailable(source) => {
+                Self::store_unavailable(source)
+            }
+            // The database is well; whoever holds the lock is in progress.
+            Fault::Locked(_) => Self::request_in_progress(),
             Fault::Row(source) | Fault::Defect(source) => Self::internal(source),
             Fault::DeadlineExceeded => Self::DeadlineExceeded,
         }
@@ -142,7 +143,7 @@ mod tests {
             ("40P01", "Conflict", ErrorKind::Unavailable),
             ("23505", "Conflict", ErrorKind::Unavailable),
             ("57014", "Unavailable", ErrorKind::Unavailable),
-            ("55P03", "Locked", ErrorKind::Unavailable),
+            ("55P03", "Locked", ErrorKind::Conflict),
             ("53100", "Unavailable", ErrorKind::Unavailable),
             ("53300", "Unavailable", ErrorKind::Unavailable),
             ("58030", "Unavailable", ErrorKind::Unavailable),

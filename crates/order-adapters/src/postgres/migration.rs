@@ -114,7 +114,7 @@ async fn apply(
         if !is_lock_timeout(&error) {
             return Err(error);
         }
-        // Jitter, so that the tries do not fall in step with whoever holds the tables.
+        // Jitter, so that the tries do not always meet the same periodic work on the tables.
         let next = Instant::now() + pause.mul_f64(rand::random_range(0.5..=1.0));
         if next >= deadline {
             let waited = begin.elapsed();

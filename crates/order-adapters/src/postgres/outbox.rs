@@ -38,24 +38,16 @@ const TRIGGERS: [Trigger; 2] = [
 impl Trigger {
     fn create(&self) -> String {
         let Self { table, function } = self;
-        briefly(&format!(
+        format!(
             "CREATE OR REPLACE TRIGGER {function} AFTER INSERT ON {table} \
             REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
-        ))
+        )
     }
 
     fn drop(&self) -> String {
         let Self { table, function } = self;
-        briefly(&format!("DROP TRIGGER IF EXISTS {function} ON {table}"))
+        format!("DROP TRIGGER IF EXISTS {function} ON {table}")
     }
-}
-
-/// A statement that tries to lock its table; if the table is in use, it fails soon.
-fn briefly(statement: &str) -> String {
-    format!(
-        "DO $do$ BEGIN PERFORM set_config('lock_timeout', {TRY_TIMEOUT_SQL}, true); {statement}; \
-        END $do$"
-    )
 }
 
 impl PostgresStore {
@@ -65,6 +57,20 @@ impl PostgresStore {
         let params = [&trigger.table as _, &trigger.function as _];
         let rows = self.maintenance.query(sql, &params).await?;
         Ok(!rows.is_empty())
+    }
+
+    /// Runs a statement that locks its table. If the table is in use it fails soon, and the
+    /// next try is the caller's: tries in a row would hold up the writers of the table.
+    async fn lock_briefly(&self, statement: &str) -> Result<(), Error> {
+        let statement = format!(
+            "DO $do$ BEGIN PERFORM set_config('lock_timeout', {TRY_TIMEOUT_SQL}, true); \
+            {statement}; END $do$"
+        );
+        match self.maintenance.query_at_once(&statement, &[]).await {
+            Ok(_) => Ok(()),
+            Err(Fault::Locked(source)) => Err(Error::store_unavailable(source)),
+            Err(fault) => Err(fault.into()),
+        }
     }
 }
 
@@ -84,7 +90,7 @@ impl EventOutbox for PostgresStore {
     async fn enable(&self) -> Result<(), Error> {
         for trigger in &TRIGGERS {
             if !self.has_trigger(trigger).await? {
-                self.maintenance.query(&trigger.create(), &[]).await?;
+                self.lock_briefly(&trigger.create()).await?;
             }
         }
         Ok(())
@@ -93,13 +99,11 @@ impl EventOutbox for PostgresStore {
     async fn disable(&self) -> Result<(), Error> {
         for trigger in &TRIGGERS {
             if self.has_trigger(trigger).await? {
-                self.maintenance.query(&trigger.drop(), &[]).await?;
+                self.lock_briefly(&trigger.drop()).await?;
             }
         }
         // Nobody writes here any more, and positions go on where they were.
-        let truncate = briefly("TRUNCATE event_outbox");
-        self.maintenance.query(&truncate, &[]).await?;
-        Ok(())
+        self.lock_briefly("TRUNCATE event_outbox").await
     }
 
     async fn acquire(&self, relay: Uuid, lease: Duration) -> Result<bool, Error> {

@@ -7,7 +7,11 @@
 //! Invariants: a connection goes back to its pool only after its statement was answered;
 //! every wait is bounded, here and on the server (`session.rs`).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, QueueMode, RecyclingMethod, Runtime};
 use order_core::{CallContext, Error};
@@ -67,6 +71,7 @@ pub(super) struct BatchStatement<T, K, V> {
 pub(super) struct Pool {
     connections: deadpool_postgres::Pool,
     cancels: TaskTracker,
+    n_broken: AtomicU64,
 }
 
 impl Pool {
@@ -95,7 +100,13 @@ impl Pool {
         Ok(Self {
             connections,
             cancels: cancels.clone(),
+            n_broken: AtomicU64::new(0),
         })
+    }
+
+    /// How often a connection broke under a statement, which may have been committed.
+    pub(super) fn n_broken(&self) -> u64 {
+        self.n_broken.load(Ordering::Relaxed)
     }
 
     /// Refuses new work; connections close as they come back.
@@ -132,15 +143,15 @@ impl Pool {
     ) -> Result<Vec<Row>, Fault> {
         let mut n_locks = 0;
         loop {
-            match self.query_unlocked(sql, params).await {
+            match self.query_at_once(sql, params).await {
                 Err(Fault::Locked(_)) if n_locks < CONFLICTS_MAX => n_locks += 1,
                 answer => return answer,
             }
         }
     }
 
-    /// Like [`Pool::query`], for a caller that knows what to do about a lock.
-    async fn query_unlocked(
+    /// Like [`Pool::query`], but a lock that another transaction holds is the caller's business.
+    pub(super) async fn query_at_once(
         &self,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
@@ -180,7 +191,7 @@ impl Pool {
             // One item waits a little longer: it may be the table that is locked, for a moment.
             let answer = match items {
                 [_] => self.query(statement.sql, &params).await,
-                _ => self.query_unlocked(statement.sql, &params).await,
+                _ => self.query_at_once(statement.sql, &params).await,
             };
             let answer = answer.and_then(|rows| {
                 let read = |row| {
@@ -230,7 +241,8 @@ impl Pool {
             return Err(Fault::Unavailable(error.into()));
         };
         if matches!(answer, Err(Fault::Connection(_))) {
-            // What broke one connection, a restart or a failover, broke them all.
+            self.n_broken.fetch_add(1, Ordering::Relaxed);
+            // A restart or a failover breaks all connections.
             self.connections.retain(|_, _| false);
         } else {
             borrowed.give_back();

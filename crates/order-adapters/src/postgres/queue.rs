@@ -155,7 +155,7 @@ impl PostgresStore {
     }
 }
 
-/// What was reported for a token that is no longer current.
+/// The result that was stored for a token before.
 enum Reported {
     /// The order ended.
     Ended(OrderEvent),
@@ -164,8 +164,8 @@ enum Reported {
 }
 
 impl Reported {
-    /// The answer to `verdict`. Which of two failures a report becomes is the decision of
-    /// whoever passes it on, and may change from one time to the next.
+    /// The answer to `verdict`. The process that takes a report decides between retry and failure,
+    /// and may decide differently when it is repeated.
     fn answer(&self, verdict: &Verdict) -> Completed {
         let is_success = matches!(verdict, Verdict::Processed);
         match self {
@@ -243,7 +243,7 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// What was reported before for tokens that turned out not to be current.
+    /// The results that were stored before for tokens that are not current.
     async fn find_reported(
         &self,
         tokens: &[JobToken],

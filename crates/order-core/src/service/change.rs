@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     CallContext, CancelOrder, Change, Command, Committed, Error, EventBus, Fingerprint,
     IdempotencyKey, IfMatch, JobDispatch, JobEffect, KeyClaim, KeyOperation, OrderId, OrderStore,
-    Receipt, UserId, decide, service::OrderService,
+    Receipt, UserId, decide, service::OrderService, wait_while_in_progress,
 };
 
 /// How often a change is decided anew when others keep changing the order.
@@ -81,9 +81,10 @@ impl OrderService {
                 return Ok(Receipt::first(order));
             };
             let change = Change { key, ..change };
-            if let Committed::Applied { order, .. } =
-                self.changes.submit(change, ctx.deadline).await?
-            {
+            let committed = wait_while_in_progress(&*self.clock, ctx, || {
+                self.changes.submit(change.clone(), ctx.deadline)
+            });
+            if let Committed::Applied { order, .. } = committed.await? {
                 return Ok(Receipt::first(*order));
             }
         }

@@ -7,7 +7,7 @@ use crate::{
     JobDispatch, KeyClaim, KeyOperation, NewOrder, OrderStore, Receipt, Reservation,
     group_commit::{GroupCommit, GroupCommitConfig, Lanes},
     service::OrderService,
-    wait_for_duplicate,
+    wait_while_in_progress,
 };
 
 impl OrderService {
@@ -21,7 +21,7 @@ impl OrderService {
             let created = self.creates.submit(order, ctx.deadline).await?;
             return Ok(receipt(created));
         }
-        let created = wait_for_duplicate(&*self.clock, ctx, || {
+        let created = wait_while_in_progress(&*self.clock, ctx, || {
             self.keyed_creates.submit(order.clone(), ctx.deadline)
         });
         created.await.map(receipt)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use order_core::{
     CallContext, Clock, CreateOrder, Deadline, Error, Receipt,
     group_commit::{GroupCommit, GroupCommitConfig, Lanes},
-    wait_for_duplicate,
+    wait_while_in_progress,
 };
 use tokio::time::timeout;
 
@@ -88,7 +88,7 @@ impl Creates {
             Some(_) => &self.keyed,
             None => &self.keyless,
         };
-        let created = wait_for_duplicate(remote.clock(), ctx, || {
+        let created = wait_while_in_progress(remote.clock(), ctx, || {
             let wanted = Wanted {
                 ctx: ctx.clone(),
                 request: request.clone(),
@@ -195,7 +195,11 @@ impl Remote {
             None => return Vec::new(),
         };
         let requests: Vec<CreateOrder> = wanted.into_iter().map(|w| w.request).collect();
-        if let [request] = requests.as_slice() {
+        // Alone, a create with a key would wait in the service for a concurrent duplicate, and
+        // this lane with it.
+        if let [request] = requests.as_slice()
+            && request.idempotency_key.is_none()
+        {
             return vec![self.create_order(&ctx, request).await];
         }
         match self.create_orders(&ctx, &requests).await {

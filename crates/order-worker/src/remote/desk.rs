@@ -128,7 +128,7 @@ impl Desk {
                 }
                 Ok(Started::Stale) => self.stats.fenced.increment(),
                 // Nothing failed that would count against the order.
-                Err(error @ Error::StoreUnavailable { .. }) => {
+                Err(error @ (Error::StoreUnavailable { .. } | Error::RequestInProgress { .. })) => {
                     returned.push(job.token());
                     outage = Some(error);
                 }

@@ -218,7 +218,7 @@ impl FakeQueue {
         let JobToken { order_id, .. } = completion.token;
         self.check(Statement::Complete)?;
         if self.locked.lock().unwrap().contains(&order_id) {
-            return Err(Error::store_unavailable("lock timeout"));
+            return Err(Error::request_in_progress());
         }
         if self.bad_rows.lock().unwrap().contains(&order_id) {
             return Err(Error::internal("bad row"));

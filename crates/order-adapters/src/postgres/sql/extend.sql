@@ -9,11 +9,11 @@ WITH current AS (
         AND j.attempt > j.attempts_before AND j.due_at <> 'infinity'
 ),
 held AS (
-    -- A row that another transaction has locked would hold up all the others.
-    SELECT j.order_id, j.attempt
+    -- A row that another transaction has locked would hold up all the others. What it held may
+    -- have ended since it was read above.
+    SELECT j.order_id
     FROM jobs j
-    JOIN unnest($1::uuid[], $2::integer[]) AS t (order_id, attempt)
-        ON j.order_id = t.order_id AND j.attempt = t.attempt
+    JOIN current ON current.order_id = j.order_id AND current.attempt = j.attempt
     WHERE j.order_id = ANY ($1) AND j.claim_id IS NOT NULL
         AND j.attempt > j.attempts_before AND j.due_at <> 'infinity'
     ORDER BY j.order_id
