@@ -18,7 +18,7 @@ use order_core::{
     group_commit::{GroupCommit, GroupCommitConfig, Lanes},
 };
 use tokio::{
-    sync::{Mutex, mpsc},
+    sync::Mutex,
     time::{Instant, sleep},
 };
 
@@ -28,6 +28,7 @@ use crate::{
     completer::Completer,
     lease::Begin,
     shared::Shared,
+    slots::{Jobs, Slot, Slots},
     start::start_jobs,
     verdict::{apply_start, attempt_of, exhausted_verdict, verdict},
 };
@@ -35,7 +36,8 @@ use crate::{
 /// What the workers of a pool share.
 pub(crate) struct Executor {
     shared: Arc<Shared>,
-    jobs: Mutex<mpsc::Receiver<Job>>,
+    jobs: Mutex<Jobs>,
+    slots: Slots,
     abandoned: Abandoned,
     processor: Arc<dyn Processor>,
     /// `Some` if the processor has effects outside.
@@ -48,7 +50,7 @@ pub(crate) struct Executor {
 /// What a worker does next.
 enum Next {
     /// A job from the local queue.
-    Queued(Job),
+    Queued(Job, Slot),
     /// Looks for an abandoned job.
     Abandoned(Turn),
 }
@@ -73,7 +75,7 @@ impl Executor {
         shared: &Arc<Shared>,
         processor: Arc<dyn Processor>,
         completer: Completer,
-        jobs: mpsc::Receiver<Job>,
+        (slots, jobs): (Slots, Jobs),
     ) -> (Self, Lanes) {
         let (starts, lanes) = match processor.effects() {
             Effects::None => (None, Lanes::new()),
@@ -85,6 +87,7 @@ impl Executor {
         let executor = Self {
             shared: Arc::clone(shared),
             jobs: Mutex::new(jobs),
+            slots,
             abandoned: Abandoned::new(config.poll_interval),
             processor,
             starts,
@@ -112,7 +115,7 @@ impl Executor {
                 next = self.next() => next,
             };
             match next {
-                Some(Next::Queued(job)) => self.run_job(job, false).await,
+                Some(Next::Queued(job, slot)) => self.run_job(job, slot, false).await,
                 Some(Next::Abandoned(turn)) => self.run_abandoned(turn).await,
                 None => return,
             }
@@ -130,7 +133,7 @@ impl Executor {
         }
         tokio::select! {
             biased;
-            job = jobs.recv() => job.map(Next::Queued),
+            queued = jobs.recv() => queued.map(|(job, slot)| Next::Queued(job, slot)),
             turn = self.abandoned.turn(), if is_claiming => Some(Next::Abandoned(turn)),
         }
     }
@@ -161,14 +164,14 @@ impl Executor {
         if stops.taking.is_cancelled() {
             leases.give_back(job.token());
         } else {
-            self.run_job(job, true).await;
+            self.run_job(job, self.slots.take(), true).await;
         }
     }
 
-    async fn run_job(&self, mut job: Job, is_abandoned: bool) {
+    async fn run_job(&self, mut job: Job, mut slot: Slot, is_abandoned: bool) {
         let token = job.token();
         match self.shared.leases.begin(token) {
-            Begin::Run => {}
+            Begin::Run => slot.begin(),
             Begin::Returned => return,
             Begin::Lost => return self.fence(token),
         }

@@ -1,8 +1,8 @@
 //! The one claimer of this process.
 //!
-//! Claims due jobs, as many as there are free places, in one statement, and puts them into
+//! Claims due jobs, as many as there are free slots, in one statement, and puts them into
 //! the local queue. It looks when somebody says that jobs are due, when the last claim left
-//! some behind and places are free again, and otherwise every `poll_interval`.
+//! some behind and slots are free again, and otherwise every `poll_interval`.
 //!
 //! There is no separate rescue of dead workers: a lease that has run out *is* a due job, so
 //! the poll of any living process claims it. Hints may therefore all be lost without harm.
@@ -13,11 +13,7 @@ use futures_util::FutureExt as _;
 use order_core::{Error, Job};
 use tokio::time::{Instant, sleep};
 
-use crate::{
-    backoff::Backoff,
-    places::{Places, hand_over},
-    shared::Shared,
-};
+use crate::{backoff::Backoff, shared::Shared, slots::Slots};
 
 /// Polls of many processes drift apart by this share of the interval.
 pub(crate) const POLL_JITTER: std::ops::RangeInclusive<f64> = 0.8..=1.2;
@@ -25,7 +21,7 @@ pub(crate) const POLL_JITTER: std::ops::RangeInclusive<f64> = 0.8..=1.2;
 /// Claims jobs until it is told to stop.
 pub(crate) struct Fetcher {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) places: Places,
+    pub(crate) slots: Slots,
     pub(crate) poll_interval: Duration,
     /// How long a job has been due before it is claimed here. Zero, unless hints go through
     /// a broker: then this is the sweep for those that were lost.
@@ -69,7 +65,7 @@ impl Fetcher {
                     () = sleep(poll) => {}
                 }
             }
-            self.places.wait_for_room().await
+            self.slots.wait_for_room().await
         };
         self.shared.stops.while_claiming(ready).await
     }
@@ -92,7 +88,7 @@ impl Fetcher {
         stats.claimed_jobs.add(jobs.len());
         let is_full = jobs.len() >= limit;
         leases.hold(jobs.iter().map(Job::token), sent_at);
-        hand_over(&self.shared, &self.places, jobs).await;
+        self.slots.hand_over(jobs);
         Ok(is_full)
     }
 }

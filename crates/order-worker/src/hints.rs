@@ -20,13 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    HintStats,
-    backoff::Backoff,
-    outage::Outage,
-    places::{Places, hand_over},
-    shared::Shared,
-};
+use crate::{HintStats, backoff::Backoff, outage::Outage, shared::Shared, slots::Slots};
 
 /// Hints that wait to be sent. More than are committed in the second a broker may need to
 /// come back; those beyond it are dropped, and their jobs found by the sweep.
@@ -139,7 +133,7 @@ struct Received {
 /// Takes hints and claims the jobs they name.
 pub(crate) struct HintFetcher {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) places: Places,
+    pub(crate) slots: Slots,
     pub(crate) consumer: Box<dyn HintConsumer>,
 }
 
@@ -178,7 +172,7 @@ impl HintFetcher {
 
     /// Waits for room, then for hints.
     async fn receive(&mut self) -> Result<Received, BrokerError> {
-        let limit = self.places.wait_for_room().await;
+        let limit = self.slots.wait_for_room().await;
         let ids = self.consumer.receive(limit).await?;
         let is_full = ids.len() >= limit;
         Ok(Received { ids, is_full })
@@ -220,6 +214,7 @@ impl HintFetcher {
                 tracing::debug!(error = error.chain(), "hints were not acknowledged");
             }
         };
-        futures_util::join!(acknowledge, hand_over(&self.shared, &self.places, jobs));
+        self.slots.hand_over(jobs);
+        acknowledge.await;
     }
 }

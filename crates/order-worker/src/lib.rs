@@ -54,11 +54,11 @@ mod heartbeat;
 mod hints;
 mod lease;
 mod outage;
-mod places;
 mod pool;
 mod relay;
 mod remote;
 mod shared;
+mod slots;
 mod start;
 mod stats;
 #[cfg(test)]

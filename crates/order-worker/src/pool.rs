@@ -6,11 +6,11 @@ use std::{
 };
 
 use order_core::{
-    Clock, EventBus, HintQueue, Job, JobDispatch, JobQueue, Processor, RetryPolicy,
+    Clock, EventBus, HintQueue, JobDispatch, JobQueue, Processor, RetryPolicy,
     group_commit::{GroupCommitConfig, Lanes},
 };
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::Notify,
     time::{self, Instant, timeout_at},
 };
 use tokio_util::task::TaskTracker;
@@ -24,8 +24,8 @@ use crate::{
     heartbeat::Heartbeat,
     hints::HintFetcher,
     lease::Leases,
-    places::Places,
     shared::{Shared, Stops},
+    slots::Slots,
 };
 
 /// How long a drain waits, after its timeout, for statements that are under way. They are
@@ -41,7 +41,7 @@ const POLL_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Longer than any sensible lease, poll interval or drain, and far from overflow.
 const TIME_MAX: Duration = Duration::from_hours(24);
 
-/// More places than anybody has memory for, and few enough for every queue used here.
+/// More jobs than anybody has memory for, and few enough for every queue used here.
 const QUEUE_LEN_LIMIT: usize = 1 << 20;
 
 /// How a pool works. A value outside the limits named here is taken as the nearest within.
@@ -51,7 +51,7 @@ pub struct WorkerConfig {
     /// nothing, and no job is born leased here.
     pub workers: usize,
     /// How many jobs wait for a worker at most, and how many results for their commit; 1 to
-    /// 2^20.
+    /// 2^20. Fewer wait if jobs take long: a pool holds the work of about 1.5 s.
     pub queue_len_max: usize,
     /// How long a lease is: after a crash a job is idle for at most this long. 100 ms to
     /// 24 h.
@@ -139,7 +139,7 @@ struct Tasks {
 pub struct WorkerPool {
     config: WorkerConfig,
     shared: Arc<Shared>,
-    places: mpsc::Sender<Job>,
+    pub(crate) slots: Slots,
     hints: Option<Arc<dyn HintQueue>>,
     executor: Arc<Executor>,
     heartbeat: Arc<Heartbeat>,
@@ -163,7 +163,7 @@ impl WorkerPool {
         if config.workers == 0 {
             shared.stops.claiming.cancel();
         }
-        let (places, jobs) = mpsc::channel(config.queue_len_max);
+        let (slots, jobs) = Slots::new(config.workers, config.queue_len_max);
         let completions = GroupCommitConfig {
             lanes: config.completion_lanes,
             queue_len_max: config.queue_len_max,
@@ -177,7 +177,7 @@ impl WorkerPool {
             &shared,
             deps.processor,
             completer,
-            jobs,
+            (slots.clone(), jobs),
         );
         lanes.extend(start_lanes);
         Self {
@@ -185,7 +185,7 @@ impl WorkerPool {
             heartbeat: Arc::new(Heartbeat::new(&shared)),
             executor: Arc::new(executor),
             shared,
-            places,
+            slots,
             hints: deps.hints,
             tasks: Tasks::default(),
             lanes: Mutex::new(Some(lanes)),
@@ -197,7 +197,7 @@ impl WorkerPool {
     pub fn dispatch(&self) -> Arc<dyn JobDispatch> {
         Arc::new(Dispatch {
             shared: Arc::clone(&self.shared),
-            places: self.places.clone(),
+            slots: self.slots.clone(),
         })
     }
 
@@ -225,10 +225,9 @@ impl WorkerPool {
     }
 
     fn start_fetchers(&self, tracker: &TaskTracker) {
-        let places = Places(self.places.clone());
         let fetcher = Fetcher {
             shared: Arc::clone(&self.shared),
-            places: places.clone(),
+            slots: self.slots.clone(),
             poll_interval: self.config.poll_interval,
             overdue: match self.hints {
                 Some(_) => self.config.overdue,
@@ -239,7 +238,7 @@ impl WorkerPool {
         if let Some(hints) = &self.hints {
             let fetcher = HintFetcher {
                 shared: Arc::clone(&self.shared),
-                places,
+                slots: self.slots.clone(),
                 consumer: hints.consumer(),
             };
             tracker.spawn(self.tasks.fetching.track_future(fetcher.run()));

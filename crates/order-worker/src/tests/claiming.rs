@@ -24,30 +24,31 @@ async fn job_that_does_not_fit_is_claimed_later() {
         ..config()
     };
     let rig = Rig::new(full, done());
-    for _ in 0..3 {
+    for _ in 0..4 {
         rig.create();
     }
     assert!(rig.dispatch.try_reserve().is_none());
 
     rig.pool.start(&rig.tracker);
-    rig.processed(3).await;
+    rig.processed(4).await;
 
+    // One for the worker, and two that wait.
     let stats = rig.pool.stats();
-    assert_eq!((stats.born_leased.get(), stats.claimed_jobs.get()), (2, 1));
+    assert_eq!((stats.born_leased.get(), stats.claimed_jobs.get()), (3, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_reservation_gives_its_place_back() {
+async fn dropped_reservation_gives_its_slot_back() {
     let single = WorkerConfig {
         queue_len_max: 1,
         ..config()
     };
     let rig = Rig::new(single, done());
-    let reservation = rig.dispatch.try_reserve();
-    assert!(reservation.is_some());
+    let reservations = [(); 2].map(|()| rig.dispatch.try_reserve());
+    assert!(reservations.iter().all(Option::is_some));
     assert!(rig.dispatch.try_reserve().is_none());
 
-    drop(reservation);
+    drop(reservations);
 
     assert!(rig.dispatch.try_reserve().is_some());
 }
@@ -67,13 +68,13 @@ async fn any_number_of_hints_is_one_claim() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn full_claim_is_followed_by_another_when_places_are_free() {
+async fn full_claim_is_followed_by_another_when_slots_are_free() {
     let small = WorkerConfig {
         queue_len_max: 10,
         ..config()
     };
     let processor = inside(|_, _| async {
-        sleep(Duration::from_secs(1)).await;
+        sleep(Duration::from_millis(10)).await;
         Outcome::Done
     });
     let rig = Rig::new(small, processor);
@@ -84,7 +85,7 @@ async fn full_claim_is_followed_by_another_when_places_are_free() {
     rig.pool.start(&rig.tracker);
     rig.processed(45).await;
 
-    // Half of the queue is free before each claim, and the last one is not full.
+    // Half of the slots are free before each claim, and the last one is not full.
     assert!(rig.pool.stats().claims.get() <= 45 / 5 + 1);
 }
 
@@ -104,7 +105,50 @@ async fn no_more_is_claimed_than_the_queue_holds() {
     rig.pool.start(&rig.tracker);
     sleep(LEASE).await;
 
-    assert_eq!(rig.claim_elsewhere().await.len(), 35);
+    assert_eq!(rig.claim_elsewhere().await.len(), 34);
+}
+
+#[tokio::test(start_paused = true)]
+async fn orders_of_one_process_are_worked_off_by_two() {
+    let slow = WorkerConfig {
+        workers: 5,
+        queue_len_max: 1_024,
+        poll_interval: Duration::from_secs(1),
+        ..config()
+    };
+    let processor = || {
+        inside(|_, _| async {
+            sleep(Duration::from_millis(500)).await;
+            Outcome::Done
+        })
+    };
+    let rig = Rig::started(slow, processor()).await;
+    let other = WorkerPool::new(
+        slow,
+        WorkerDeps {
+            queue: rig.queue.clone(),
+            bus: rig.bus.clone(),
+            processor: Arc::new(processor()),
+            hints: None,
+            clock: rig.clock.clone(),
+        },
+    );
+    other.start(&rig.tracker);
+    // The rig has seen a job that took no time. These tell how long they take.
+    for n in 1..=3 {
+        rig.create();
+        rig.processed(n).await;
+    }
+
+    let created_at = Instant::now();
+    for _ in 0..200 {
+        rig.create();
+    }
+    rig.eventually(|rig| rig.queue.processed().len() == 203)
+        .await;
+
+    // Ten workers need 10 s. The other process finds out within its poll interval.
+    assert!(created_at.elapsed() <= Duration::from_secs(12));
 }
 
 #[tokio::test(start_paused = true)]

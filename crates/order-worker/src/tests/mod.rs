@@ -165,6 +165,8 @@ impl Rig {
                 clock: clock.clone(),
             },
         );
+        // As after a job that took no time: the queue has all its slots.
+        pool.slots.take().begin();
         Self {
             queue,
             bus,
