@@ -173,7 +173,8 @@ impl Target {
         let mut pause = PAUSE_MIN;
         loop {
             let attempt = self.attempt(startup_timeout, deadline);
-            let error = match timeout_at(deadline, attempt).await {
+            // Every step keeps to the deadline, unless the server goes silent.
+            let error = match timeout_at(deadline + OPEN_TIMEOUT, attempt).await {
                 Ok(Err(error)) if error.heals() => error,
                 Ok(done) => return done,
                 Err(_) => self.unreachable(startup_timeout, no_answer()),

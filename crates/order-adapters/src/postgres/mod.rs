@@ -16,6 +16,7 @@ mod connect;
 mod create;
 mod errors;
 mod events;
+mod front;
 mod key;
 mod list;
 mod migration;
@@ -37,6 +38,7 @@ use uuid::Uuid;
 pub use self::{connect::ConnectError, events::PostgresEventTransport};
 use self::{
     connect::Target,
+    front::Front,
     pool::{Pool, PoolConfig},
     unsure::Unsure,
 };
@@ -109,6 +111,8 @@ pub struct PostgresStore {
     maintenance: Pool,
     cancels: TaskTracker,
     unsure: Unsure,
+    due: Front,
+    abandoned: Front,
 }
 
 impl PostgresStore {
@@ -140,6 +144,8 @@ impl PostgresStore {
             maintenance: pool("maintenance", config.maintenance_pool, WORKERS_WAIT)?,
             cancels,
             unsure: Unsure::default(),
+            due: Front::default(),
+            abandoned: Front::default(),
         };
         let ctx = CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE);
         store

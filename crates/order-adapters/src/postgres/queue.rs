@@ -19,6 +19,7 @@ use crate::UNREADABLE_REST;
 use super::{
     CONFIRM, PostgresStore,
     errors::Fault,
+    front::{Front, Look},
     pool::{BatchStatement, Columns},
     row::{
         self, ORDER_COLUMNS_LEN, TokenKey, ids, last_error, micros, number_code, read_token_key,
@@ -206,17 +207,33 @@ impl PostgresStore {
         params: &[&(dyn ToSql + Sync)],
         claim_id: Uuid,
         lease: Duration,
-    ) -> Result<Vec<Job>, Error> {
+    ) -> Result<Vec<Row>, Error> {
         let sent_at = Instant::now();
-        match self.workers.query_once(sql, params).await {
-            Ok(rows) => self.read_jobs(&rows).await,
-            Err(fault) => {
-                if fault.leaves_outcome_open() {
-                    self.unsure.keep(claim_id, sent_at, lease);
-                }
-                Err(fault.into())
+        let answer = self.workers.query_once(sql, params).await;
+        answer.map_err(|fault| {
+            if fault.leaves_outcome_open() {
+                self.unsure.keep(claim_id, sent_at, lease);
             }
+            self.due.forget();
+            self.abandoned.forget();
+            fault.into()
+        })
+    }
+
+    /// Reads the answer to a look at `front`.
+    async fn read_look(
+        &self,
+        front: &Front,
+        look: &Look,
+        mut rows: Vec<Row>,
+    ) -> Result<Vec<Job>, Error> {
+        if let Some(row) = rows.first() {
+            let end = row.try_get(ORDER_COLUMNS_LEN + 2).map_err(Fault::from)?;
+            front.seen(look, end);
         }
+        // Without an order a row says only where the next look begins.
+        rows.retain(|row| !matches!(row.try_get::<_, Option<Uuid>>(0), Ok(None)));
+        self.read_jobs(&rows).await
     }
 
     /// Gives back the jobs of claims whose outcome this process never learnt.
@@ -284,15 +301,19 @@ impl JobQueue for PostgresStore {
             return Ok(Vec::new());
         }
         self.give_back_unsure().await?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let claim_id = new_claim_id();
-        self.claim_by(
-            include_str!("sql/claim.sql"),
-            &[&limit, &micros(lease), &micros(overdue), &claim_id],
-            claim_id,
-            lease,
-        )
-        .await
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let sql = include_str!("sql/claim.sql");
+        let look = self.due.look();
+        let params: [&(dyn ToSql + Sync); 5] = [
+            &limit,
+            &micros(lease),
+            &micros(overdue),
+            &claim_id,
+            &look.from,
+        ];
+        let rows = self.claim_by(sql, &params, claim_id, lease).await?;
+        self.read_look(&self.due, &look, rows).await
     }
 
     async fn claim_hinted(
@@ -304,26 +325,20 @@ impl JobQueue for PostgresStore {
             return Ok(Vec::new());
         }
         let claim_id = new_claim_id();
-        self.claim_by(
-            include_str!("sql/claim_hinted.sql"),
-            &[&ids(order_ids), &micros(lease), &claim_id],
-            claim_id,
-            lease,
-        )
-        .await
+        let sql = include_str!("sql/claim_hinted.sql");
+        let params: [&(dyn ToSql + Sync); 3] = [&ids(order_ids), &micros(lease), &claim_id];
+        let rows = self.claim_by(sql, &params, claim_id, lease).await?;
+        self.read_jobs(&rows).await
     }
 
     async fn claim_abandoned(&self, lease: Duration) -> Result<Option<Job>, Error> {
         self.give_back_unsure().await?;
         let claim_id = new_claim_id();
-        let jobs = self
-            .claim_by(
-                include_str!("sql/claim_abandoned.sql"),
-                &[&micros(lease), &claim_id],
-                claim_id,
-                lease,
-            )
-            .await?;
+        let look = self.abandoned.look();
+        let sql = include_str!("sql/claim_abandoned.sql");
+        let params: [&(dyn ToSql + Sync); 3] = [&micros(lease), &claim_id, &look.from];
+        let rows = self.claim_by(sql, &params, claim_id, lease).await?;
+        let jobs = self.read_look(&self.abandoned, &look, rows).await?;
         Ok(jobs.into_iter().next())
     }
 

@@ -3,14 +3,6 @@
 
 use super::*;
 
-/// An order whose job is due at once.
-fn due(id: u128) -> NewOrder {
-    NewOrder {
-        lease: None,
-        ..order(id, 100)
-    }
-}
-
 /// Claims until something is due.
 async fn claim_soon(store: &PostgresStore) -> Vec<Job> {
     let deadline = Instant::now() + DEADLINE;

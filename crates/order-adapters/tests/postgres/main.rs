@@ -52,6 +52,7 @@ mod keys;
 mod outbox;
 mod pages;
 mod plans;
+mod snapshot;
 mod stall;
 mod start;
 
@@ -135,6 +136,14 @@ impl Fixture {
     /// Waits until a query counts `expected`.
     async fn wait_for(&self, sql: &str, expected: i64) {
         wait_for(&self.sql, sql, expected).await;
+    }
+}
+
+/// An order whose job is due at once.
+fn due(id: u128) -> NewOrder {
+    NewOrder {
+        lease: None,
+        ..order(id, 100)
     }
 }
 

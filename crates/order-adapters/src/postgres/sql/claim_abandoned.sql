@@ -1,9 +1,22 @@
 -- Claims one abandoned job, the longest due first: one that is due although a claim holds it.
--- $1 lease in microseconds, $2 claim_id. As durable as every claim, for the same reason.
+-- $1 lease in microseconds, $2 claim_id; $3 when it became due at the earliest, or NULL. As durable
+-- as every claim, for the same reason. Returns a row as the other claim does.
 WITH front AS (
-    -- Abandoned jobs reach the front of the due ones when their turn comes; looking for them
-    -- behind a backlog would read all of it.
-    SELECT order_id, due_at, claim_id FROM jobs WHERE due_at <= now() ORDER BY due_at LIMIT 1024
+    -- A part of the due jobs at a time, since there may be a long backlog.
+    SELECT order_id, due_at, claim_id FROM jobs
+    WHERE due_at <= now()
+        AND due_at >= coalesce($3::timestamptz, '-infinity')
+    ORDER BY due_at
+    LIMIT 1024
+),
+seen AS (
+    SELECT CASE
+        WHEN count(claim_id) > 0 THEN min(due_at) FILTER (WHERE claim_id IS NOT NULL)
+        WHEN count(*) = 1024 THEN max(due_at)
+        -- Others may have extended or lost leases that end from here on.
+        ELSE now() - interval '6 s'
+    END AS until
+    FROM front
 ),
 abandoned AS (
     SELECT order_id FROM jobs
@@ -11,6 +24,8 @@ abandoned AS (
             SELECT order_id FROM front WHERE claim_id IS NOT NULL ORDER BY due_at LIMIT 32
         ))
         AND due_at <= now() AND claim_id IS NOT NULL
+        -- Again, for a plan that follows the order of this index here, too.
+        AND due_at >= coalesce($3::timestamptz, '-infinity')
     ORDER BY due_at
     LIMIT 1
     FOR UPDATE SKIP LOCKED
@@ -29,7 +44,9 @@ claimed AS (
 )
 SELECT o.id, o.user_id, o.amount_minor, o.currency, o.status, o.version, o.failure_code,
     o.failure_message, o.created_at, o.updated_at, o.metadata::text, o.external_id, claimed.attempt,
-    claimed.attempts_before
-FROM claimed
-JOIN orders o ON o.id = claimed.order_id
-WHERE o.id = ANY (ARRAY(SELECT order_id FROM abandoned))
+    claimed.attempts_before, seen.until
+FROM seen
+LEFT JOIN (
+    claimed JOIN orders o
+        ON o.id = claimed.order_id AND o.id = ANY (ARRAY(SELECT order_id FROM abandoned))
+) ON true

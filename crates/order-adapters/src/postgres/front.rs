@@ -1,0 +1,114 @@
+//! Where looking for due jobs begins.
+//!
+//! A job that is claimed or done leaves a dead entry at the front of the index of due jobs. As
+//! long as any transaction of the server may still see it, perhaps for hours, no vacuum removes
+//! it, and every look from the beginning reads all of them. So a look begins where the last one
+//! ended, and only now and then at the beginning: for jobs that another transaction had locked
+//! when the last look passed them.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+/// The bounds of the time between two looks from the beginning.
+const FULL_INTERVAL_MIN: Duration = Duration::from_secs(10);
+const FULL_INTERVAL_MAX: Duration = Duration::from_secs(60);
+
+/// Looks from the beginning take at most this share of the time, as a divisor.
+const FULL_DIVISOR: u32 = 100;
+
+#[derive(Default)]
+struct State {
+    /// Nothing was due before it, by the time of the database.
+    end: Option<Timestamp>,
+    next_full: Option<Instant>,
+}
+
+/// What one kind of look at the due jobs knows of those before.
+#[derive(Default)]
+pub(super) struct Front(Mutex<State>);
+
+/// One look.
+pub(super) struct Look {
+    begun_at: Instant,
+    /// When the jobs became due at which it begins; `None`: at the beginning.
+    pub(super) from: Option<Timestamp>,
+}
+
+impl Front {
+    /// Begins a look.
+    pub(super) fn look(&self) -> Look {
+        let begun_at = Instant::now();
+        let state = self.lock();
+        let is_full = state.next_full.is_none_or(|next| next <= begun_at);
+        Look {
+            begun_at,
+            from: state.end.filter(|_| !is_full),
+        }
+    }
+
+    /// Ends a look that left nothing behind that became due before `end`.
+    pub(super) fn seen(&self, look: &Look, end: Timestamp) {
+        let mut state = self.lock();
+        state.end = Some(end);
+        if look.from.is_none() {
+            let now = Instant::now();
+            let pause = (now - look.begun_at) * FULL_DIVISOR;
+            state.next_full = Some(now + pause.clamp(FULL_INTERVAL_MIN, FULL_INTERVAL_MAX));
+        }
+    }
+
+    /// Has the next look begin at the beginning: what a statement had locked that was not
+    /// answered may be free again.
+    pub(super) fn forget(&self) {
+        *self.lock() = State::default();
+    }
+
+    /// No code that can panic runs under the lock, so the state is still whole.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn look_begins_where_the_last_one_ended() {
+        let front = Front::default();
+        assert_eq!(front.look().from, None);
+        let first = front.look();
+        assert_eq!(first.from, None);
+        front.seen(&first, Timestamp::UNIX_EPOCH);
+        assert_eq!(front.look().from, Some(Timestamp::UNIX_EPOCH));
+        front.forget();
+        assert_eq!(front.look().from, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn now_and_then_a_look_begins_at_the_beginning() {
+        for (time, interval) in [
+            (Duration::ZERO, 10 * SECOND),
+            (SECOND / 5, 20 * SECOND),
+            (5 * SECOND, 60 * SECOND),
+        ] {
+            let front = Front::default();
+            let full = front.look();
+            advance(time).await;
+            front.seen(&full, Timestamp::UNIX_EPOCH);
+            advance(interval - SECOND / 1_000).await;
+            assert!(front.look().from.is_some());
+            advance(SECOND / 1_000).await;
+            assert!(front.look().from.is_none());
+        }
+    }
+}
