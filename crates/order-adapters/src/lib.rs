@@ -8,6 +8,7 @@ pub mod kafka;
 #[cfg(feature = "kafka")]
 pub mod kafka_url;
 pub mod memory;
+mod open_orders;
 pub mod postgres;
 pub mod redis;
 pub mod sqlite;

@@ -357,7 +357,8 @@ impl Target {
     }
 }
 
-fn server_name(config: &Config) -> String {
+/// `host:port/database` of a configuration.
+pub(super) fn server_name(config: &Config) -> String {
     let mut names: Vec<String> = config
         .get_hosts()
         .iter()

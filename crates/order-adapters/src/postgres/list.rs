@@ -5,6 +5,8 @@ use order_core::{OrderId, OrderQuery, UserId};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use crate::open_orders::{Jobs, jobs_of};
+
 use super::{
     pool::Columns,
     row::{ORDER_COLUMNS, status_code},
@@ -39,6 +41,23 @@ impl<'a> Conditions<'a> {
         }
     }
 
+    /// Adds what is checked of each row.
+    fn push_filters(&mut self, query: &OrderQuery) {
+        self.push(
+            "created_at > ?",
+            time(query.created_after, RoundMode::Floor),
+        );
+        self.push(
+            "created_at < ?",
+            time(query.created_before, RoundMode::Ceil),
+        );
+        let statuses: Vec<i16> = query.statuses.iter().copied().map(status_code).collect();
+        self.push(
+            "status = ANY (?)",
+            (!statuses.is_empty()).then_some(statuses),
+        );
+    }
+
     /// The clause of what was pushed since the last call.
     fn take(&mut self) -> String {
         let texts = std::mem::take(&mut self.texts);
@@ -65,6 +84,9 @@ fn time(bound: Option<Timestamp>, mode: RoundMode) -> Option<Timestamp> {
 /// A plan is made once, perhaps on an empty table, where all indexes cost the same; so each
 /// form of the statement leaves only one index that has its order and its conditions.
 pub(super) fn page(query: &OrderQuery) -> Page<'_> {
+    if let Some(jobs) = jobs_of(query) {
+        return page_by_jobs(query, jobs);
+    }
     let mut all = Conditions::default();
     let user_id = query.user_id.as_ref().map(UserId::as_str);
     let after = query.after.as_ref().map(OrderId::as_uuid);
@@ -89,23 +111,39 @@ pub(super) fn page(query: &OrderQuery) -> Page<'_> {
         all.push("id > ?", after);
         all.push("id < ?", before);
     }
-    all.push(
-        "created_at > ?",
-        time(query.created_after, RoundMode::Floor),
-    );
-    all.push(
-        "created_at < ?",
-        time(query.created_before, RoundMode::Ceil),
-    );
-    let statuses: Vec<i16> = query.statuses.iter().copied().map(status_code).collect();
-    all.push(
-        "status = ANY (?)",
-        (!statuses.is_empty()).then_some(statuses),
-    );
+    all.push_filters(query);
     let filter = all.take();
     let limit = all.param(i64::try_from(query.limit).unwrap_or(i64::MAX));
     Page {
         sql: format!("SELECT {ORDER_COLUMNS} FROM {from}{filter} ORDER BY {order} LIMIT {limit}"),
+        params: all.params,
+    }
+}
+
+/// The SELECT of a page by way of the jobs.
+fn page_by_jobs(query: &OrderQuery, jobs: Jobs) -> Page<'_> {
+    let mut all = Conditions::default();
+    all.texts.push("id = order_id".to_owned());
+    all.push_filters(query);
+    let filter = all.take();
+    all.texts.extend(match jobs {
+        Jobs::All => None,
+        // Not a range, for which there is an index in another order.
+        Jobs::Unfinished => Some("due_at <> 'infinity'".to_owned()),
+        Jobs::Buried => Some("due_at = 'infinity'".to_owned()),
+    });
+    all.push("order_id > ?", query.after.as_ref().map(OrderId::as_uuid));
+    all.push("order_id < ?", query.before.as_ref().map(OrderId::as_uuid));
+    let range = all.take();
+    let limit = all.param(i64::try_from(query.limit).unwrap_or(i64::MAX));
+    Page {
+        // With its limit the subquery cannot become a join, so it is one descent of the primary
+        // key for each job, until the page is full.
+        sql: format!(
+            "SELECT {ORDER_COLUMNS} FROM jobs \
+            CROSS JOIN LATERAL (SELECT * FROM orders{filter} LIMIT 1) AS open{range} \
+            ORDER BY order_id DESC LIMIT {limit}"
+        ),
         params: all.params,
     }
 }
@@ -128,7 +166,7 @@ mod tests {
         );
         let id = |id| Some(OrderId::from_uuid(Uuid::from_u128(id)));
         let query = OrderQuery {
-            statuses: vec![OrderStatus::Failed],
+            statuses: vec![OrderStatus::Cancelled],
             created_after: Some(Timestamp::UNIX_EPOCH),
             created_before: Some(Timestamp::UNIX_EPOCH),
             after: id(1),
@@ -139,6 +177,22 @@ mod tests {
             sql(&query),
             "SELECT * FROM orders WHERE id > $1 AND id < $2 AND created_at > $3 \
             AND created_at < $4 AND status = ANY ($5) ORDER BY id DESC LIMIT $6"
+        );
+    }
+
+    #[test]
+    fn page_of_orders_with_a_job_goes_by_the_jobs() {
+        let query = OrderQuery {
+            statuses: vec![OrderStatus::Failed],
+            created_after: Some(Timestamp::UNIX_EPOCH),
+            before: Some(OrderId::from_uuid(Uuid::nil())),
+            ..OrderQuery::default()
+        };
+        assert_eq!(
+            sql(&query),
+            "SELECT * FROM jobs CROSS JOIN LATERAL (SELECT * FROM orders WHERE id = order_id \
+            AND created_at > $1 AND status = ANY ($2) LIMIT 1) AS open \
+            WHERE due_at = 'infinity' AND order_id < $3 ORDER BY order_id DESC LIMIT $4"
         );
     }
 

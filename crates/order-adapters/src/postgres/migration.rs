@@ -44,10 +44,18 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "V7__count_attempts_that_began",
         include_str!("../../../../migrations/postgres/V7__count_attempts_that_began.sql"),
     ),
+    (
+        "V8__index_failed_orders",
+        include_str!("../../../../migrations/postgres/V8__index_failed_orders.sql"),
+    ),
+    (
+        "V9__compare_keys_by_bytes",
+        include_str!("../../../../migrations/postgres/V9__compare_keys_by_bytes.sql"),
+    ),
 ];
 
 /// The schema this program needs: the version of the last of [`MIGRATIONS`].
-pub(super) const VERSION_NEEDED: i32 = 7;
+pub(super) const VERSION_NEEDED: i32 = 9;
 
 /// Whether the schema has at least version $1, and the server takes writes. One row of an
 /// index: cheap enough for a readiness probe.

@@ -29,17 +29,17 @@ mod store;
 mod table_lock;
 mod unsure;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use order_core::{CallContext, Deadline, OrderStore, RequestId};
-use tokio_util::task::TaskTracker;
+use tokio_postgres::Config;
 use uuid::Uuid;
 
 pub use self::{connect::ConnectError, events::PostgresEventTransport};
 use self::{
     connect::Target,
     front::Front,
-    pool::{Pool, PoolConfig},
+    pool::{Cancels, Pool, PoolConfig},
     unsure::Unsure,
 };
 
@@ -50,6 +50,12 @@ const REQUESTS_WAIT: Duration = Duration::from_millis(250);
 /// How long workers and maintenance wait for a connection. Nobody waits for them, and what
 /// they have done must not be lost over a short stall.
 const WORKERS_WAIT: Duration = Duration::from_secs(5);
+
+/// Connections for lists of orders, which may take long each.
+const LISTS_POOL: usize = 2;
+
+/// Connections for the jobs of workers outside.
+const REMOTE_WORKERS_POOL: usize = 2;
 
 /// Waits until what was read before is on the standbys that commits wait for.
 const CONFIRM: &str = include_str!("sql/confirm.sql");
@@ -103,13 +109,16 @@ impl fmt::Debug for PostgresConfig {
 /// may take over must be synchronous.
 ///
 /// # Cancel safety
-/// Dropping the future of any method cancels its statement and closes its connection. A
-/// write that is dropped has happened as a whole or not at all.
+/// Dropping the future of any method cancels its statement. A write that is dropped has happened
+/// as a whole or not at all.
 pub struct PostgresStore {
-    requests: Pool,
+    database: Config,
+    requests: Arc<Pool>,
+    lists: Arc<Pool>,
+    readiness: Arc<Pool>,
     workers: Pool,
-    maintenance: Pool,
-    cancels: TaskTracker,
+    maintenance: Arc<Pool>,
+    cancels: Cancels,
     unsure: Unsure,
     due: Front,
     abandoned: Front,
@@ -129,7 +138,7 @@ impl PostgresStore {
             server: target.server.clone(),
             source,
         };
-        let cancels = TaskTracker::new();
+        let cancels = Cancels::new();
         let pool = |name, connections_max, wait| {
             let config = PoolConfig {
                 name,
@@ -139,13 +148,16 @@ impl PostgresStore {
             Pool::new(&database, &config, &cancels).map_err(|error| unusable(error.into()))
         };
         let store = Self {
-            requests: pool("requests", config.requests_pool, REQUESTS_WAIT)?,
+            requests: pool("requests", config.requests_pool, REQUESTS_WAIT)?.into(),
+            lists: pool("lists", LISTS_POOL, REQUESTS_WAIT)?.into(),
+            readiness: pool("readiness", 1, REQUESTS_WAIT)?.into(),
             workers: pool("workers", config.workers_pool, WORKERS_WAIT)?,
-            maintenance: pool("maintenance", config.maintenance_pool, WORKERS_WAIT)?,
+            maintenance: pool("maintenance", config.maintenance_pool, WORKERS_WAIT)?.into(),
             cancels,
             unsure: Unsure::default(),
             due: Front::default(),
             abandoned: Front::default(),
+            database,
         };
         let ctx = CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE);
         store
@@ -153,6 +165,35 @@ impl PostgresStore {
             .await
             .map_err(|error| unusable(error.into()))?;
         Ok(store)
+    }
+
+    /// The same store with connections of its own for jobs, so that workers outside this process
+    /// take none from those inside.
+    ///
+    /// # Errors
+    /// [`ConnectError::Unusable`], which does not happen for a store that was connected.
+    pub fn for_remote_workers(&self) -> Result<Self, ConnectError> {
+        let config = PoolConfig {
+            name: "remote workers",
+            connections_max: REMOTE_WORKERS_POOL,
+            wait: WORKERS_WAIT,
+        };
+        let workers = Pool::new(&self.database, &config, &self.cancels);
+        Ok(Self {
+            database: self.database.clone(),
+            requests: Arc::clone(&self.requests),
+            lists: Arc::clone(&self.lists),
+            readiness: Arc::clone(&self.readiness),
+            workers: workers.map_err(|error| ConnectError::Unusable {
+                server: connect::server_name(&self.database),
+                source: error.into(),
+            })?,
+            maintenance: Arc::clone(&self.maintenance),
+            cancels: self.cancels.clone(),
+            unsure: Unsure::default(),
+            due: Front::default(),
+            abandoned: Front::default(),
+        })
     }
 
     /// Waits for the database and brings its schema up to date. Returns the names of the
@@ -169,8 +210,9 @@ impl PostgresStore {
     /// Refuses new work; connections close when the work on them is done.
     pub fn close(&self) {
         self.requests.close();
+        self.lists.close();
+        self.readiness.close();
         self.workers.close();
         self.maintenance.close();
-        self.cancels.close();
     }
 }

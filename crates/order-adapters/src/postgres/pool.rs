@@ -9,7 +9,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,9 +21,10 @@ use deadpool_postgres::{Manager, ManagerConfig, Object, QueueMode, RecyclingMeth
 use order_core::{CallContext, Error};
 use tokio::{
     runtime::Handle,
-    time::{Instant, timeout, timeout_at},
+    sync::Semaphore,
+    time::{Instant, error::Elapsed, timeout, timeout_at},
 };
-use tokio_postgres::{Config, Row, types::ToSql};
+use tokio_postgres::{Client, Config, Row, error::SqlState, types::ToSql};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
@@ -32,9 +37,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
 /// How long opening a connection may take, with everything that belongs to it.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the request to cancel a statement may take. Without it the statement ends by
-/// the server's limits.
+/// How long a statement whose caller has gone may go on before it is cancelled.
+const END_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// How long the request to cancel a statement may take, and then its end. Without it the
+/// statement ends by the server's limits.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How many such requests, each a connection of its own, a process makes at a time.
+const CANCELS_MAX: usize = 4;
 
 /// How often a statement is repeated that lost against concurrent ones.
 const CONFLICTS_MAX: u32 = 3;
@@ -70,17 +81,16 @@ pub(super) struct BatchStatement<T, K, V> {
 /// Connections for one kind of work, so that no other kind can starve it.
 pub(super) struct Pool {
     connections: deadpool_postgres::Pool,
-    cancels: TaskTracker,
+    cancels: Cancels,
     n_broken: AtomicU64,
 }
 
 impl Pool {
-    /// Makes a pool; connections are opened when they are first needed. `cancels` owns the
-    /// tasks that cancel abandoned statements.
+    /// Makes a pool; connections are opened when they are first needed.
     pub(super) fn new(
         database: &Config,
         pool: &PoolConfig,
-        cancels: &TaskTracker,
+        cancels: &Cancels,
     ) -> Result<Self, deadpool_postgres::BuildError> {
         let mut database = database.clone();
         database.application_name(format!("order-system {}", pool.name));
@@ -232,9 +242,11 @@ impl Pool {
         let mut borrowed = Borrowed {
             client: Some(self.connections.get().await?),
             cancels: &self.cancels,
+            is_silent: false,
         };
         let answer = timeout(ANSWER_TIMEOUT, borrowed.query(sql, params)).await;
         let Ok(answer) = answer else {
+            borrowed.is_silent = true;
             // The others are likely cut off, too.
             self.connections.retain(|_, _| false);
             let error = "the database did not answer in time";
@@ -251,11 +263,70 @@ impl Pool {
     }
 }
 
-/// A connection with a statement on it. Dropped before it is given back, it leaves the pool,
-/// its statement is cancelled, and it is closed: nobody else ever sees it in that state.
+/// Ends statements whose callers have gone: the tasks that do it, and how many may at a time.
+#[derive(Clone)]
+pub(super) struct Cancels {
+    tasks: TaskTracker,
+    requests: Arc<Semaphore>,
+}
+
+impl Cancels {
+    pub(super) fn new() -> Self {
+        Self {
+            tasks: TaskTracker::new(),
+            requests: Arc::new(Semaphore::new(CANCELS_MAX)),
+        }
+    }
+
+    /// Asks the server to cancel what runs on a connection; whether it was asked.
+    async fn cancel(&self, client: &Client) -> bool {
+        let cancel = async {
+            let _permit = self.requests.acquire().await;
+            client.cancel_token().cancel_query(connect::tls()).await
+        };
+        match timeout(CANCEL_TIMEOUT, cancel).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                debug!(error = %error, "an abandoned statement could not be cancelled");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Waits for the end of an abandoned statement; whether the connection is as good as new.
+    async fn settle(&self, client: &Client) -> bool {
+        // Answered after the statement.
+        let mut next = pin!(client.batch_execute(""));
+        if let Ok(answer) = timeout(END_TIMEOUT, &mut next).await {
+            return answer.is_ok();
+        }
+        if !self.cancel(client).await || !is_end(timeout(CANCEL_TIMEOUT, next).await) {
+            return false;
+        }
+        // A request that came too late for the statement ends this one instead of a later one.
+        let late = client.batch_execute("SELECT pg_sleep(0.05)");
+        is_end(timeout(CANCEL_TIMEOUT, late).await)
+    }
+}
+
+/// Whether a statement was answered or cancelled.
+fn is_end(answer: Result<Result<(), tokio_postgres::Error>, Elapsed>) -> bool {
+    match answer {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => error.code() == Some(&SqlState::QUERY_CANCELED),
+        Err(_) => false,
+    }
+}
+
+/// A connection with a statement on it. Dropped before it is given back, its statement is
+/// cancelled, and it goes back to the pool when that has ended, or is closed: nobody else ever
+/// sees it with a statement of another.
 struct Borrowed<'a> {
     client: Option<Object>,
-    cancels: &'a TaskTracker,
+    cancels: &'a Cancels,
+    /// Whether the server did not answer in time.
+    is_silent: bool,
 }
 
 impl Borrowed<'_> {
@@ -274,23 +345,27 @@ impl Borrowed<'_> {
 
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
-        let Some(client) = self.client.take().map(Object::take) else {
+        let Some(client) = self.client.take() else {
             return;
         };
         // Without a runtime the process is about to end, and its connections with it.
-        let Ok(runtime) = Handle::try_current() else {
+        let Some(runtime) = Handle::try_current().ok().filter(|_| !client.is_closed()) else {
+            drop(Object::take(client));
             return;
         };
-        if client.is_closed() {
-            return;
+        let cancels = self.cancels.clone();
+        if self.is_silent {
+            // Its place is free at once.
+            let client = Object::take(client);
+            let cancel = async move { cancels.cancel(&client).await };
+            self.cancels.tasks.spawn_on(cancel, &runtime);
+        } else {
+            let settle = async move {
+                if !cancels.settle(&client).await {
+                    drop(Object::take(client));
+                }
+            };
+            self.cancels.tasks.spawn_on(settle, &runtime);
         }
-        let cancel = async move {
-            let token = client.cancel_token();
-            let cancelled = token.cancel_query(connect::tls());
-            if let Ok(Err(error)) = timeout(CANCEL_TIMEOUT, cancelled).await {
-                debug!(error = %error, "an abandoned statement could not be cancelled");
-            }
-        };
-        self.cancels.spawn_on(cancel, &runtime);
     }
 }

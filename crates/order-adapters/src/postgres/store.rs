@@ -161,7 +161,7 @@ impl OrderStore for PostgresStore {
             let rows = {
                 let page = list::page(&query);
                 let params: Vec<_> = page.params.iter().map(|param| &**param as _).collect();
-                self.requests.read(ctx, &page.sql, &params).await?
+                self.lists.read(ctx, &page.sql, &params).await?
             };
             orders.extend(readable(&rows, row::order));
             // A page that is not full is the last one, so rows that cannot be read are made up
@@ -286,7 +286,7 @@ impl OrderStore for PostgresStore {
     async fn check(&self, ctx: &CallContext) -> Result<(), Error> {
         let needed = &migration::VERSION_NEEDED;
         let rows = self
-            .requests
+            .readiness
             .read(ctx, migration::CHECK_SQL, &[needed])
             .await?;
         let row = rows.first().map(|row| -> Result<_, Fault> {

@@ -5,6 +5,8 @@ use jiff::Timestamp;
 use order_core::{ExternalId, Order, OrderQuery, OrderState, OrderStatus, UserId};
 use rusqlite::{Connection, ToSql, named_params};
 
+use crate::open_orders::{Jobs, jobs_of};
+
 use super::rows::{key, order_columns, read_order, read_state, readable, state_columns, to_limit};
 
 /// The list with conditions of its own. `:statuses` has bit n set for status n.
@@ -34,6 +36,32 @@ const BY_EXTERNAL_ID: &str = list_where!("external_id = :external_id AND ");
 /// By the same index: one row at most.
 const BY_EXTERNAL_ID_OF_USER: &str =
     list_where!("external_id = :external_id AND user_id = :user_id AND ");
+
+/// The list by way of the jobs with a condition, for statuses that only orders with a job have.
+macro_rules! list_by_jobs {
+    ($condition:literal) => {
+        // CROSS JOIN keeps the order of the tables.
+        concat!(
+            "SELECT ",
+            order_columns!(),
+            " FROM jobs CROSS JOIN orders ON id = order_id
+WHERE ",
+            $condition,
+            "order_id > :after AND order_id < :before AND (:statuses >> status) & 1
+AND created_at > :created_after AND created_at < :created_before
+ORDER BY order_id DESC"
+        )
+    };
+}
+
+/// By the primary key of the jobs.
+const WITH_JOB: &str = list_by_jobs!("");
+
+/// By the same key.
+const UNFINISHED: &str = list_by_jobs!("due_at <> 9223372036854775807 AND ");
+
+/// By the index of the buried jobs.
+const FAILED: &str = list_by_jobs!("due_at = 9223372036854775807 AND ");
 
 /// Sorts before every id, which has 16 bytes.
 const BEFORE_EVERY_ID: [u8; 0] = [];
@@ -83,12 +111,17 @@ pub(super) fn list(connection: &Connection, query: &OrderQuery) -> rusqlite::Res
 }
 
 /// The statement whose index serves a query best.
-const fn statement(query: &OrderQuery) -> &'static str {
+fn statement(query: &OrderQuery) -> &'static str {
     match (&query.external_id, &query.user_id) {
         (Some(_), Some(_)) => BY_EXTERNAL_ID_OF_USER,
         (Some(_), None) => BY_EXTERNAL_ID,
         (None, Some(_)) => OF_USER,
-        (None, None) => ALL,
+        (None, None) => match jobs_of(query) {
+            None => ALL,
+            Some(Jobs::All) => WITH_JOB,
+            Some(Jobs::Unfinished) => UNFINISHED,
+            Some(Jobs::Buried) => FAILED,
+        },
     }
 }
 

@@ -1,6 +1,17 @@
 //! Bad rows, broken connections, killed servers and callers that go away.
 
+use futures_util::future::join_all;
+use order_core::OrderQuery;
+
 use super::*;
+
+/// All orders.
+fn one_page() -> OrderQuery {
+    OrderQuery {
+        limit: 10,
+        ..OrderQuery::default()
+    }
+}
 
 #[tokio::test]
 async fn refused_row_fails_alone() {
@@ -173,6 +184,57 @@ async fn dropped_read_is_cancelled() {
 
     assert!(!fixture.has_woken_up().await);
     assert!(fixture.store.check(&ctx()).await.is_ok());
+}
+
+#[tokio::test]
+async fn dropped_reads_cost_no_connections() {
+    let fixture = available!(fixture());
+    fixture.store.create(&orders(1)).await;
+    fixture.make_reads_sleepy().await;
+    let first = "SELECT min(pid)::bigint FROM pg_stat_activity \
+        WHERE application_name = 'order-system lists' AND datname = current_database()";
+    let mut first_pid = None;
+    for _ in 0..5 {
+        let (ctx, query) = (ctx(), one_page());
+        let list = fixture.store.list(&ctx, &query);
+        tokio::select! {
+            found = list => panic!("{found:?}"),
+            () = fixture.wait_for(N_ASLEEP, 1) => {}
+        }
+        // What runs last on it before it is used again.
+        let settled = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle' \
+            AND datname = current_database() AND query = 'SELECT pg_sleep(0.05)'";
+        fixture.wait_for(settled, 1).await;
+        let pid = fixture.number(first).await;
+        assert_eq!(*first_pid.get_or_insert(pid), pid, "another connection");
+    }
+    assert!(!fixture.has_woken_up().await);
+}
+
+#[tokio::test]
+async fn slow_lists_take_connections_from_nobody_else() {
+    let fixture = available!(fixture());
+    fixture.store.create(&orders(1)).await;
+    fixture.make_reads_sleepy().await;
+    let (ctx, query) = (ctx(), one_page());
+    let lists = join_all((0..16).map(|_| fixture.store.list(&ctx, &query)));
+    let others = async {
+        fixture.wait_for(N_ASLEEP, 2).await;
+        assert!(fixture.store.check(&ctx).await.is_ok());
+        let ticket = NewTicket {
+            digest: [1; 32],
+            grant: TicketGrant {
+                user_id: order(1, 100).user_id,
+            },
+            lifetime: LEASE,
+        };
+        assert!(fixture.store.put_ticket(&ticket).await.is_ok());
+        assert!(fixture.store.claim(1, LEASE).await.is_ok());
+    };
+    tokio::select! {
+        lists = lists => panic!("{lists:?}"),
+        () = others => {}
+    }
 }
 
 #[tokio::test]

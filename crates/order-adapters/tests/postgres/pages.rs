@@ -15,6 +15,11 @@ const FILL: &str = "INSERT INTO orders (id, user_id, amount_minor, currency, sta
         to_timestamp(ms / 1000.0), to_timestamp(ms / 1000.0)
     FROM generate_series(0, 999999) n, LATERAL (SELECT 1700000000000 + n::bigint * 100 AS ms) t";
 
+/// Orders with these statuses have a job, and a failed one a buried job.
+const FILL_JOBS: &str = "INSERT INTO jobs (order_id, due_at)
+    SELECT id, CASE status WHEN 4 THEN 'infinity' ELSE now() END FROM orders
+    WHERE status IN (1, 2, 4)";
+
 /// How many orders a page asks for.
 const LIMIT: usize = 51;
 
@@ -86,8 +91,8 @@ fn cases() -> Vec<Case> {
         before: Some(OrderId::floor_at(start + 15.hours())),
         ..query
     };
-    let failed = |query: OrderQuery| OrderQuery {
-        statuses: vec![OrderStatus::Failed],
+    let with = |status, query: OrderQuery| OrderQuery {
+        statuses: vec![status],
         ..query
     };
     let (ids, users, names) = (
@@ -99,11 +104,25 @@ fn cases() -> Vec<Case> {
         page("all", ids, 51, all()),
         page("next of all", ids, 51, next(all())),
         // A status is the same for a thousand orders in a row.
-        page("status", ids, 1_051, failed(all())),
+        page("status", ids, 2_051, with(OrderStatus::Processed, all())),
+        // One descent for each order that has such a job.
+        Case {
+            n_ranges: 51,
+            ..page("failed", ids, 51, with(OrderStatus::Failed, all()))
+        },
+        Case {
+            n_ranges: 1_051,
+            ..page("pending", ids, 1_051, with(OrderStatus::Pending, all()))
+        },
         page("time", ids, 101, between(all())),
         page("user", users, 51, by_user()),
         page("next of user", users, 51, next(by_user())),
-        page("user and status", users, 255, failed(by_user())),
+        page(
+            "user and status",
+            users,
+            255,
+            with(OrderStatus::Failed, by_user()),
+        ),
         page("user and time", users, 52, between(by_user())),
         Case {
             n_found: 10,
@@ -143,7 +162,6 @@ impl Reader {
     async fn new(fixture: &Fixture, case: &Case, n_found: usize) -> Self {
         let before = pids(fixture).await;
         let config = PostgresConfig {
-            requests_pool: 1,
             maintenance_pool: 1,
             ..PostgresConfig::new(&fixture.database.url)
         };
@@ -165,7 +183,7 @@ impl Reader {
 
 async fn pids(fixture: &Fixture) -> Vec<i32> {
     let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
-        AND application_name IN ('order-system requests', 'order-system maintenance')";
+        AND application_name IN ('order-system lists', 'order-system maintenance')";
     let rows = fixture.sql.query(sql, &[]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
@@ -185,6 +203,10 @@ async fn check(fixture: &Fixture, case: &Case) {
     };
     assert_eq!(index, case.index, "{name}");
     assert!(*n_entries <= case.n_entries_max, "{name}: {used:?}");
+    let jobs = "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relname = 'jobs'";
+    // The newest jobs are of failed orders, which do not count as unfinished.
+    let n_jobs_max = 2 * case.n_entries_max;
+    assert!(fixture.number(jobs).await <= n_jobs_max, "{name}");
 }
 
 #[tokio::test]
@@ -195,6 +217,8 @@ async fn page_is_one_range_of_one_index() {
     fixture
         .run(
             "ALTER TABLE orders SET (autovacuum_enabled = off, fillfactor = 100);
+            ALTER TABLE jobs SET (autovacuum_enabled = off);
+            ALTER TABLE jobs SET UNLOGGED;
             ALTER TABLE orders SET UNLOGGED",
         )
         .await;
@@ -205,6 +229,7 @@ async fn page_is_one_range_of_one_index() {
         readers.push(Reader::new(&fixture, case, 0).await);
     }
     fixture.run(FILL).await;
+    fixture.run(FILL_JOBS).await;
     for (case, reader) in cases.iter().zip(readers) {
         fixture.run("SELECT pg_stat_reset()").await;
         let n_found = case.read.run(&reader.store).await;
@@ -213,7 +238,7 @@ async fn page_is_one_range_of_one_index() {
         check(&fixture, case).await;
     }
 
-    fixture.run("ANALYZE orders").await;
+    fixture.run("ANALYZE orders, jobs").await;
 
     for case in &cases {
         fixture.run("SELECT pg_stat_reset()").await;

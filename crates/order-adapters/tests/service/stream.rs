@@ -1,4 +1,4 @@
-//! Tickets for streams, and lists page by page.
+//! Tickets for streams, lists page by page, and readiness.
 
 use std::time::Duration;
 
@@ -75,4 +75,20 @@ async fn pages_lead_to_the_end_under_the_same_filters_only() {
     }
 
     assert_eq!(orders, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_of_a_second_share_an_answer() {
+    let rig = Rig::new();
+    rig.store.set_partitioned(true);
+    for _ in 0..100 {
+        let refused = rig.service.check_ready(&ctx()).await;
+        assert!(matches!(refused, Err(Error::StoreUnavailable { .. })));
+    }
+    assert_eq!(rig.store.n_faults(), 1);
+    rig.store.set_partitioned(false);
+
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    assert!(rig.service.check_ready(&ctx()).await.is_ok());
 }

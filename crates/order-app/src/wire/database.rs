@@ -79,7 +79,11 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An opened database.
 pub(super) enum Database {
-    Postgres(Arc<PostgresStore>),
+    Postgres {
+        store: Arc<PostgresStore>,
+        /// With connections of its own for workers outside.
+        remote: Arc<PostgresStore>,
+    },
     Sqlite(Arc<SqliteStore>),
 }
 
@@ -96,7 +100,10 @@ impl Database {
                     ..PostgresConfig::new(url)
                 };
                 let store = PostgresStore::connect(config).await?;
-                Ok(Self::Postgres(Arc::new(store)))
+                Ok(Self::Postgres {
+                    remote: Arc::new(store.for_remote_workers()?),
+                    store: Arc::new(store),
+                })
             }
             DatabaseUrl::Sqlite(path) => {
                 let (path, clock) = (path.clone(), Arc::clone(clock));
@@ -110,21 +117,29 @@ impl Database {
 
     pub(super) fn store(&self) -> Arc<dyn OrderStore> {
         match self {
-            Self::Postgres(store) => Arc::clone(store) as _,
+            Self::Postgres { store, .. } => Arc::clone(store) as _,
             Self::Sqlite(store) => Arc::clone(store) as _,
         }
     }
 
     pub(super) fn queue(&self) -> Arc<dyn JobQueue> {
         match self {
-            Self::Postgres(store) => Arc::clone(store) as _,
+            Self::Postgres { store, .. } => Arc::clone(store) as _,
+            Self::Sqlite(store) => Arc::clone(store) as _,
+        }
+    }
+
+    /// The queue for workers outside this process.
+    pub(super) fn remote_queue(&self) -> Arc<dyn JobQueue> {
+        match self {
+            Self::Postgres { remote, .. } => Arc::clone(remote) as _,
             Self::Sqlite(store) => Arc::clone(store) as _,
         }
     }
 
     pub(super) fn outbox(&self) -> Arc<dyn EventOutbox> {
         match self {
-            Self::Postgres(store) => Arc::clone(store) as _,
+            Self::Postgres { store, .. } => Arc::clone(store) as _,
             Self::Sqlite(store) => Arc::clone(store) as _,
         }
     }
@@ -133,14 +148,17 @@ impl Database {
     /// lanes than one would only cut its batches in pieces.
     pub(super) const fn create_lanes(&self) -> usize {
         match self {
-            Self::Postgres(_) => 2,
+            Self::Postgres { .. } => 2,
             Self::Sqlite(_) => 1,
         }
     }
 
     pub(super) async fn close(self) {
         match self {
-            Self::Postgres(store) => store.close(),
+            Self::Postgres { store, remote } => {
+                store.close();
+                remote.close();
+            }
             Self::Sqlite(store) => store.close().await,
         }
     }

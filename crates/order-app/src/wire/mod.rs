@@ -73,7 +73,7 @@ impl Core {
         let remote_workers = remote_workers(
             config,
             RemoteWorkersDeps {
-                queue: database.queue(),
+                queue: database.remote_queue(),
                 bus: Arc::clone(&bus),
                 clock: Arc::clone(clock),
                 tasks: tasks.clone(),

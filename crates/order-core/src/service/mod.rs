@@ -2,12 +2,13 @@
 
 mod change;
 mod create;
+mod readiness;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use self::change::Wanted;
+use self::{change::Wanted, readiness::Readiness};
 use crate::{
     CallContext, CancelOrder, Cause, Change, Clock, Command, Committed, CreateOrder, Created,
     Error, EventBus, EventPage, IdGen, JobDispatch, ListEvents, ListOrders, NewOrder, NewTicket,
@@ -84,6 +85,7 @@ pub struct OrderService {
     creates: GroupCommit<NewOrder, Created>,
     keyed_creates: GroupCommit<NewOrder, Created>,
     changes: GroupCommit<Change, Committed>,
+    readiness: Readiness,
 }
 
 impl OrderService {
@@ -127,6 +129,7 @@ impl OrderService {
                 creates,
                 keyed_creates,
                 changes,
+                readiness: Readiness::default(),
             },
             lanes,
         )
@@ -281,7 +284,7 @@ impl OrderApi for OrderService {
     }
 
     async fn check_ready(&self, ctx: &CallContext) -> Result<(), Error> {
-        self.store.check(ctx).await
+        self.readiness.check(&*self.store, &*self.clock, ctx).await
     }
 }
 
