@@ -52,8 +52,9 @@ const READ_BUFFER_LEN: usize = 4 * 1024;
 /// Messages for one write are gathered up to this length. The buffer grows on use only.
 const WRITE_BUFFER_LEN: usize = 4 * 1024;
 
-/// Holds the largest answer, a full replay of about 42 KiB, above what is gathered.
-const WRITE_BUFFER_LEN_MAX: usize = 64 * 1024;
+/// Holds the largest answer above what is gathered: a replay of 300 events, each with a cause
+/// of 500 characters of up to four bytes, is about 660 KiB.
+const WRITE_BUFFER_LEN_MAX: usize = 1024 * 1024;
 
 /// Why the loop of a connection ended.
 enum End {

@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use super::command::Subject;
+use crate::http::dto::EventBody;
 
 /// A change of an order, in the form the subscriber asked for; encoded once for all who
 /// asked for the same form.
@@ -41,8 +42,8 @@ pub(super) fn subscribed(id: Option<u64>, subscribed: &Subscribed) -> Message {
             order: subscribed.order_id,
             version: subscribed.version,
             recovered: snapshot.is_none(),
-            events: events.iter().map(FullFrame::from).collect(),
-            snapshot: snapshot.map(FullFrame::from),
+            events: events.iter().map(EventBody::from).collect(),
+            snapshot: snapshot.map(EventBody::from),
         },
     }))
 }
@@ -53,7 +54,7 @@ pub(super) fn subscribed_user(id: Option<u64>, subscribed: &SubscribedUser) -> M
         id,
         subscribed: UserOrdersBody {
             user: subscribed.user_id.as_str(),
-            orders: subscribed.orders.iter().map(FullFrame::from).collect(),
+            orders: subscribed.orders.iter().map(EventBody::from).collect(),
         },
     }))
 }
@@ -113,7 +114,7 @@ fn bare_bytes(event: &OrderEvent) -> Bytes {
 }
 
 fn full_bytes(event: &OrderEvent) -> Bytes {
-    json(&FullFrame::from(event))
+    json(&EventBody::from(event))
 }
 
 fn json(frame: &impl Serialize) -> Bytes {
@@ -129,42 +130,21 @@ struct BareFrame {
 }
 
 #[derive(Serialize)]
-struct FullFrame {
-    #[serde(serialize_with = "as_text")]
-    order_id: OrderId,
-    status: &'static str,
-    version: u32,
-    #[serde(serialize_with = "as_micros")]
-    at: jiff::Timestamp,
-}
-
-impl From<&OrderEvent> for FullFrame {
-    fn from(event: &OrderEvent) -> Self {
-        Self {
-            order_id: event.order_id,
-            status: event.status.as_str(),
-            version: event.version,
-            at: event.at,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct SubscribedFrame {
+struct SubscribedFrame<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<u64>,
-    subscribed: SubscribedBody,
+    subscribed: SubscribedBody<'a>,
 }
 
 #[derive(Serialize)]
-struct SubscribedBody {
+struct SubscribedBody<'a> {
     #[serde(serialize_with = "as_text")]
     order: OrderId,
     version: u32,
     recovered: bool,
-    events: Vec<FullFrame>,
+    events: Vec<EventBody<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    snapshot: Option<FullFrame>,
+    snapshot: Option<EventBody<'a>>,
 }
 
 #[derive(Serialize)]
@@ -177,7 +157,7 @@ struct SubscribedUserFrame<'a> {
 #[derive(Serialize)]
 struct UserOrdersBody<'a> {
     user: &'a str,
-    orders: Vec<FullFrame>,
+    orders: Vec<EventBody<'a>>,
 }
 
 #[derive(Serialize)]
@@ -253,9 +233,4 @@ impl<'a> From<&'a Violation> for FieldError<'a> {
 
 fn as_text<S: Serializer>(order_id: &OrderId, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(order_id)
-}
-
-/// RFC 3339 in UTC with microseconds, as everywhere in this API.
-fn as_micros<S: Serializer>(at: &jiff::Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{at:.6}"))
 }

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use futures_util::{SinkExt as _, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use order_core::{
-    CallContext, Change, Committed, Created, Error, EventBus, IdempotencyKey, KeyOperation,
+    CallContext, Cause, Change, Committed, Created, Error, EventBus, IdempotencyKey, KeyOperation,
     Metadata, Money, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderState,
     OrderStatus, OrderStore, PageTokenKey, StoredKey, TicketGrant, TicketOffice, UserId, Version,
 };
@@ -97,7 +97,7 @@ impl OrderStore for FakeStore {
             version: event.version,
             metadata: Metadata::NONE,
             external_id: None,
-            failure: None,
+            failure: event.cause,
             created_at: Timestamp::UNIX_EPOCH,
             updated_at: event.at,
         }))
@@ -252,8 +252,25 @@ impl World {
         self.commit_of("user-1", n, status)
     }
 
-    /// Does the same for an order of the named user.
+    /// Does the same, for this reason.
+    fn commit_because(&self, n: u128, status: OrderStatus, cause: &Cause) {
+        self.append("user-1", n, status, Some(cause.clone()));
+    }
+
+    /// Does the same for an order of the named user; one that fails has a cause.
     fn commit_of(&self, user_id: &str, n: u128, status: OrderStatus) -> OrderEvent {
+        let cause = Cause::new("OUT_OF_STOCK", "none left");
+        let cause = Some(cause).filter(|_| status == OrderStatus::Failed);
+        self.append(user_id, n, status, cause)
+    }
+
+    fn append(
+        &self,
+        user_id: &str,
+        n: u128,
+        status: OrderStatus,
+        cause: Option<Cause>,
+    ) -> OrderEvent {
         let order_id = order_id(n);
         let mut histories = self
             .store
@@ -268,7 +285,7 @@ impl World {
             version,
             status,
             at: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(i64::from(version)),
-            cause: None,
+            cause,
         };
         history.push(event.clone());
         event
@@ -398,13 +415,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     /// The next text, past pings.
     async fn text(&mut self) -> String {
-        loop {
-            match self.next().await {
-                Message::Text(text) => return text.as_str().to_owned(),
-                Message::Ping(_) => {}
-                other => panic!("no text: {other:?}"),
+        let text = async {
+            loop {
+                match self.next().await {
+                    Message::Text(text) => return text.as_str().to_owned(),
+                    Message::Ping(_) => {}
+                    other => panic!("no text: {other:?}"),
+                }
             }
-        }
+        };
+        timeout(SOON, text).await.expect("a text comes")
     }
 
     /// Sends `text` and returns the next text.

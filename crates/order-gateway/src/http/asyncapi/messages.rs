@@ -69,15 +69,6 @@ pub(super) fn schemas() -> Value {
             "minimum": 1,
             "maximum": Version::MAX,
         },
-        "Change": object(
-            &["order_id", "status", "version", "at"],
-            &json!({
-                "order_id": reference("OrderId"),
-                "status": reference("Status"),
-                "version": reference("Version"),
-                "at": {"type": "string", "format": "date-time"},
-            }),
-        ),
         "Event": object(
             &["order_id", "status", "version", "at"],
             &json!({
@@ -177,7 +168,7 @@ fn to_client() -> Value {
         "orderChange": {
             "title": "A change",
             "summary": "To those who follow an order or a user by JSON",
-            "payload": reference("Change"),
+            "payload": reference("Event"),
             "examples": [{"payload": change.clone()}],
         },
         "orderSubscribed": frame(
@@ -188,8 +179,8 @@ fn to_client() -> Value {
                 "order": reference("OrderId"),
                 "version": reference("Version"),
                 "recovered": {"type": "boolean"},
-                "events": {"type": "array", "items": reference("Change")},
-                "snapshot": reference("Change"),
+                "events": {"type": "array", "items": reference("Event")},
+                "snapshot": reference("Event"),
             })),
             &json!({"order": ORDER, "version": 2, "recovered": true, "events": [change]}),
         ),
@@ -198,7 +189,7 @@ fn to_client() -> Value {
             "subscribed",
             &object(&["user", "orders"], &json!({
                 "user": reference("UserId"),
-                "orders": {"type": "array", "items": reference("Change")},
+                "orders": {"type": "array", "items": reference("Event")},
             })),
             &json!({"user": "user-1", "orders": [change]}),
         ),

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use order_core::OrderStatus;
+use order_core::{Cause, OrderStatus};
 use order_hub::HubConfig;
 
 use super::{Server, no_drain, order_id};
@@ -171,16 +171,23 @@ async fn store_that_is_down_leaves_the_socket_open() {
 }
 
 #[tokio::test]
-async fn longest_replay_is_answered() {
+async fn longest_answers_fit_the_write_buffer() {
     let server = Server::with_defaults().await;
-    for _ in 0..=300 {
-        server.world.commit(1, OrderStatus::Processing);
+    let message = "\u{1F4E6}".repeat(Cause::MESSAGE_CHARS_MAX);
+    let cause = Cause::new("X".repeat(Cause::CODE_LEN_MAX), message);
+    for n in 1..=100 {
+        for _ in 0..=if n == 1 { 300 } else { 0 } {
+            server.world.commit_because(n, OrderStatus::Failed, &cause);
+        }
     }
     let mut client = server.connect().await;
     let subscribe = format!(r#"{{"subscribe":{{"order":"{}","since":1}}}}"#, order_id(1));
     let answer = client.ask(subscribe).await;
     assert_eq!(answer.matches(r#""version":"#).count(), 1 + 300);
     assert!(answer.contains(r#""recovered":true"#));
+    assert_eq!(answer.matches(&cause.message).count(), 300);
+    let answer = client.ask(r#"{"subscribe":{"user":"user-1"}}"#).await;
+    assert_eq!(answer.matches(&cause.message).count(), 100);
     server.shut_down().await;
 }
 
