@@ -18,7 +18,7 @@ use futures_util::{
 use order_core::{CallContext, Deadline, Error, OrderId, RequestId, UserId, Version};
 use tokio::time::timeout;
 
-use crate::{Form, REPLAY_LEN_MAX, SharedEvent, hub::Shared, lock};
+use crate::{REPLAY_LEN_MAX, SharedEvent, hub::Shared, lock};
 
 /// How long a read may take that no caller limits.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,10 +35,10 @@ pub(crate) struct Gap {
 }
 
 impl Gap {
-    /// What is missing between the version `seen` and `event`, if the form asks for it.
-    pub(crate) fn before(event: &SharedEvent, form: Form, seen: Version) -> Option<Self> {
+    /// What is missing between the version `seen` and `event`.
+    pub(crate) fn before(event: &SharedEvent, seen: Version) -> Option<Self> {
         let n_missing = event.version().saturating_sub(seen).saturating_sub(1);
-        if form == Form::Bare || n_missing == 0 {
+        if n_missing == 0 {
             return None;
         }
         let event = event.event();

@@ -10,7 +10,7 @@
 //! Invariants:
 //! - A session registers first, reads the store second and forwards what is newer third, so
 //!   there is no gap and no step back.
-//! - A session holds at most one undelivered event per order, however slow its reader is.
+//! - A session holds at most one undelivered event per order and form, however slow its reader is.
 //!   Where the reader is owed every version, those in between are read from the store when
 //!   it comes; where it is not, it skips them, and never the last one.
 //! - The bus is a hint. Whatever it drops is healed from the store by the reconcile pass.

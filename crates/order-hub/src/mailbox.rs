@@ -1,11 +1,13 @@
-//! What waits for one session: at most one event per order, the newest.
+//! What waits for one session: at most one event per order and form, the newest.
 //!
 //! A mailbox belongs to one session and has one reader. It allocates nothing before the
 //! first subscription, so an idle session costs little more than its locks.
 //!
-//! An order that the session follows both by itself and by its user waits once, as the
-//! order that is followed by itself. An answer to a subscription starts the orders it names
-//! over: what they were before is not handed out any more.
+//! The bare and the full form of an order are two subscriptions that know nothing of each
+//! other. Users are followed in full form: an order that the session follows in full form both
+//! by itself and by its user waits once, as the order that is followed by itself. An answer to
+//! a subscription starts the orders it names over, in its form: what they were before is no
+//! longer handed out.
 
 use std::sync::{Arc, Mutex};
 
@@ -29,22 +31,16 @@ pub struct Delivery {
 }
 
 /// What became of an event that was offered to a mailbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Offered {
+    /// The reader has this version or a newer one.
+    NotNewer,
     /// It waits for the reader.
     Queued,
     /// It waits for the reader in place of an older one.
     Conflated,
-    /// The reader has this version or a newer one.
-    NotNewer,
     /// There is no room for one more order. The session ends.
     Overflowed,
-}
-
-/// Where the reader stands with one order.
-pub(crate) struct Cursor<'a> {
-    pub(crate) form: Form,
-    pub(crate) seen: &'a mut Version,
 }
 
 #[derive(Debug, Default)]
@@ -68,9 +64,10 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     order_id: OrderId,
-    /// The form asked for by the last subscription that succeeded, if one has.
-    form: Option<Form>,
-    /// The newest version the reader has seen.
+    form: Form,
+    /// Whether a subscription has succeeded.
+    is_established: bool,
+    /// The newest version the reader has seen in this form.
     seen: Version,
     /// While the state is being read from the store, events are kept back: the answer to
     /// the subscription comes first.
@@ -98,32 +95,34 @@ impl Entry {
         }
     }
 
-    /// Where the reader stands, if events may be handed out.
-    fn cursor(&mut self) -> Option<Cursor<'_>> {
-        let form = self.form.filter(|_| !self.is_opening)?;
-        let seen = &mut self.seen;
-        Some(Cursor { form, seen })
+    /// The version the reader has seen, if events may be handed out.
+    fn cursor(&mut self) -> Option<&mut Version> {
+        (self.is_established && !self.is_opening).then_some(&mut self.seen)
     }
 
     /// Hands out what waits unless it follows a gap, which is then returned.
     fn take(&mut self, deliveries: &mut Vec<Delivery>) -> Option<Gap> {
-        let form = self.form.filter(|_| !self.is_opening)?;
-        let gap = Gap::before(self.pending.as_ref()?, form, self.seen);
-        if gap.is_none()
-            && let Some(event) = self.pending.take()
+        let seen = *self.cursor()?;
+        let pending = self.pending.as_ref()?;
+        if self.form == Form::Full
+            && let Some(gap) = Gap::before(pending, seen)
         {
+            return Some(gap);
+        }
+        if let Some(event) = self.pending.take() {
             self.seen = event.version();
+            let form = self.form;
             deliveries.push(Delivery { form, event });
         }
-        gap
+        None
     }
 }
 
 impl State {
-    fn find(&mut self, order_id: OrderId) -> Option<&mut Entry> {
+    fn find(&mut self, order_id: OrderId, form: Form) -> Option<&mut Entry> {
         self.entries
             .iter_mut()
-            .find(|entry| entry.order_id == order_id)
+            .find(|entry| entry.order_id == order_id && entry.form == form)
     }
 
     fn find_feed(&mut self, user_id: &UserId) -> Option<&mut UserFeed> {
@@ -140,24 +139,62 @@ impl State {
         })
     }
 
-    /// Forgets an order, or leaves it to the feed of its user. `false` if there was none.
-    fn remove(&mut self, order_id: OrderId) -> bool {
-        let is_it = |entry: &Entry| entry.order_id == order_id;
+    /// Forgets an order in one form, or leaves it to the feed of its user. `false` if it was
+    /// not followed in that form.
+    fn remove(&mut self, order_id: OrderId, form: Form) -> bool {
+        let is_it = |entry: &Entry| entry.order_id == order_id && entry.form == form;
         let Some(idx) = self.entries.iter().position(is_it) else {
             return false;
         };
         let entry = self.entries.remove(idx);
+        if form == Form::Bare {
+            return true;
+        }
         // Whose order it is nobody has said, so every feed remembers it.
         for feed in &mut self.feeds {
             feed.remember(order_id, entry.seen);
         }
         if let Some(event) = entry.pending
             && let Some(feed) = self.find_feed(&event.event().user_id)
-            && feed.offer(&event) == Offered::Overflowed
         {
-            self.overflow();
+            if feed.offer(&event) == Offered::Overflowed {
+                self.overflow();
+            }
         }
         true
+    }
+
+    /// Offers an event to every subscription it is for. The worst is returned.
+    fn offer(&mut self, event: &Arc<SharedEvent>) -> Offered {
+        let OrderEvent {
+            order_id, user_id, ..
+        } = event.event();
+        let mut bare = Offered::NotNewer;
+        if let Some(entry) = self.find(*order_id, Form::Bare) {
+            bare = entry.offer(event);
+        }
+        let full = if let Some(entry) = self.find(*order_id, Form::Full) {
+            entry.offer(event)
+        } else if let Some(feed) = self.find_feed(user_id) {
+            feed.offer(event)
+        } else {
+            Offered::NotNewer
+        };
+        bare.max(full)
+    }
+
+    /// What the feed of its user knows of an order and has waiting, for a subscription in
+    /// the same form.
+    fn hand_over(
+        &mut self,
+        order_id: OrderId,
+        form: Form,
+    ) -> Option<(Version, Option<Arc<SharedEvent>>)> {
+        if form == Form::Bare {
+            return None;
+        }
+        let mut feeds = self.feeds.iter_mut();
+        feeds.find_map(|feed| feed.hand_over(order_id))
     }
 
     fn overflow(&mut self) {
@@ -170,10 +207,15 @@ impl State {
 
 impl Mailbox {
     /// Begins a subscription: from now on events of the order are kept. `true` if the
-    /// order is new to this mailbox.
-    pub(crate) fn open(&self, order_id: OrderId, len_max: usize) -> Result<bool, Error> {
+    /// order is new to this mailbox in this form.
+    pub(crate) fn open(
+        &self,
+        order_id: OrderId,
+        form: Form,
+        len_max: usize,
+    ) -> Result<bool, Error> {
         let mut state = lock(&self.state);
-        if let Some(entry) = state.find(order_id) {
+        if let Some(entry) = state.find(order_id, form) {
             entry.is_opening = true;
             return Ok(false);
         }
@@ -182,14 +224,11 @@ impl Mailbox {
             // Most sessions watch one order; the default growth would begin with four.
             state.entries.reserve_exact(1);
         }
-        let known = state
-            .feeds
-            .iter_mut()
-            .find_map(|feed| feed.hand_over(order_id));
-        let (seen, pending) = known.unwrap_or_default();
+        let (seen, pending) = state.hand_over(order_id, form).unwrap_or_default();
         state.entries.push(Entry {
             order_id,
-            form: None,
+            form,
+            is_established: false,
             seen,
             is_opening: true,
             pending,
@@ -198,13 +237,13 @@ impl Mailbox {
     }
 
     /// Ends the opening of a subscription whose answer reaches up to `version`; what is
-    /// newer is forwarded in `form` from here on.
+    /// newer is forwarded from here on.
     pub(crate) fn establish(&self, order_id: OrderId, form: Form, version: Version) {
         let mut state = lock(&self.state);
-        let Some(entry) = state.find(order_id) else {
+        let Some(entry) = state.find(order_id, form) else {
             return;
         };
-        entry.form = Some(form);
+        entry.is_established = true;
         entry.is_opening = false;
         // What came in while the answer was read is part of the answer.
         if entry.advance(version) {
@@ -212,29 +251,26 @@ impl Mailbox {
         }
     }
 
-    /// Gives up the opening of a subscription. `true` if the order is forgotten, `false` if
-    /// an earlier subscription of it goes on.
-    pub(crate) fn abandon(&self, order_id: OrderId) -> bool {
+    /// Gives up the opening of a subscription. `true` if it is forgotten, `false` if an
+    /// earlier one of the same order in the same form goes on.
+    pub(crate) fn abandon(&self, order_id: OrderId, form: Form) -> bool {
         let mut state = lock(&self.state);
         // Whatever goes on may have been kept back.
         self.make_ready(&mut state);
-        match state.find(order_id) {
-            Some(entry) if entry.form.is_some() => {
+        match state.find(order_id, form) {
+            Some(entry) if entry.is_established => {
                 entry.is_opening = false;
                 false
             }
-            _ => {
-                state.remove(order_id);
-                true
-            }
+            _ => state.remove(order_id, form),
         }
     }
 
     /// Ends a subscription. `false` if there was none.
-    pub(crate) fn remove(&self, order_id: OrderId) -> bool {
+    pub(crate) fn remove(&self, order_id: OrderId, form: Form) -> bool {
         let mut state = lock(&self.state);
         self.make_ready(&mut state);
-        state.remove(order_id)
+        state.remove(order_id, form)
     }
 
     /// Does for a user what [`Mailbox::open`] does for an order.
@@ -251,15 +287,15 @@ impl Mailbox {
 
     /// Does for a user what [`Mailbox::establish`] does for an order. `snapshot` is the
     /// answer, newest id first.
-    pub(crate) fn establish_user(&self, user_id: &UserId, form: Form, snapshot: &[OrderEvent]) {
+    pub(crate) fn establish_user(&self, user_id: &UserId, snapshot: &[OrderEvent]) {
         let mut state = lock(&self.state);
         for event in snapshot {
-            if let Some(entry) = state.find(event.order_id) {
+            if let Some(entry) = state.find(event.order_id, Form::Full) {
                 entry.advance(event.version);
             }
         }
         if let Some(feed) = state.find_feed(user_id) {
-            feed.establish(form, snapshot);
+            feed.establish(snapshot);
             if feed.is_waiting() {
                 self.make_ready(&mut state);
             }
@@ -290,7 +326,7 @@ impl Mailbox {
         state.feeds.len() < n_before
     }
 
-    /// Ends all subscriptions and returns their orders and users.
+    /// Ends all subscriptions and returns the orders and users of each.
     pub(crate) fn clear(&self) -> (Vec<OrderId>, Vec<UserId>) {
         let mut state = lock(&self.state);
         let entries = std::mem::take(&mut state.entries);
@@ -307,23 +343,12 @@ impl Mailbox {
         if state.has_overflowed {
             return Offered::NotNewer;
         }
-        let OrderEvent {
-            order_id, user_id, ..
-        } = event.event();
-        let offered = if let Some(entry) = state.find(*order_id) {
-            entry.offer(event)
-        } else if let Some(feed) = state.find_feed(user_id) {
-            feed.offer(event)
-        } else {
-            Offered::NotNewer
-        };
-        match offered {
-            Offered::Queued | Offered::Conflated => self.make_ready(&mut state),
-            Offered::NotNewer => {}
-            Offered::Overflowed => {
-                state.overflow();
-                self.make_ready(&mut state);
-            }
+        let offered = state.offer(event);
+        if offered == Offered::Overflowed {
+            state.overflow();
+        }
+        if offered != Offered::NotNewer {
+            self.make_ready(&mut state);
         }
         offered
     }
@@ -385,22 +410,21 @@ impl Mailbox {
         let mut state = lock(&self.state);
         // This gap was in the way of others, and of what waits behind it.
         state.is_ready = true;
-        let is_own = state.find(gap.order_id).is_some();
-        let cursor = if is_own {
-            state.find(gap.order_id).and_then(Entry::cursor)
+        let seen = if let Some(entry) = state.find(gap.order_id, Form::Full) {
+            entry.cursor()
         } else {
             state
                 .find_feed(&gap.user_id)
                 .and_then(|feed| feed.cursor(gap.order_id))
         };
-        let Some(Cursor { form, seen }) = cursor.filter(|cursor| *cursor.seen == gap.after) else {
+        let Some(seen) = seen.filter(|seen| **seen == gap.after) else {
             return 0;
         };
         if let Some(last) = events.last() {
             *seen = last.version();
         }
         deliveries.extend(events.iter().map(|event| Delivery {
-            form,
+            form: Form::Full,
             event: Arc::clone(event),
         }));
         events.len()

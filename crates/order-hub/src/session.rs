@@ -54,7 +54,7 @@ pub struct SubscribedUser {
     /// The user.
     pub user_id: UserId,
     /// Where the 100 newest orders of the user stand, newest id first, each as the event
-    /// that led there, without its cause. Everything newer follows through the inbox.
+    /// that led there. Everything newer follows through the inbox.
     pub orders: Vec<OrderEvent>,
 }
 
@@ -89,8 +89,8 @@ impl Session {
     /// Follows an order: registers, reads the state from the store, then forwards what is
     /// newer to the inbox in `form`. Events arrive there only after this call has returned.
     ///
-    /// Subscribing again reads again and sets the new form; no version is delivered twice.
-    /// The form holds for the order even if its user is followed in another one.
+    /// Subscribing again in the same form reads again; no version is delivered twice. The two
+    /// forms of an order are two subscriptions: each gets what it would get without the other.
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] beyond the subscriptions of a session,
@@ -105,7 +105,7 @@ impl Session {
         order: WatchOrder,
         form: Form,
     ) -> Result<Subscribed, Error> {
-        let opening = Opening::begin(self, Subject::Order(order.order_id))?;
+        let opening = Opening::begin(self, Subject::Order(order.order_id, form))?;
         let read = read(&*self.shared.store, ctx, order, self.scope.as_ref());
         let subscribed = self.shared.in_turn(read).await?;
         self.mailbox
@@ -115,13 +115,13 @@ impl Session {
     }
 
     /// Follows all orders of a user, also those that are still to come: registers, reads
-    /// where the newest 100 stand, then forwards every event of every order in `form`. An
-    /// order that is newer than those in the answer begins with its version 1; an older one
-    /// with whatever happens to it next.
+    /// where the newest 100 stand, then forwards every event of every order in
+    /// [`Form::Full`]. An order that is newer than those in the answer begins with its
+    /// version 1; an older one with whatever happens to it next.
     ///
-    /// An order that is also followed by itself is forwarded once. The versions of the 1000
-    /// newest orders are remembered; an event of another one that is published late or
-    /// again is forwarded again.
+    /// An order that is also followed by itself in the same form is forwarded once. The
+    /// versions of the 1000 newest orders are remembered; an
+    /// event of another one that is published late or again is forwarded again.
     ///
     /// # Errors
     /// [`Error::PermissionDenied`] for a user that the session may not follow,
@@ -131,11 +131,7 @@ impl Session {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the session as it was before.
-    pub async fn subscribe_user(
-        &mut self,
-        user_id: UserId,
-        form: Form,
-    ) -> Result<SubscribedUser, Error> {
+    pub async fn subscribe_user(&mut self, user_id: UserId) -> Result<SubscribedUser, Error> {
         if self.scope.as_ref().is_some_and(|scope| *scope != user_id) {
             return Err(Error::PermissionDenied {
                 what: "following another user".to_owned(),
@@ -149,17 +145,20 @@ impl Session {
             .map_err(|_| Error::DeadlineExceeded)??;
         let [user_id] = user_ids;
         let orders: Vec<_> = states.into_iter().map(OrderState::into_event).collect();
-        self.mailbox.establish_user(&user_id, form, &orders);
+        self.mailbox.establish_user(&user_id, &orders);
         opening.complete();
         Ok(SubscribedUser { user_id, orders })
     }
 
-    /// Stops following an order by itself; its user may still be followed. `false` if it
-    /// was not followed.
+    /// Stops following an order by itself, in whatever form; its user may still be followed.
+    /// `false` if it was not followed.
     pub fn unsubscribe(&mut self, order_id: OrderId) -> bool {
-        let was_subscribed = self.mailbox.remove(order_id);
-        if was_subscribed {
-            self.shared.topics.leave(order_id, &self.mailbox);
+        let mut was_subscribed = false;
+        for form in [Form::Bare, Form::Full] {
+            if self.mailbox.remove(order_id, form) {
+                self.shared.topics.leave(order_id, &self.mailbox);
+                was_subscribed = true;
+            }
         }
         was_subscribed
     }
@@ -190,7 +189,7 @@ impl Drop for Session {
 
 /// What a subscription is about.
 enum Subject {
-    Order(OrderId),
+    Order(OrderId, Form),
     User(UserId),
 }
 
@@ -212,8 +211,9 @@ impl Opening {
         // The mailbox comes first: an event that is offered to a mailbox without an entry
         // is dropped, and from `join` on none may be.
         match &subject {
-            Subject::Order(order_id) => {
-                if mailbox.open(*order_id, len_max)? {
+            // A mailbox joins once for each form, and leaves as often.
+            Subject::Order(order_id, form) => {
+                if mailbox.open(*order_id, *form, len_max)? {
                     shared.topics.join(*order_id, mailbox);
                 }
             }
@@ -242,8 +242,8 @@ impl Drop for Opening {
             return;
         }
         match &self.subject {
-            Subject::Order(order_id) => {
-                if self.mailbox.abandon(*order_id) {
+            Subject::Order(order_id, form) => {
+                if self.mailbox.abandon(*order_id, *form) {
                     self.shared.topics.leave(*order_id, &self.mailbox);
                 }
             }

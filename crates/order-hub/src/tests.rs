@@ -1,5 +1,6 @@
 mod fake;
 mod fills;
+mod forms;
 mod interleaving;
 mod outlet;
 mod receiver;
@@ -284,13 +285,16 @@ async fn dropped_or_failed_subscribe_changes_nothing() {
 
     subscribe(&mut session, 1).await;
     store.is_down.store(true, Ordering::Relaxed);
-    let failed = session
-        .subscribe(&ctx, watch(order_id(1), None), Form::Bare)
-        .await;
-    assert!(matches!(failed, Err(Error::StoreUnavailable { .. })));
+    for form in [Form::Bare, Form::Full] {
+        let failed = session
+            .subscribe(&ctx, watch(order_id(1), None), form)
+            .await;
+        assert!(matches!(failed, Err(Error::StoreUnavailable { .. })));
+    }
     hub.publish(&[event(order_id(1), 2, OrderStatus::Processed)]);
     let mut deliveries = Vec::new();
     inbox.next(&mut deliveries).await.expect("open");
+    assert_eq!(deliveries.len(), 1);
     assert_eq!(deliveries[0].form, Form::Full, "the earlier one goes on");
 }
 

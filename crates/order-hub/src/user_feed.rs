@@ -10,11 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use order_core::{OrderEvent, OrderId, UserId, Version};
 
-use crate::{
-    Delivery, Form, SharedEvent,
-    fill::Gap,
-    mailbox::{Cursor, Offered},
-};
+use crate::{Delivery, Form, SharedEvent, fill::Gap, mailbox::Offered};
 
 /// How many orders of one user a session remembers, and how many of them may wait.
 pub(crate) const FEED_LEN_MAX: usize = 1_000;
@@ -25,8 +21,8 @@ pub(crate) const SNAPSHOT_LEN_MAX: usize = 100;
 #[derive(Debug)]
 pub(crate) struct UserFeed {
     pub(crate) user_id: UserId,
-    /// The form asked for by the last subscription that succeeded, if one has.
-    form: Option<Form>,
+    /// Whether a subscription has succeeded.
+    is_established: bool,
     /// While the snapshot is being read, events are kept back: it comes first.
     is_opening: bool,
     /// Orders that are not remembered are new if their id is above this one: every version
@@ -43,7 +39,7 @@ impl UserFeed {
     pub(crate) const fn new(user_id: UserId) -> Self {
         Self {
             user_id,
-            form: None,
+            is_established: false,
             is_opening: true,
             floor: None,
             seen: BTreeMap::new(),
@@ -58,7 +54,7 @@ impl UserFeed {
 
     /// Whether a subscription has succeeded.
     pub(crate) const fn is_established(&self) -> bool {
-        self.form.is_some()
+        self.is_established
     }
 
     /// Gives up the opening of another subscription of the same user.
@@ -72,8 +68,8 @@ impl UserFeed {
     }
 
     /// Ends the opening: the reader now has `snapshot`, newest id first.
-    pub(crate) fn establish(&mut self, form: Form, snapshot: &[OrderEvent]) {
-        let is_first = self.form.is_none();
+    pub(crate) fn establish(&mut self, snapshot: &[OrderEvent]) {
+        let is_first = !self.is_established;
         if is_first {
             let is_complete = snapshot.len() < SNAPSHOT_LEN_MAX;
             let oldest = snapshot.last().map(|event| event.order_id);
@@ -99,7 +95,7 @@ impl UserFeed {
                 .is_none_or(|seen| event.version() > *seen)
         });
         while self.seen.len() > FEED_LEN_MAX && self.forget_oldest() {}
-        self.form = Some(form);
+        self.is_established = true;
         self.is_opening = false;
     }
 
@@ -114,7 +110,7 @@ impl UserFeed {
             if self.seen.len() >= FEED_LEN_MAX && !self.forget_oldest() {
                 return Offered::Overflowed;
             }
-            let is_new = self.form.is_some() && Some(order_id) > self.floor;
+            let is_new = self.is_established && Some(order_id) > self.floor;
             let before = event.version().saturating_sub(1);
             self.seen.insert(order_id, if is_new { 0 } else { before });
         }
@@ -127,30 +123,33 @@ impl UserFeed {
     /// Hands out what waits, but for what follows a gap: that stays, and one of the gaps is
     /// noted.
     pub(crate) fn take(&mut self, deliveries: &mut Vec<Delivery>, gap: &mut Option<Gap>) {
-        let Some(form) = self.form.filter(|_| !self.is_opening) else {
+        if !self.is_established || self.is_opening {
             return;
-        };
+        }
         let seen = &mut self.seen;
         self.pending.retain(|order_id, event| {
             let seen = seen.entry(*order_id).or_default();
-            let found = Gap::before(event, form, *seen);
+            let found = Gap::before(event, *seen);
             let is_kept = found.is_some();
             if let Some(found) = found {
                 gap.get_or_insert(found);
             } else {
                 *seen = event.version();
-                let event = Arc::clone(event);
-                deliveries.push(Delivery { form, event });
+                deliveries.push(Delivery {
+                    form: Form::Full,
+                    event: Arc::clone(event),
+                });
             }
             is_kept
         });
     }
 
-    /// Where the reader stands with an order, if events of it may be handed out.
-    pub(crate) fn cursor(&mut self, order_id: OrderId) -> Option<Cursor<'_>> {
-        let form = self.form.filter(|_| !self.is_opening)?;
-        let seen = self.seen.get_mut(&order_id)?;
-        Some(Cursor { form, seen })
+    /// The version of an order that the reader has seen, if events of it may be handed out.
+    pub(crate) fn cursor(&mut self, order_id: OrderId) -> Option<&mut Version> {
+        if !self.is_established || self.is_opening {
+            return None;
+        }
+        self.seen.get_mut(&order_id)
     }
 
     /// The version the reader has seen of an order, as far as it is remembered, and what

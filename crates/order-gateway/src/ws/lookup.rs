@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use order_core::{
-    CallContext, Error, ErrorKind, OrderId, OrderStatus, RequestId, UserId, WatchOrder,
-};
+use order_core::{CallContext, Error, ErrorKind, OrderId, RequestId, UserId, WatchOrder};
 use order_hub::{CatchUp, Form, Session, Subscribed};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
@@ -96,7 +94,7 @@ async fn subscribe_user(
     id: Option<u64>,
     user_id: UserId,
 ) -> Message {
-    match session.subscribe_user(user_id, Form::Full).await {
+    match session.subscribe_user(user_id).await {
         Ok(subscribed) => frame::subscribed_user(id, &subscribed),
         Err(error) => refuse(ctx, id, None, &error),
     }
@@ -108,13 +106,11 @@ async fn in_time<T>(read: impl Future<Output = Result<T, Error>>) -> Result<T, E
         .unwrap_or(Err(Error::DeadlineExceeded))
 }
 
-/// The first frame of a bare subscription: none while the order is PENDING, because that
-/// is what the client expects of a new order anyway.
+/// The first frame of a bare subscription: none if the order is as it was created, because
+/// that is what the client expects of a new order anyway.
 fn first_frame(subscribed: &Subscribed) -> Option<Message> {
     match &subscribed.catch_up {
-        CatchUp::Snapshot(event) if event.status != OrderStatus::Pending => {
-            Some(frame::bare(event))
-        }
+        CatchUp::Snapshot(event) if event.version > 1 => Some(frame::bare(event)),
         CatchUp::Snapshot(_) | CatchUp::Replay(_) => None,
     }
 }

@@ -433,6 +433,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.text().await
     }
 
+    /// The next two texts, the shorter one first.
+    async fn both_forms(&mut self) -> [String; 2] {
+        let mut texts = [self.text().await, self.text().await];
+        texts.sort_by_key(String::len);
+        texts
+    }
+
     /// Shows that the socket is open and that nothing waits before the answer.
     async fn check_silent(&mut self) {
         assert_eq!(self.ask(r#"{"ping":true}"#).await, r#"{"pong":true}"#);

@@ -11,7 +11,7 @@ use super::{
     reconcile::{next_version, start},
     subscribe, waiting,
 };
-use crate::{Form, HubConfig, lock};
+use crate::{HubConfig, lock};
 
 #[tokio::test]
 async fn received_event_is_delivered_once_and_counted_apart() {
@@ -52,7 +52,7 @@ async fn user_that_a_transport_begins_to_hear_is_looked_up_at_once() {
     let hub = hub(&store);
     let (_tracker, _stop) = start(&hub);
     let (mut session, mut inbox) = hub.session().expect("room");
-    let answer = session.subscribe_user(user("user-1"), Form::Full).await;
+    let answer = session.subscribe_user(user("user-1")).await;
     answer.expect("the store answers");
     store.commit(order_id(1), OrderStatus::Pending);
 
@@ -99,7 +99,7 @@ async fn resync_looks_at_all_that_may_move_and_at_all_users() {
     }
     for n in 0..250 {
         let user_id = user(&format!("watched-{n}"));
-        let answer = session.subscribe_user(user_id, Form::Full).await;
+        let answer = session.subscribe_user(user_id).await;
         answer.expect("the store answers");
     }
     // Everybody has been told everything.

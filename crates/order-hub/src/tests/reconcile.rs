@@ -10,7 +10,7 @@ use super::{
     fake::{FakeStore, SOON, event, order_id, user},
     hub, subscribe,
 };
-use crate::{Form, Hub, HubConfig, Inbox, lock, topics::Depth};
+use crate::{Hub, HubConfig, Inbox, lock, topics::Depth};
 
 pub(super) fn start(hub: &Arc<Hub>) -> (TaskTracker, CancellationToken) {
     let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -158,7 +158,7 @@ async fn idle_watchers_of_several_processes_cost_few_statements() {
         }
     }
     for (session, _) in watching.iter_mut().take(hubs.len()) {
-        let answer = session.subscribe_user(user("user-1"), Form::Full).await;
+        let answer = session.subscribe_user(user("user-1")).await;
         answer.expect("the store answers");
     }
     lock(&store.user_batches).clear();

@@ -16,7 +16,7 @@ use super::{
     fake::{FakeStore, order_id, user},
     subscribe,
 };
-use crate::{Form, Hub, HubConfig, mailbox::Mailbox, topics::Topics};
+use crate::{Hub, HubConfig, mailbox::Mailbox, topics::Topics};
 
 fn tracking_hub(store: &Arc<FakeStore>) -> Arc<Hub> {
     let config = HubConfig {
@@ -61,7 +61,7 @@ async fn first_watcher_and_last_one_are_told() {
     assert_eq!(changes(&hub), [change(&order, false)]);
 
     let user_1 = Topic::User(user("user-1"));
-    let answer = second.subscribe_user(user("user-1"), Form::Full).await;
+    let answer = second.subscribe_user(user("user-1")).await;
     answer.expect("the store answers");
     assert_eq!(changes(&hub), [change(&user_1, true)]);
     assert_eq!(hub.watched(), std::slice::from_ref(&user_1));

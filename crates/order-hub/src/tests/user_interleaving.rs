@@ -27,6 +27,7 @@ enum Step {
     Reconcile,
     SubscribeUser,
     Subscribe(u128),
+    SubscribeBare(u128),
     Unsubscribe(u128),
 }
 
@@ -67,8 +68,10 @@ struct Client {
     inbox: Inbox,
     /// The version of each order that the last answer or push named.
     known: HashMap<OrderId, Version>,
-    /// Orders that are followed by themselves.
+    /// Orders that are followed by themselves in full form.
     own: HashSet<OrderId>,
+    /// Orders that are followed in bare form, and the version of each that came last.
+    bare: HashMap<OrderId, Version>,
     follows_user: bool,
 }
 
@@ -78,6 +81,14 @@ impl Client {
         let result = self.inbox.next(&mut deliveries).now_or_never();
         for delivery in deliveries {
             let event = delivery.event.event();
+            if delivery.form == Form::Bare {
+                let known = self.bare.insert(event.order_id, event.version);
+                prop_assert!(
+                    known.is_some_and(|known| known < event.version),
+                    "{event:?}"
+                );
+                continue;
+            }
             let known = self.known.insert(event.order_id, event.version);
             prop_assert_eq!(event.version, known.unwrap_or(0) + 1, "{:?}", event);
             let is_followed = self.own.contains(&event.order_id)
@@ -91,7 +102,7 @@ impl Client {
     }
 
     fn subscribe_user(&mut self) {
-        let answer = self.session.subscribe_user(user("user-1"), Form::Full);
+        let answer = self.session.subscribe_user(user("user-1"));
         let answer = answer.now_or_never().expect("at once").expect("up");
         self.follows_user = true;
         for event in answer.orders {
@@ -112,6 +123,15 @@ impl Client {
         }
     }
 
+    fn subscribe_bare(&mut self, n: u128) {
+        let ctx = ctx();
+        let order = watch(order_id(n), None);
+        let answer = self.session.subscribe(&ctx, order, Form::Bare);
+        if let Ok(answer) = answer.now_or_never().expect("at once") {
+            self.bare.insert(order_id(n), answer.version);
+        }
+    }
+
     /// Takes an answer, which never steps back.
     fn know(&mut self, event: &OrderEvent) {
         let known = self.known.insert(event.order_id, event.version);
@@ -129,8 +149,10 @@ impl Client {
             Step::Reconcile => reconcile(hub),
             Step::SubscribeUser => self.subscribe_user(),
             Step::Subscribe(n) => self.subscribe(*n),
+            Step::SubscribeBare(n) => self.subscribe_bare(*n),
             Step::Unsubscribe(n) => {
                 self.own.remove(&order_id(*n));
+                self.bare.remove(&order_id(*n));
                 self.session.unsubscribe(order_id(*n));
             }
             Step::Commit(_) | Step::Publish(_) => {}
@@ -158,6 +180,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Reconcile),
         1 => Just(Step::SubscribeUser),
         1 => (0..N_ORDERS).prop_map(Step::Subscribe),
+        1 => (0..N_ORDERS).prop_map(Step::SubscribeBare),
         1 => (0..N_ORDERS).prop_map(Step::Unsubscribe),
     ]
 }
@@ -175,7 +198,8 @@ proptest! {
         let hub = Hub::new(HubConfig::default(), Arc::clone(&store) as Arc<_>);
         let (session, inbox) = hub.session().expect("room");
         let mut client = Client {
-            session, inbox, known: HashMap::new(), own: HashSet::new(), follows_user: false,
+            session, inbox, known: HashMap::new(), own: HashSet::new(),
+            bare: HashMap::new(), follows_user: false,
         };
         let world = Arc::new(Mutex::new(World {
             hub: Arc::clone(&hub), store: Arc::clone(&store), events: Vec::new(),
@@ -199,6 +223,9 @@ proptest! {
         reconcile(&hub);
         while client.read()? {}
         for event in &lock(&world).events {
+            if let Some(known) = client.bare.get(&event.order_id) {
+                prop_assert!(*known >= event.version, "bare {:?}", event);
+            }
             if event.user_id == user("user-1") {
                 let known = client.known.get(&event.order_id);
                 prop_assert!(known.is_some_and(|known| *known >= event.version), "{:?}", event);

@@ -16,7 +16,7 @@ use crate::{Form, Hub, HubConfig, Session, lock, topics::Depth};
 
 /// The (order, version) pairs of the answer.
 async fn subscribe_user(session: &mut Session, user_id: &str) -> Vec<(u128, Version)> {
-    let answer = session.subscribe_user(user(user_id), Form::Full).await;
+    let answer = session.subscribe_user(user(user_id)).await;
     let answer = answer.expect("the store is up");
     assert_eq!(answer.user_id, user(user_id));
     let pair = |event: &OrderEvent| (event.order_id.as_uuid().as_u128(), event.version);
@@ -48,31 +48,6 @@ async fn user_is_told_of_every_order_and_of_no_other_user() {
     hub.publish(&[store.commit(order_id(6), OrderStatus::Processed)]);
     assert_eq!(waiting(&mut inbox), [(6, 1)], "a new order begins with 1");
     assert_eq!(waiting(&mut inbox), [(6, 2)]);
-}
-
-#[tokio::test]
-async fn order_followed_twice_is_pushed_once_in_its_own_form() {
-    let store = FakeStore::new();
-    let hub = hub(&store);
-    store.commit(order_id(1), OrderStatus::Pending);
-    let (mut session, mut inbox) = hub.session().expect("room");
-    subscribe_user(&mut session, "user-1").await;
-    subscribe_in(Form::Bare, &mut session, 1).await;
-    hub.publish(&[store.commit(order_id(1), OrderStatus::Processing)]);
-    let mut deliveries = Vec::new();
-    inbox.next(&mut deliveries).await.expect("open");
-    assert_eq!((deliveries.len(), deliveries[0].form), (1, Form::Bare));
-    assert_eq!(hub.stats().delivered, 1);
-
-    // What waits when it is no longer followed by itself is the user's.
-    hub.publish(&[store.commit(order_id(1), OrderStatus::Failed)]);
-    assert!(session.unsubscribe(order_id(1)));
-    deliveries.clear();
-    inbox.next(&mut deliveries).await.expect("open");
-    assert_eq!((deliveries.len(), deliveries[0].form), (1, Form::Full));
-    assert_eq!(deliveries[0].event.version(), 3);
-    hub.publish(&[store.commit(order_id(1), OrderStatus::Pending)]);
-    assert_eq!(waiting(&mut inbox), [(1, 4)]);
 }
 
 #[tokio::test]
@@ -139,18 +114,16 @@ async fn failed_or_dropped_subscription_of_a_user_changes_nothing() {
     store.commit(order_id(1), OrderStatus::Pending);
     let (mut session, mut inbox) = hub.session().expect("room");
     store.is_down.store(true, Ordering::Relaxed);
-    let failed = session.subscribe_user(user("user-1"), Form::Full).await;
+    let failed = session.subscribe_user(user("user-1")).await;
     assert!(matches!(failed, Err(Error::StoreUnavailable { .. })));
     assert_eq!(hub.stats().users, 0);
     store.is_down.store(false, Ordering::Relaxed);
     subscribe_user(&mut session, "user-1").await;
     store.is_down.store(true, Ordering::Relaxed);
-    let failed = session.subscribe_user(user("user-1"), Form::Bare).await;
+    let failed = session.subscribe_user(user("user-1")).await;
     assert!(failed.is_err());
     hub.publish(&[store.commit(order_id(1), OrderStatus::Processed)]);
-    let mut deliveries = Vec::new();
-    inbox.next(&mut deliveries).await.expect("open");
-    assert_eq!(deliveries[0].form, Form::Full, "the earlier one goes on");
+    assert_eq!(waiting(&mut inbox), [(1, 2)], "the earlier one goes on");
     drop((session, inbox));
     assert_eq!((hub.stats().users, hub.stats().sessions), (0, 0));
 }
@@ -184,8 +157,10 @@ async fn failed_subscription_of_an_order_takes_nothing_from_its_user() {
     hub.publish(&[store.commit(order_id(1), OrderStatus::Processed)]);
     store.is_down.store(true, Ordering::Relaxed);
     let order = watch(order_id(1), None);
-    let failed = session.subscribe(&ctx(), order, Form::Bare).await;
-    assert!(failed.is_err());
+    for form in [Form::Bare, Form::Full] {
+        let failed = session.subscribe(&ctx(), order, form).await;
+        assert!(failed.is_err());
+    }
     assert_eq!(waiting(&mut inbox), [(1, 2)]);
 }
 
@@ -287,7 +262,7 @@ async fn users_count_as_subscriptions() {
     subscribe_in(Form::Full, &mut session, 1).await;
     subscribe_user(&mut session, "user-1").await;
     subscribe_user(&mut session, "user-1").await;
-    let refused = session.subscribe_user(user("user-2"), Form::Full).await;
+    let refused = session.subscribe_user(user("user-2")).await;
     assert!(matches!(
         refused,
         Err(Error::LimitExceeded { limit: 2, .. })
@@ -311,7 +286,7 @@ async fn restricted_session_follows_one_user_only() {
     session.restrict_to(user("user-1"));
     subscribe_user(&mut session, "user-1").await;
     subscribe_in(Form::Full, &mut session, 1).await;
-    let refused = session.subscribe_user(user("user-2"), Form::Full).await;
+    let refused = session.subscribe_user(user("user-2")).await;
     assert!(matches!(refused, Err(Error::PermissionDenied { .. })));
     for since in [None, Some(0), Some(1)] {
         let order = watch(order_id(2), since);

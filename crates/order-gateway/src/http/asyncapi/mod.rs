@@ -152,7 +152,7 @@ fn operations() -> Value {
         "authenticate": receive("Show a ticket", &["authenticate"], &["authenticated", "error"]),
         "pushChange": {
             "action": "send",
-            "summary": "Tell of a change, in the form that was asked for last",
+            "summary": "Tell of a change, in each form in which the order or its user is followed",
             "channel": {"$ref": "#/channels/socket"},
             "messages": channel_messages("socket", &["orderStatus", "orderChange"]),
         },

@@ -39,7 +39,7 @@ async fn bare_id_of_an_order_that_moved_gets_its_status_at_once() {
 }
 
 #[tokio::test]
-async fn order_is_pushed_once_in_the_form_asked_for_last() {
+async fn order_followed_in_both_forms_is_pushed_in_both() {
     let server = Server::with_defaults().await;
     server.world.commit(1, OrderStatus::Pending);
     let mut client = server.connect().await;
@@ -47,15 +47,38 @@ async fn order_is_pushed_once_in_the_form_asked_for_last() {
     client.send_order(1).await;
     let subscribe = format!(r#"{{"id":1,"subscribe":{{"order":"{id}"}}}}"#);
     client.ask(subscribe).await;
-    server.world.publish(1, OrderStatus::Processing);
-    let full = client.text().await;
-    assert!(full.contains(r#""version":2"#), "{full}");
+    for (status, version) in [(OrderStatus::Processing, 2), (OrderStatus::Processed, 3)] {
+        server.world.publish(1, status);
+        let [short, long] = client.both_forms().await;
+        assert_eq!(
+            short,
+            format!(r#"{{"order_id":"{id}","status":"{status}"}}"#)
+        );
+        assert!(long.contains(&format!(r#""version":{version},"#)), "{long}");
+        assert_eq!(
+            client.ask(id.to_string()).await,
+            short,
+            "the short form again"
+        );
+    }
     client.check_silent().await;
-    let bare = format!(r#"{{"order_id":"{id}","status":"PROCESSING"}}"#);
-    assert_eq!(client.ask(id.to_string()).await, bare);
-    server.world.publish(1, OrderStatus::Processed);
-    assert_eq!(client.text().await, bare.replace("PROCESSING", "PROCESSED"));
-    client.check_silent().await;
+    server.shut_down().await;
+}
+
+#[tokio::test]
+async fn bare_id_of_an_order_that_is_pending_again_gets_its_status_at_once() {
+    let server = Server::with_defaults().await;
+    for status in [
+        OrderStatus::Pending,
+        OrderStatus::Failed,
+        OrderStatus::Pending,
+    ] {
+        server.world.commit(1, status);
+    }
+    let mut client = server.connect().await;
+    let id = order_id(1);
+    let expected = format!(r#"{{"order_id":"{id}","status":"PENDING"}}"#);
+    assert_eq!(client.ask(id.to_string()).await, expected);
     server.shut_down().await;
 }
 
@@ -77,7 +100,7 @@ async fn unsubscribed_order_is_not_pushed() {
 #[tokio::test]
 async fn every_frame_has_its_shape() {
     let hub_config = HubConfig {
-        subscriptions_per_session_max: 3,
+        subscriptions_per_session_max: 4,
         ..HubConfig::default()
     };
     let server = Server::start(no_drain(), hub_config).await;
@@ -106,8 +129,8 @@ async fn every_frame_has_its_shape() {
         r#"{"id":12,"subscribe":{"order":7}}"#,
         r#"{"id":13,"subscribe":{"user":"user-1","since":1}}"#,
         r#"{"id":14,"jump":1,"ping":true}"#,
-        r#"{"id":15,"subscribe":{"order":"ID3"}}"#,
         "ID2",
+        r#"{"id":15,"subscribe":{"order":"ID3"}}"#,
         r#"{"id":16,"unsubscribe":{"order":"ID2"}}"#,
         r#"{"id":17,"unsubscribe":{"user":"user-1"}}"#,
     ] {
@@ -159,6 +182,7 @@ async fn history_that_cannot_be_read_closes_with_4010() {
 #[tokio::test]
 async fn store_that_is_down_leaves_the_socket_open() {
     let server = Server::with_defaults().await;
+    server.world.commit(1, OrderStatus::Pending);
     server.world.commit(1, OrderStatus::Processed);
     server.world.store.is_down.store(true, Ordering::Relaxed);
     let mut client = server.connect().await;

@@ -13,7 +13,9 @@ use crate::ws::WsConfig;
 async fn server() -> Server {
     let server = Server::with_defaults().await;
     server.world.commit_of("user-1", 1, OrderStatus::Pending);
-    server.world.commit_of("user-2", 2, OrderStatus::Processed);
+    for status in [OrderStatus::Pending, OrderStatus::Processed] {
+        server.world.commit_of("user-2", 2, status);
+    }
     server
 }
 

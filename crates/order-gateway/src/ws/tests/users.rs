@@ -43,7 +43,7 @@ async fn user_gets_a_snapshot_and_then_every_change() {
 }
 
 #[tokio::test]
-async fn order_followed_twice_is_pushed_once() {
+async fn short_form_takes_nothing_from_the_long_form_of_the_user() {
     let server = Server::with_defaults().await;
     let world = &server.world;
     world.commit(1, OrderStatus::Pending);
@@ -53,8 +53,17 @@ async fn order_followed_twice_is_pushed_once() {
     client.check_silent().await;
     world.publish(1, OrderStatus::Processing);
     let id = order_id(1);
-    let bare = format!(r#"{{"order_id":"{id}","status":"PROCESSING"}}"#);
-    assert_eq!(client.text().await, bare, "its own form holds");
+    let [short, long] = client.both_forms().await;
+    assert_eq!(
+        short,
+        format!(r#"{{"order_id":"{id}","status":"PROCESSING"}}"#)
+    );
+    assert!(
+        long.contains(r#""status":"PROCESSING","version":2,"#),
+        "{long}"
+    );
+    client.check_silent().await;
+
     let unsubscribe = format!(r#"{{"unsubscribe":{{"order":"{id}"}}}}"#);
     client.ask(unsubscribe).await;
     world.publish(1, OrderStatus::Processed);
