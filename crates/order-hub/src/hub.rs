@@ -23,6 +23,7 @@ use crate::{
     Delivery, Form, Inbox, Session,
     fill::Reads,
     lookups::Lookups,
+    mailbox::Source,
     topics::{Delivered, Topics},
 };
 
@@ -166,8 +167,8 @@ impl Shared {
         filled.fetch_add(n_filled as u64, Ordering::Relaxed);
     }
 
-    fn deliver(&self, events: &[OrderEvent]) -> Delivered {
-        let delivered = self.topics.deliver(events);
+    fn deliver(&self, events: &[OrderEvent], source: Source) -> Delivered {
+        let delivered = self.topics.deliver(events, source);
         let counters = &self.counters;
         counters
             .delivered
@@ -180,7 +181,7 @@ impl Shared {
 
     /// Delivers what the bus should have brought.
     pub(crate) fn heal(&self, events: &[OrderEvent]) {
-        let healed = self.deliver(events).queued;
+        let healed = self.deliver(events, Source::Store).queued;
         self.counters.healed.fetch_add(healed, Ordering::Relaxed);
     }
 }
@@ -248,7 +249,7 @@ impl EventBus for Hub {
     fn publish(&self, events: &[OrderEvent]) {
         let published = &self.shared.counters.published;
         published.fetch_add(events.len() as u64, Ordering::Relaxed);
-        self.shared.deliver(events);
+        self.shared.deliver(events, Source::Bus);
     }
 }
 
@@ -257,7 +258,7 @@ impl EventReceiver for Hub {
     fn receive(&self, events: &[OrderEvent]) {
         let received = &self.shared.counters.received;
         received.fetch_add(events.len() as u64, Ordering::Relaxed);
-        self.shared.deliver(events);
+        self.shared.deliver(events, Source::Bus);
     }
 
     fn is_watched(&self) -> bool {

@@ -13,7 +13,8 @@
 //! - A session holds at most one undelivered event per order and form, however slow its reader is.
 //!   Where the reader is owed every version, those in between are read from the store when
 //!   it comes; where it is not, it skips them, and never the last one.
-//! - The bus is a hint. Whatever it drops is healed from the store by the reconcile pass.
+//! - The bus is a hint. Whatever it drops is healed from the store by the reconcile pass: every
+//!   order that a session follows or has been shown unfinished is asked about until it is settled.
 //! - Locks are taken in the order users, shard, mailbox, and never held across an await.
 //!   What topics came and went is noted under the lock of the users or the shard that
 //!   decides it, so the last change that is told is the last that happened.
@@ -31,6 +32,7 @@ mod outlet;
 mod reconcile;
 mod session;
 mod topics;
+mod unsettled;
 mod user_feed;
 mod users;
 

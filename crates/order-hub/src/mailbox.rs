@@ -39,8 +39,28 @@ pub(crate) enum Offered {
     Queued,
     /// It waits for the reader in place of an older one.
     Conflated,
+    /// There is no room for one more order now. A later pass offers it again.
+    NoRoom,
     /// There is no room for one more order. The session ends.
     Overflowed,
+}
+
+/// An event on offer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer<'a> {
+    pub(crate) event: &'a Arc<SharedEvent>,
+    /// The version that every session of the user was offered, if the order is unfinished.
+    pub(crate) known: Option<Version>,
+    pub(crate) source: Source,
+}
+
+/// The origin of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A bus, which delivers it at most once.
+    Bus,
+    /// The reconcile pass, which offers it again if a mailbox has no room.
+    Store,
 }
 
 #[derive(Debug, Default)]
@@ -157,7 +177,12 @@ impl State {
         if let Some(event) = entry.pending
             && let Some(feed) = self.find_feed(&event.event().user_id)
         {
-            if feed.offer(&event) == Offered::Overflowed {
+            let offer = Offer {
+                event: &event,
+                known: None,
+                source: Source::Bus,
+            };
+            if feed.offer(offer) == Offered::Overflowed {
                 self.overflow();
             }
         }
@@ -165,18 +190,18 @@ impl State {
     }
 
     /// Offers an event to every subscription it is for. The worst is returned.
-    fn offer(&mut self, event: &Arc<SharedEvent>) -> Offered {
+    fn offer(&mut self, offer: Offer<'_>) -> Offered {
         let OrderEvent {
             order_id, user_id, ..
-        } = event.event();
+        } = offer.event.event();
         let mut bare = Offered::NotNewer;
         if let Some(entry) = self.find(*order_id, Form::Bare) {
-            bare = entry.offer(event);
+            bare = entry.offer(offer.event);
         }
         let full = if let Some(entry) = self.find(*order_id, Form::Full) {
-            entry.offer(event)
+            entry.offer(offer.event)
         } else if let Some(feed) = self.find_feed(user_id) {
-            feed.offer(event)
+            feed.offer(offer)
         } else {
             Offered::NotNewer
         };
@@ -338,12 +363,12 @@ impl Mailbox {
     }
 
     /// Offers an event. Never blocks beyond the lock.
-    pub(crate) fn offer(&self, event: &Arc<SharedEvent>) -> Offered {
+    pub(crate) fn offer(&self, offer: Offer<'_>) -> Offered {
         let mut state = lock(&self.state);
         if state.has_overflowed {
             return Offered::NotNewer;
         }
-        let offered = state.offer(event);
+        let offered = state.offer(offer);
         if offered == Offered::Overflowed {
             state.overflow();
         }

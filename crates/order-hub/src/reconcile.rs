@@ -1,19 +1,20 @@
 //! Heals what a lossy bus dropped, from the store.
 //!
-//! A pass asks only about orders that somebody watches and that are not settled as far as
-//! every watcher has been told, and about the newest orders of some of the users that
-//! somebody watches, so an idle system reads nothing. The store decides: what it says is
-//! offered to the watchers, and their mailboxes drop what is not newer.
+//! A pass asks about orders whose watchers do not know a settled state yet: all orders that are
+//! watched by themselves, and a batch of those of watched users, in turn. It also looks for new
+//! orders of some of these users, in turn. Without watchers nothing is read. What the store
+//! answers is offered to the watchers, and their mailboxes drop what is not newer. A read that
+//! fails does not stop the others; a later pass makes up for it.
 //!
 //! Between two passes a transport may say what it has just begun to hear; that is looked up
 //! at once, for what happened before.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use order_core::{Error, OrderEvent, OrderId, OrderState, UserId};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::{fill::READ_TIMEOUT, hub::Shared, lookups::Wanted, topics::Depth};
+use crate::{fill::READ_TIMEOUT, hub::Shared, lookups::Wanted, unsettled::Depth};
 
 /// The most ids of one read.
 const BATCH_LEN_MAX: usize = 1_000;
@@ -25,9 +26,12 @@ const PASSES_PER_DEEP_PASS: u32 = 15;
 /// How many users a pass asks about, in one read; the next pass goes on with the others.
 const USERS_LEN_MAX: usize = 100;
 
-/// How many orders of each user, the newest. Older ones have moved long ago, or somebody
-/// who waits for them watches them by themselves.
+/// How many orders of each user, the newest, of which some may be new.
 const ORDERS_PER_USER_MAX: usize = 20;
+
+/// How many orders of one user, if all of those may be new. If a user creates more between two
+/// looks and the bus loses their events, the oldest of them are missed.
+const NEW_ORDERS_MAX: usize = 1_000;
 
 impl Shared {
     pub(crate) async fn reconcile_forever(&self) {
@@ -74,18 +78,23 @@ impl Shared {
     }
 
     pub(crate) async fn reconcile(&self, depth: Depth) -> Result<(), Error> {
-        self.reconcile_orders(depth).await?;
+        let orders = self.reconcile_orders(depth).await;
+        let unsettled = self.reconcile_unsettled(depth).await;
         let user_ids = self.topics.next_users(USERS_LEN_MAX);
-        self.reconcile_users(&user_ids).await
+        let users = self.reconcile_users(&user_ids).await;
+        orders.and(unsettled).and(users)
     }
 
     async fn reconcile_everything(&self) -> Result<(), Error> {
-        self.reconcile_orders(Depth::Redrivable).await?;
+        let mut result = self.reconcile_orders(Depth::Redrivable).await;
+        for _ in 0..self.topics.n_unsettled().div_ceil(BATCH_LEN_MAX) {
+            result = result.and(self.reconcile_unsettled(Depth::Redrivable).await);
+        }
         for _ in 0..self.topics.n_users().div_ceil(USERS_LEN_MAX) {
             let user_ids = self.topics.next_users(USERS_LEN_MAX);
-            self.reconcile_users(&user_ids).await?;
+            result = result.and(self.reconcile_users(&user_ids).await);
         }
-        Ok(())
+        result
     }
 
     async fn look_up(&self, wanted: Wanted) -> Result<(), Error> {
@@ -93,55 +102,92 @@ impl Shared {
             return self.reconcile_everything().await;
         }
         let order_ids: Vec<_> = wanted.order_ids.into_iter().collect();
-        for order_ids in order_ids.chunks(BATCH_LEN_MAX) {
-            self.reconcile_batch(order_ids).await?;
-        }
+        let mut result = self.reconcile_batches(&order_ids).await;
         let user_ids: Vec<_> = wanted.user_ids.into_iter().collect();
         for user_ids in user_ids.chunks(USERS_LEN_MAX) {
-            self.reconcile_users(user_ids).await?;
+            result = result.and(self.reconcile_users(user_ids).await);
         }
-        Ok(())
+        result
     }
 
     async fn reconcile_orders(&self, depth: Depth) -> Result<(), Error> {
+        let mut result = Ok(());
         let mut batch = Vec::new();
         for order_ids in self.topics.unsettled(depth) {
             batch.extend(order_ids);
-            while batch.len() >= BATCH_LEN_MAX {
-                let rest = batch.split_off(BATCH_LEN_MAX);
-                self.reconcile_batch(&batch).await?;
-                batch = rest;
-            }
+            let rest = batch.split_off(batch.len() - batch.len() % BATCH_LEN_MAX);
+            result = result.and(self.reconcile_batches(&batch).await);
+            batch = rest;
         }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.reconcile_batch(&batch).await
+        result.and(self.reconcile_batches(&batch).await)
     }
 
-    async fn reconcile_batch(&self, order_ids: &[OrderId]) -> Result<(), Error> {
-        self.heal_from(self.store.states(order_ids)).await
+    /// Asks about the unfinished orders of watched users whose turn it is, in one read, and in
+    /// another one about those that an operator may have redriven.
+    async fn reconcile_unsettled(&self, depth: Depth) -> Result<(), Error> {
+        let mut result = Ok(());
+        for depth in [Depth::Unsettled, Depth::Redrivable]
+            .into_iter()
+            .filter(|d| *d <= depth)
+        {
+            let order_ids = self.topics.next_unsettled(depth, BATCH_LEN_MAX);
+            result = result.and(self.reconcile_batches(&order_ids).await);
+        }
+        result
     }
 
+    async fn reconcile_batches(&self, order_ids: &[OrderId]) -> Result<(), Error> {
+        let mut result = Ok(());
+        for order_ids in order_ids.chunks(BATCH_LEN_MAX) {
+            let events = read(self.store.states(order_ids)).await;
+            result = result.and(events.map(|events| self.heal(&events)));
+        }
+        result
+    }
+
+    /// Looks for new orders of these users.
     async fn reconcile_users(&self, user_ids: &[UserId]) -> Result<(), Error> {
         if user_ids.is_empty() {
             return Ok(());
         }
-        let states = self.store.recent_states(user_ids, ORDERS_PER_USER_MAX);
-        self.heal_from(states).await
+        let newest = read(self.store.recent_states(user_ids, ORDERS_PER_USER_MAX)).await?;
+        let mut orders_of: BTreeMap<UserId, Vec<OrderEvent>> = BTreeMap::new();
+        for event in newest {
+            let orders = orders_of.entry(event.user_id.clone()).or_default();
+            orders.push(event);
+        }
+        let mut result = Ok(());
+        for (user_id, orders) in orders_of {
+            result = result.and(self.reconcile_user(&user_id, orders).await);
+        }
+        result
     }
 
-    /// Offers what a read finds. One that takes too long ends the pass; the next one tries
-    /// again.
-    async fn heal_from(
+    async fn reconcile_user(
         &self,
-        states: impl Future<Output = Result<Vec<OrderState>, Error>>,
+        user_id: &UserId,
+        mut newest: Vec<OrderEvent>,
     ) -> Result<(), Error> {
-        let states = timeout(READ_TIMEOUT, states)
-            .await
-            .map_err(|_| Error::DeadlineExceeded)??;
-        let events: Vec<OrderEvent> = states.into_iter().map(OrderState::into_event).collect();
-        self.heal(&events);
+        if newest.len() >= ORDERS_PER_USER_MAX
+            && let Some(oldest) = newest.last()
+            && self.topics.is_above_floor(oldest)
+        {
+            let user_ids = std::slice::from_ref(user_id);
+            newest = read(self.store.recent_states(user_ids, NEW_ORDERS_MAX)).await?;
+        }
+        self.topics
+            .note_look(user_id, &mut newest, ORDERS_PER_USER_MAX);
+        self.heal(&newest);
         Ok(())
     }
+}
+
+/// What a read of the store finds, unless it takes too long.
+async fn read(
+    states: impl Future<Output = Result<Vec<OrderState>, Error>>,
+) -> Result<Vec<OrderEvent>, Error> {
+    let states = timeout(READ_TIMEOUT, states)
+        .await
+        .map_err(|_| Error::DeadlineExceeded)??;
+    Ok(states.into_iter().map(OrderState::into_event).collect())
 }

@@ -120,7 +120,7 @@ impl Session {
     /// version 1; an older one with whatever happens to it next.
     ///
     /// An order that is also followed by itself in the same form is forwarded once. The
-    /// versions of the 1000 newest orders are remembered; an
+    /// versions of the 1000 newest orders are remembered, and of those that are unfinished; an
     /// event of another one that is published late or again is forwarded again.
     ///
     /// # Errors
@@ -146,6 +146,7 @@ impl Session {
         let [user_id] = user_ids;
         let orders: Vec<_> = states.into_iter().map(OrderState::into_event).collect();
         self.mailbox.establish_user(&user_id, &orders);
+        self.shared.topics.note_shown(&user_id, &orders);
         opening.complete();
         Ok(SubscribedUser { user_id, orders })
     }

@@ -6,6 +6,7 @@ mod outlet;
 mod receiver;
 mod reconcile;
 mod topic_changes;
+mod unsettled;
 mod user_interleaving;
 mod users;
 

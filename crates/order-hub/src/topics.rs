@@ -8,6 +8,7 @@
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher,
+    ops::AddAssign,
     sync::{Arc, Mutex},
 };
 
@@ -18,7 +19,8 @@ use crate::{
     SharedEvent,
     changes::Changes,
     lock,
-    mailbox::{Mailbox, Offered},
+    mailbox::{Mailbox, Offer, Offered, Source},
+    unsettled::Depth,
     users::{Users, Watched},
 };
 
@@ -57,15 +59,8 @@ pub(crate) struct Delivered {
     pub(crate) queued: u64,
     /// Sessions among them whose mailbox drops an older one.
     pub(crate) conflated: u64,
-}
-
-/// How thoroughly a reconcile pass looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Depth {
-    /// Orders that will move by themselves.
-    Unsettled,
-    /// Also FAILED orders, which move only if somebody redrives them.
-    Redrivable,
+    /// Whether a session has no room for an event, and is to be offered it again.
+    has_missed: bool,
 }
 
 impl Topics {
@@ -133,11 +128,11 @@ impl Topics {
 
     /// Offers events to everyone who watches their orders or users. Takes time in proportion
     /// to their number, and none of them can hold it up.
-    pub(crate) fn deliver(&self, events: &[OrderEvent]) -> Delivered {
-        let users = self.users.watched();
+    pub(crate) fn deliver(&self, events: &[OrderEvent], source: Source) -> Delivered {
+        let mut users = self.users.watched();
         let mut delivered = Delivered::default();
         for event in events {
-            self.deliver_one(event, users.as_ref(), &mut delivered);
+            delivered += self.deliver_one(event, source, users.as_mut());
         }
         delivered
     }
@@ -145,22 +140,39 @@ impl Topics {
     fn deliver_one(
         &self,
         event: &OrderEvent,
-        users: Option<&Watched<'_>>,
-        delivered: &mut Delivered,
-    ) {
-        let user_watchers = users.map_or(&[][..], |users| users.watchers_of(&event.user_id));
+        source: Source,
+        mut users: Option<&mut Watched<'_>>,
+    ) -> Delivered {
+        let mut delivered = Delivered::default();
+        let is_user_watched = users
+            .as_ref()
+            .is_some_and(|users| !users.watchers_of(&event.user_id).is_empty());
         let mut shard = lock(self.shard(event.order_id));
         let audience = shard.orders.get_mut(&event.order_id);
-        if audience.is_none() && user_watchers.is_empty() {
-            return;
+        if audience.is_none() && !is_user_watched {
+            return delivered;
         }
-        let offer = Arc::new(SharedEvent::new(event.clone()));
-        if let Some(audience) = audience {
-            audience.note(event);
-            delivered.offer(&audience.watchers, &offer);
+        let to_share = Arc::new(SharedEvent::new(event.clone()));
+        let mut offer = Offer {
+            event: &to_share,
+            known: None,
+            source,
+        };
+        if is_user_watched && let Some(users) = &mut users {
+            offer.known = users.unsettled().offered(event);
+            delivered.offer(users.watchers_of(&event.user_id), offer);
+            if delivered.has_missed {
+                users.unsettled().note_missed(event);
+            } else {
+                users.unsettled().note_offered(event, delivered.queued > 0);
+            }
         }
         // A session that watches both takes no second one of the same event.
-        delivered.offer(user_watchers, &offer);
+        if let Some(audience) = audience {
+            audience.note(event);
+            delivered.offer(&audience.watchers, offer);
+        }
+        delivered
     }
 
     /// The watched orders of each shard whose watchers may be owed something. One shard is
@@ -200,6 +212,36 @@ impl Topics {
     /// turn.
     pub(crate) fn next_users(&self, len_max: usize) -> Vec<UserId> {
         self.users.next(len_max)
+    }
+
+    /// See [`Users::note_shown`].
+    pub(crate) fn note_shown(&self, user_id: &UserId, orders: &[OrderEvent]) {
+        self.users.note_shown(user_id, orders);
+    }
+
+    /// See [`Users::note_look`].
+    pub(crate) fn note_look(
+        &self,
+        user_id: &UserId,
+        orders: &mut Vec<OrderEvent>,
+        n_always: usize,
+    ) {
+        self.users.note_look(user_id, orders, n_always);
+    }
+
+    /// See [`Users::is_above_floor`].
+    pub(crate) fn is_above_floor(&self, oldest: &OrderEvent) -> bool {
+        self.users.is_above_floor(oldest)
+    }
+
+    /// The unfinished orders of watched users whose turn it is, at most `len_max`.
+    pub(crate) fn next_unsettled(&self, depth: Depth, len_max: usize) -> Vec<OrderId> {
+        self.users.next_unsettled(depth, len_max)
+    }
+
+    /// How many unfinished orders of watched users are followed.
+    pub(crate) fn n_unsettled(&self) -> usize {
+        self.users.n_unsettled()
     }
 
     /// How many users are watched.
@@ -258,17 +300,26 @@ impl Topics {
 }
 
 impl Delivered {
-    fn offer(&mut self, watchers: &[Arc<Mailbox>], event: &Arc<SharedEvent>) {
+    fn offer(&mut self, watchers: &[Arc<Mailbox>], offer: Offer<'_>) {
         for watcher in watchers {
-            match watcher.offer(event) {
+            match watcher.offer(offer) {
                 Offered::Queued => self.queued += 1,
                 Offered::Conflated => {
                     self.queued += 1;
                     self.conflated += 1;
                 }
+                Offered::NoRoom => self.has_missed = true,
                 Offered::NotNewer | Offered::Overflowed => {}
             }
         }
+    }
+}
+
+impl AddAssign for Delivered {
+    fn add_assign(&mut self, other: Self) {
+        self.queued += other.queued;
+        self.conflated += other.conflated;
+        self.has_missed |= other.has_missed;
     }
 }
 
@@ -281,10 +332,7 @@ impl Audience {
     }
 
     fn is_unsettled(&self, depth: Depth) -> bool {
-        match self.offered {
-            None | Some((_, OrderStatus::Pending | OrderStatus::Processing)) => true,
-            Some((_, OrderStatus::Failed)) => depth == Depth::Redrivable,
-            Some((_, OrderStatus::Processed | OrderStatus::Cancelled)) => false,
-        }
+        self.offered
+            .is_none_or(|(_, status)| Depth::of(status).is_some_and(|needed| needed <= depth))
     }
 }

@@ -2,18 +2,27 @@
 //!
 //! Orders come and go without being asked for, so the memory is bounded here and not by
 //! subscriptions: versions of the [`FEED_LEN_MAX`] newest orders are remembered, and at most
-//! as many orders wait for the reader. An order whose version is not remembered, because it
-//! was not among those of the snapshot or has been pushed out by newer ones, begins
-//! anywhere: with the event that comes next, even if the reader has had it long ago.
+//! as many orders wait for the reader. An order that is not remembered, because it was not
+//! in the snapshot or newer ones took its place, continues after the version that all sessions
+//! of the user were offered, which is known while it is unfinished. Otherwise it begins with
+//! the next event from a bus, even if the reader had that one before.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use order_core::{OrderEvent, OrderId, UserId, Version};
 
-use crate::{Delivery, Form, SharedEvent, fill::Gap, mailbox::Offered};
+use crate::{
+    Delivery, Form, SharedEvent,
+    fill::Gap,
+    mailbox::{Offer, Offered, Source},
+};
 
 /// How many orders of one user a session remembers, and how many of them may wait.
 pub(crate) const FEED_LEN_MAX: usize = 1_000;
+
+/// How many orders may wait before the reconcile pass adds no more. The remaining room is for
+/// events from a bus, which end the session if there is none.
+const HEALED_LEN_MAX: usize = FEED_LEN_MAX / 2;
 
 /// How many orders the answer to the subscription of a user holds.
 pub(crate) const SNAPSHOT_LEN_MAX: usize = 100;
@@ -99,24 +108,43 @@ impl UserFeed {
         self.is_opening = false;
     }
 
-    pub(crate) fn offer(&mut self, event: &Arc<SharedEvent>) -> Offered {
+    pub(crate) fn offer(&mut self, offer: Offer<'_>) -> Offered {
+        let event = offer.event;
         let order_id = event.event().order_id;
-        if let Some(seen) = self.seen.get(&order_id) {
-            let pending = self.pending.get(&order_id).map(|pending| pending.version());
-            if event.version() <= pending.unwrap_or_default().max(*seen) {
-                return Offered::NotNewer;
-            }
-        } else {
+        let pending = self.pending.get(&order_id).map(|pending| pending.version());
+        let seen = self.seen.get(&order_id).copied();
+        let begin = seen.unwrap_or_else(|| self.begin(offer));
+        if event.version() <= pending.unwrap_or_default().max(begin) {
+            return Offered::NotNewer;
+        }
+        if pending.is_none()
+            && offer.source == Source::Store
+            && self.pending.len() >= HEALED_LEN_MAX
+        {
+            return Offered::NoRoom;
+        }
+        if seen.is_none() {
             if self.seen.len() >= FEED_LEN_MAX && !self.forget_oldest() {
                 return Offered::Overflowed;
             }
-            let is_new = self.is_established && Some(order_id) > self.floor;
-            let before = event.version().saturating_sub(1);
-            self.seen.insert(order_id, if is_new { 0 } else { before });
+            self.seen.insert(order_id, begin);
         }
         match self.pending.insert(order_id, Arc::clone(event)) {
             Some(_) => Offered::Conflated,
             None => Offered::Queued,
+        }
+    }
+
+    /// The version after which an order begins that is not remembered.
+    fn begin(&self, offer: Offer<'_>) -> Version {
+        if self.is_established && Some(offer.event.event().order_id) > self.floor {
+            return 0;
+        }
+        match offer.known {
+            Some(known) => known,
+            // An order that was never shown has not changed because a pass has read it.
+            None if self.is_established && offer.source == Source::Store => offer.event.version(),
+            None => offer.event.version().saturating_sub(1),
         }
     }
 

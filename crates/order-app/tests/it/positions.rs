@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     support::{Engine, Http, PATIENCE, Shape, System, context, database, run},
-    websocket::{connect, hear, say},
+    websocket::{Socket, connect, hear, say},
 };
 
 /// How many changes a burst has. The watcher changes transport many times within it.
@@ -239,6 +239,53 @@ fn watchers_see_everything_without_any_hint() {
         watched.stop().await;
         working.stop().await;
     });
+}
+
+#[test]
+fn all_orders_of_a_user_come_to_their_end_without_any_hint() {
+    run(async {
+        // Three processes on one database, between which nothing is passed on.
+        let database = database!(Engine::Postgres);
+        let local = ["--events-url", "local"];
+        let idle = ["--events-url", "local", "--workers", "0"];
+        let watched = System::start(Shape::AllInOne, &database, &idle).await;
+        let creating = System::start(Shape::AllInOne, &database, &idle).await;
+        let mut socket = connect(&watched).await;
+        say(&mut socket, r#"{"subscribe":{"user":"user-1"}}"#).await;
+        assert_eq!(hear(&mut socket).await["subscribed"]["user"], "user-1");
+        let http = Http::new(creating.http_addr());
+        let mut ids = Vec::new();
+        for _ in 0..60 {
+            ids.push(http.create_order().await);
+        }
+        ids.sort_unstable();
+        assert_eq!(pushed(&mut socket, &ids, "PENDING", 1).await, ids);
+
+        let working = System::start(Shape::AllInOne, &database, &local).await;
+        assert_eq!(pushed(&mut socket, &ids, "PROCESSED", 2).await, ids);
+        drop((socket, http));
+        for system in [watched, creating, working] {
+            system.stop().await;
+        }
+    });
+}
+
+/// The orders of as many pushes as there are ids, all of this status and version.
+async fn pushed(
+    socket: &mut Socket,
+    ids: &[String],
+    status: &str,
+    expected_version: u32,
+) -> Vec<String> {
+    let mut pushed = Vec::new();
+    for _ in ids {
+        let event = hear(socket).await;
+        let seen = (event["status"].as_str(), version(&event));
+        assert_eq!(seen, (Some(status), expected_version), "{event}");
+        pushed.push(event["order_id"].as_str().expect("an id").to_owned());
+    }
+    pushed.sort_unstable();
+    pushed
 }
 
 #[test]

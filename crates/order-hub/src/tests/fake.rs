@@ -37,6 +37,8 @@ pub(super) struct FakeStore {
     histories: Mutex<HashMap<OrderId, Vec<OrderEvent>>>,
     hook: Mutex<Option<Hook>>,
     pub(super) is_down: AtomicBool,
+    /// `states` fails for every batch that holds this order.
+    pub(super) unreadable: Mutex<Option<OrderId>>,
     /// Sizes of the batches asked for by `states`.
     pub(super) batches: Mutex<Vec<usize>>,
     /// The users asked for by `recent_states`, and how many orders of each.
@@ -170,6 +172,9 @@ impl OrderStore for FakeStore {
     async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
         lock(&self.batches).push(order_ids.len());
         self.check_up()?;
+        if lock(&self.unreadable).is_some_and(|order_id| order_ids.contains(&order_id)) {
+            return Err(Error::store_unavailable("unreadable"));
+        }
         let histories = lock(&self.histories);
         let last = |order_id| histories.get(order_id).and_then(|history| history.last());
         Ok(order_ids.iter().filter_map(last).map(state_at).collect())

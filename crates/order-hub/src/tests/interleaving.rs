@@ -10,7 +10,7 @@ use order_core::{EventBus, OrderId, OrderStatus, Version};
 use proptest::{prelude::*, sample::Index};
 
 use super::fake::{FakeStore, Moment, ctx, event, order_id, watch};
-use crate::{CatchUp, Form, Hub, HubConfig, Inbox, lock, topics::Depth};
+use crate::{CatchUp, Form, Hub, HubConfig, Inbox, lock, unsettled::Depth};
 
 /// When a step of the world happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

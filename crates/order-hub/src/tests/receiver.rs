@@ -103,7 +103,10 @@ async fn resync_looks_at_all_that_may_move_and_at_all_users() {
         answer.expect("the store answers");
     }
     // Everybody has been told everything.
-    let pass = hub.shared.reconcile(crate::topics::Depth::Unsettled).await;
+    let pass = hub
+        .shared
+        .reconcile(crate::unsettled::Depth::Unsettled)
+        .await;
     pass.expect("the store is up");
     lock(&store.batches).clear();
     lock(&store.user_batches).clear();
@@ -151,7 +154,10 @@ async fn failed_lookup_is_made_up_for_by_the_next_pass() {
     let (mut session, mut inbox) = hub.session().expect("room");
     subscribe(&mut session, 1).await;
     // Ordinary passes do not ask about it any more.
-    let pass = hub.shared.reconcile(crate::topics::Depth::Unsettled).await;
+    let pass = hub
+        .shared
+        .reconcile(crate::unsettled::Depth::Unsettled)
+        .await;
     pass.expect("the store is up");
     store.commit(order_id(1), OrderStatus::Pending);
     let (_tracker, _stop) = start(&hub);

@@ -10,7 +10,7 @@ use super::{
     fake::{FakeStore, SOON, event, order_id, user},
     hub, subscribe,
 };
-use crate::{Hub, HubConfig, Inbox, lock, topics::Depth};
+use crate::{Hub, HubConfig, Inbox, lock, unsettled::Depth};
 
 pub(super) fn start(hub: &Arc<Hub>) -> (TaskTracker, CancellationToken) {
     let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());

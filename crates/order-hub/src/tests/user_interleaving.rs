@@ -11,7 +11,7 @@ use order_core::{EventBus, OrderEvent, OrderId, OrderStatus, Version};
 use proptest::{prelude::*, sample::Index};
 
 use super::fake::{FakeStore, ctx, order_id, user, watch};
-use crate::{Form, Hub, HubConfig, Inbox, Session, lock, topics::Depth};
+use crate::{Form, Hub, HubConfig, Inbox, Session, lock, unsettled::Depth};
 
 /// Orders 0 to 2 are of user-1, the last one is somebody else's.
 const N_ORDERS: u128 = 4;

@@ -12,7 +12,7 @@ use super::{
     fake::{FakeStore, Moment, ctx, event, order_id, user, watch},
     hub, subscribe_in, waiting,
 };
-use crate::{Form, Hub, HubConfig, Session, lock, topics::Depth};
+use crate::{Form, Hub, HubConfig, Session, lock, unsettled::Depth};
 
 /// The (order, version) pairs of the answer.
 async fn subscribe_user(session: &mut Session, user_id: &str) -> Vec<(u128, Version)> {
@@ -207,8 +207,8 @@ async fn memory_of_orders_is_bounded() {
     let hub = hub(&store);
     let (mut session, mut inbox) = hub.session().expect("room");
     subscribe_user(&mut session, "user-1").await;
-    let first = store.commit(order_id(1), OrderStatus::Pending);
-    let second = store.commit(order_id(2), OrderStatus::Pending);
+    let first = store.commit(order_id(1), OrderStatus::Processed);
+    let second = store.commit(order_id(2), OrderStatus::Processed);
     hub.publish(&[first.clone(), second.clone()]);
     assert_eq!(waiting(&mut inbox).len(), 2);
     for n in 3..=1_001 {
