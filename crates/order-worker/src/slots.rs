@@ -6,8 +6,8 @@
 //!
 //! # Invariants
 //! A job holds its slot from its reservation or claim to the end of its attempt. Claimed jobs
-//! always get one: new orders may have taken the free slots since the claim was sent, so there
-//! can be twice as many jobs as slots, and never more.
+//! always get one: new orders and the other claimer may have taken the free slots since the claim
+//! was sent, so there can be three times as many jobs as slots, and never more.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,7 +16,10 @@ use std::{
 
 use order_core::{Job, group_commit::BATCH_LEN_MAX};
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{
+        Notify,
+        mpsc::{self, error::TrySendError},
+    },
     time::Instant,
 };
 
@@ -33,19 +36,19 @@ const WEIGHT_OF_SLOWER: f64 = 0.5;
 const CLAIM_LEN_MAX: usize = BATCH_LEN_MAX;
 
 /// The receiving side of the local queue.
-pub(crate) type Jobs = mpsc::UnboundedReceiver<(Job, Slot)>;
+pub(crate) type Jobs = mpsc::Receiver<(Job, Slot)>;
 
 /// The sending side of the local queue, which is bounded by its slots.
 #[derive(Clone)]
 pub(crate) struct Slots {
     gauge: Arc<Gauge>,
-    queue: mpsc::UnboundedSender<(Job, Slot)>,
+    queue: mpsc::Sender<(Job, Slot)>,
 }
 
 impl Slots {
     /// The local queue of `workers`, in which at most `queue_len_max` jobs wait.
     pub(crate) fn new(workers: usize, queue_len_max: usize) -> (Self, Jobs) {
-        let (queue, jobs) = mpsc::unbounded_channel();
+        let (queue, jobs) = mpsc::channel(3 * (workers + queue_len_max));
         let gauge = Gauge {
             workers,
             queue_len_max,
@@ -78,7 +81,11 @@ impl Slots {
     /// Queues a job. After the end of the workers it is left to the drain, or to the end of
     /// its lease.
     pub(crate) fn send(&self, job: Job, slot: Slot) {
-        let _ = self.queue.send((job, slot));
+        let sent = self.queue.try_send((job, slot));
+        debug_assert!(
+            !matches!(sent, Err(TrySendError::Full(_))),
+            "the queue has room for three times the slots"
+        );
     }
 
     /// Queues claimed jobs.

@@ -12,7 +12,7 @@ use tokio_postgres::{
     config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs},
     error::SqlState,
 };
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::{
@@ -341,12 +341,15 @@ impl Target {
             }
             Err(error) => return Err(self.unusable(error.into())),
         };
-        let driver = AbortOnDropHandle::new(tokio::spawn(async move {
+        let driver = TaskTracker::new();
+        driver.spawn(async move {
+            // Ends when the client is dropped.
             let _ = connection.await;
-        }));
+        });
         let shown = client.simple_query(&format!("SHOW {PROBE}")).await;
         drop(client);
-        let _ = driver.await;
+        driver.close();
+        driver.wait().await;
         let shown = shown.map_err(|error| self.unusable(error.into()))?;
         let is_kept = |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(PROBE_VALUE));
         if shown.iter().any(is_kept) {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 /// The bounds of the time between two looks from the beginning.
 const FULL_INTERVAL_MIN: Duration = Duration::from_secs(10);
-const FULL_INTERVAL_MAX: Duration = Duration::from_secs(60);
+const FULL_INTERVAL_MAX: Duration = Duration::from_mins(1);
 
 /// Looks from the beginning take at most this share of the time, as a divisor.
 const FULL_DIVISOR: u32 = 100;
@@ -99,15 +99,15 @@ mod tests {
         for (time, interval) in [
             (Duration::ZERO, 10 * SECOND),
             (SECOND / 5, 20 * SECOND),
-            (5 * SECOND, 60 * SECOND),
+            (5 * SECOND, Duration::from_mins(1)),
         ] {
             let front = Front::default();
             let full = front.look();
             advance(time).await;
             front.seen(&full, Timestamp::UNIX_EPOCH);
-            advance(interval - SECOND / 1_000).await;
+            advance(interval * 99 / 100).await;
             assert!(front.look().from.is_some());
-            advance(SECOND / 1_000).await;
+            advance(interval / 100).await;
             assert!(front.look().from.is_none());
         }
     }
