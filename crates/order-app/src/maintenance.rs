@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use order_core::{Clock, Error, OrderStore};
+use order_core::{Clock, Error, OrderStore, supervisor::Beat};
 use tokio_util::sync::CancellationToken;
 
 /// The time between two rounds, varied by 25 % either way so that processes do not meet at
@@ -24,12 +24,15 @@ pub(crate) async fn run_pruning(
     store: Arc<dyn OrderStore>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
+    beat: Beat,
 ) {
     let forever = async {
         loop {
             let jitter = 0.75 + 0.5 * rand::random::<f64>();
             clock.sleep(PRUNE_INTERVAL.mul_f64(jitter)).await;
-            match prune(&*store).await {
+            let pruned = prune(&*store, &beat).await;
+            beat.idle();
+            match pruned {
                 Ok(0) => {}
                 Ok(n_removed) => tracing::info!(n_removed, "removed expired keys and tickets"),
                 Err(error) => tracing::warn!(error.chain = error.chain(), "pruning failed"),
@@ -39,9 +42,10 @@ pub(crate) async fn run_pruning(
     stop.run_until_cancelled(forever).await;
 }
 
-async fn prune(store: &dyn OrderStore) -> Result<usize, Error> {
+async fn prune(store: &dyn OrderStore, beat: &Beat) -> Result<usize, Error> {
     let mut n_removed = 0;
     for _ in 0..PRUNES_PER_ROUND_MAX {
+        beat.busy();
         let n = store.prune(PRUNE_LEN_MAX).await?;
         n_removed += n;
         if n < PRUNE_LEN_MAX {

@@ -12,14 +12,14 @@ use std::{
 };
 
 use anyhow::Context;
-use order_core::{Clock, IdGen, OrderApi, group_commit::Lanes};
+use order_core::{Clock, IdGen, OrderApi};
 use order_gateway::{
     admin::{self, Readiness},
     http::{self, HttpConfig, HttpDeps},
     serve::{ServeConfig, serve},
     ws::{self, WsConfig, WsDeps},
 };
-use order_rpc::{RemoteOrderApi, RpcClientConfig, RpcServerConfig, RpcServerDeps};
+use order_rpc::{RemoteOrderApi, RpcClientConfig, RpcServerConfig, RpcServerDeps, RunningLanes};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout, timeout_at},
@@ -409,7 +409,7 @@ struct Remote {
 }
 
 impl Remote {
-    fn start(api: RemoteOrderApi, lanes: Lanes) -> Self {
+    fn start(api: RemoteOrderApi, lanes: RunningLanes) -> Self {
         let tracker = TaskTracker::new();
         for lane in lanes {
             tracker.spawn(lane);

@@ -17,12 +17,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 
-use crate::{Clock, Deadline, Error};
+use crate::{
+    Clock, Deadline, Error,
+    supervisor::{Beat, Task},
+};
 
 /// The most items of one flush.
 pub const BATCH_LEN_MAX: usize = 512;
@@ -42,6 +46,14 @@ pub struct GroupCommitConfig {
     /// While fewer items than this are being flushed, a free lane takes what waits at once.
     /// Small where a batch saves much, large where waiting costs more than it saves.
     pub overlap_below: usize,
+    /// How long a flush may take before its lane counts as stuck.
+    pub flush_time_max: Duration,
+}
+
+impl GroupCommitConfig {
+    /// A time that no flush takes: statements are bounded, and the longest batch is one in which
+    /// every item is found out to be locked.
+    pub const FLUSH_TIME_MAX: Duration = Duration::from_mins(5);
 }
 
 /// What a group commit has done so far.
@@ -87,9 +99,9 @@ pub struct GroupCommit<T, R> {
     close: watch::Sender<bool>,
 }
 
-/// The lanes. Each is a future that its owner spawns and waits for: a flush that has begun
+/// The lanes. Their owner has a supervisor run each and waits for it: a flush that has begun
 /// runs to its end, whatever becomes of the caller.
-pub type Lanes = Vec<BoxFuture<'static, ()>>;
+pub type Lanes = Vec<Task>;
 
 impl<T, R> GroupCommit<T, R>
 where
@@ -122,7 +134,10 @@ where
                     stats: Arc::clone(&stats),
                     flush: Arc::clone(&flush),
                 };
-                Box::pin(lane.run()) as BoxFuture<'static, ()>
+                let lane = Arc::new(lane);
+                Task::new("commit lane", config.flush_time_max, move |beat| {
+                    Arc::clone(&lane).run(beat)
+                })
             })
             .collect();
         (
@@ -260,22 +275,25 @@ impl<T, R, F> Lane<T, R, F>
 where
     F: Fn(Vec<T>) -> BoxFuture<'static, Vec<Result<R, Error>>>,
 {
-    async fn run(mut self) {
+    async fn run(self: Arc<Self>, beat: Beat) {
         let mut entries = Vec::with_capacity(BATCH_LEN_MAX);
         while self.take(&mut entries).await {
+            beat.busy();
             let _flushing = Flushing(&self.traffic, entries.len());
             self.flush(&mut entries).await;
+            beat.idle();
         }
     }
 
     /// Waits for the next batch; `false` when no more will come.
-    async fn take(&mut self, entries: &mut Vec<Entry<T, R>>) -> bool {
+    async fn take(&self, entries: &mut Vec<Entry<T, R>>) -> bool {
+        let mut closed = self.closed.clone();
         // One free lane at a time waits at the queue; the others wait here.
         let mut receiver = self.receiver.lock().await;
         let is_closed = tokio::select! {
             biased;
             () = self.traffic.take_from(&mut receiver, entries) => false,
-            _ = self.closed.wait_for(|closed| *closed) => true,
+            _ = closed.wait_for(|closed| *closed) => true,
         };
         if is_closed {
             receiver.close();

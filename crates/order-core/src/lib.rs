@@ -27,6 +27,7 @@ pub mod processor;
 mod reason;
 mod service;
 mod status;
+pub mod supervisor;
 mod ticket;
 mod trace;
 pub mod worker_api;

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use order_core::{
     Clock, Deadline, Error,
     group_commit::{BATCH_LEN_MAX, GroupCommit, GroupCommitConfig},
+    supervisor::Supervisor,
 };
 use tokio::sync::Semaphore;
 
@@ -53,7 +54,9 @@ fn rig(lanes: usize, queue_len_max: usize) -> Rig {
         lanes,
         queue_len_max,
         overlap_below: 8,
+        flush_time_max: GroupCommitConfig::FLUSH_TIME_MAX,
     };
+    let supervisor = Supervisor::new(&clock);
     let (group, lanes) = GroupCommit::new(config, &clock, move |items: Vec<u32>| {
         let (written, waiting) = (Arc::clone(&written), Arc::clone(&waiting));
         Box::pin(async move {
@@ -67,7 +70,7 @@ fn rig(lanes: usize, queue_len_max: usize) -> Rig {
         group: Arc::new(group),
         batches,
         gate,
-        lanes: lanes.into_iter().collect(),
+        lanes: lanes.into_iter().map(|lane| supervisor.run(lane)).collect(),
         now,
     }
 }

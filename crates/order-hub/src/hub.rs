@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use order_core::{
     CallContext, Error, EventBus, EventReceiver, OrderEvent, OrderEventStream, OrderStore,
-    OrderWatch, Topic, TopicChange, WatchOrder,
+    OrderWatch, Topic, TopicChange, WatchOrder, supervisor::Beat,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -217,8 +217,8 @@ impl Hub {
     ///
     /// # Cancel safety
     /// May be dropped at any point.
-    pub async fn run_reconcile(self: Arc<Self>, stop: CancellationToken) {
-        stop.run_until_cancelled(self.shared.reconcile_forever())
+    pub async fn run_reconcile(self: Arc<Self>, stop: CancellationToken, beat: Beat) {
+        stop.run_until_cancelled(self.shared.reconcile_forever(&beat))
             .await;
     }
 

@@ -14,9 +14,12 @@ use std::{
     time::Duration,
 };
 
-use order_core::{EventBus, EventTransport, OrderEvent};
+use order_core::{
+    EventBus, EventTransport, OrderEvent,
+    supervisor::{Beat, STEP_TIME_MAX, Task},
+};
 use tokio::{
-    sync::mpsc,
+    sync::{Mutex, mpsc},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -72,12 +75,9 @@ pub struct Outlet {
 }
 
 impl Outlet {
-    /// Builds an outlet, and the future that publishes what is queued. Its owner spawns it
-    /// and waits for it: after `stop` it publishes what is queued and ends within a second.
-    pub fn new(
-        transport: Arc<dyn EventTransport>,
-        stop: CancellationToken,
-    ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+    /// Builds an outlet, and the task that publishes what is queued. Its owner has it run and
+    /// waits for it: after `stop` it publishes what is queued and ends within a second.
+    pub fn new(transport: Arc<dyn EventTransport>, stop: CancellationToken) -> (Arc<Self>, Task) {
         let (sender, queue) = mpsc::channel(QUEUE_LEN_MAX);
         let counters = Arc::new(Counters::default());
         let publisher = Publisher {
@@ -90,7 +90,12 @@ impl Outlet {
             queue: sender,
             counters,
         };
-        (Arc::new(outlet), publisher.run(stop))
+        let publisher = Arc::new(Mutex::new(publisher));
+        let task = Task::new("outlet", STEP_TIME_MAX, move |beat| {
+            let (publisher, stop) = (Arc::clone(&publisher), stop.clone());
+            async move { publisher.lock().await.run(stop, &beat).await }
+        });
+        (Arc::new(outlet), task)
     }
 
     /// What waits and what was done.
@@ -123,14 +128,17 @@ struct Publisher {
 }
 
 impl Publisher {
-    async fn run(mut self, stop: CancellationToken) {
+    async fn run(&mut self, stop: CancellationToken, beat: &Beat) {
+        // What a run before this one failed on is not tried again.
+        self.counters.drop_events(self.batch.len());
+        self.batch.clear();
         let time_is_up = async {
             stop.cancelled().await;
             sleep(DRAIN_TIMEOUT).await;
         };
         tokio::select! {
             biased;
-            () = self.publish_all(&stop) => {}
+            () = self.publish_all(&stop, beat) => {}
             () = time_is_up => {}
         }
         self.queue.close();
@@ -139,7 +147,7 @@ impl Publisher {
     }
 
     /// Publishes until `stop`, and what is queued then, unless that fails.
-    async fn publish_all(&mut self, stop: &CancellationToken) {
+    async fn publish_all(&mut self, stop: &CancellationToken, beat: &Beat) {
         let mut outage = Outage::new("publishing events to other processes");
         let mut stopped = pin!(stop.cancelled());
         loop {
@@ -158,7 +166,10 @@ impl Publisher {
                 }
             }
             let (begun_at, is_full) = (Instant::now(), self.batch.len() >= BATCH_LEN_MAX);
-            let Err(cause) = self.publish_batch().await else {
+            beat.busy();
+            let published = self.publish_batch().await;
+            beat.idle();
+            let Err(cause) = published else {
                 outage.end();
                 if !is_full && !self.queue.is_closed() {
                     sleep_until(begun_at + PUBLISH_INTERVAL).await;

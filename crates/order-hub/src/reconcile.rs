@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use order_core::{Error, OrderEvent, OrderId, OrderState, UserId};
+use order_core::{Error, OrderEvent, OrderId, OrderState, UserId, supervisor::Beat};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{fill::READ_TIMEOUT, hub::Shared, lookups::Wanted, unsettled::Depth};
@@ -34,7 +34,7 @@ const ORDERS_PER_USER_MAX: usize = 20;
 const NEW_ORDERS_MAX: usize = 1_000;
 
 impl Shared {
-    pub(crate) async fn reconcile_forever(&self) {
+    pub(crate) async fn reconcile_forever(&self, beat: &Beat) {
         let mut n_passes = 0_u32;
         // A look-up between two passes has failed, and the next pass makes up for it.
         let mut is_behind = false;
@@ -45,17 +45,20 @@ impl Shared {
                 biased;
                 () = sleep_until(next_pass) => {
                     n_passes = n_passes.wrapping_add(1);
+                    beat.busy();
                     let reconciled = self.run_pass(n_passes, is_behind).await;
                     is_behind &= reconciled.is_err();
                     next_pass = Instant::now() + self.pause();
                     reconciled
                 }
                 wanted = self.lookups.taken() => {
+                    beat.busy();
                     let found = self.look_up(wanted).await;
                     is_behind |= found.is_err();
                     found
                 }
             };
+            beat.idle();
             if let Err(error) = reconciled {
                 tracing::warn!(error = error.chain(), "reconcile pass failed");
             }

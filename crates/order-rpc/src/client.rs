@@ -17,12 +17,14 @@ mod turn;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future::BoxFuture};
 use order_core::{
     CallContext, CancelOrder, Cause, Clock, CreateOrder, Error, EventPage, ListEvents, ListOrders,
     Order, OrderApi, OrderEventStream, OrderId, OrderPage, Receipt, RetryOrder, StreamTicket,
-    TicketGrant, UpdateStatus, WatchOrder, group_commit::Lanes,
+    TicketGrant, UpdateStatus, WatchOrder,
+    supervisor::{STEP_TIME_MAX, Supervisor, Task},
 };
+use tokio::sync::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
@@ -57,9 +59,13 @@ use resolve::{Resolver, SystemResolver};
 pub struct RemoteOrderApi {
     remote: Arc<Remote>,
     creates: Creates,
+    supervisor: Arc<Supervisor>,
     closing: CancellationToken,
     _close_on_drop: DropGuard,
 }
+
+/// The lanes of a client. Each is a future that its owner spawns and waits for.
+pub type RunningLanes = Vec<BoxFuture<'static, ()>>;
 
 impl RemoteOrderApi {
     /// Prepares the connections; makes none yet. The caller spawns the lanes, which look up
@@ -71,7 +77,7 @@ impl RemoteOrderApi {
     pub fn new(
         config: &RpcClientConfig,
         clock: &Arc<dyn Clock>,
-    ) -> Result<(Self, Lanes), ConfigError> {
+    ) -> Result<(Self, RunningLanes), ConfigError> {
         Self::with_resolver(config, clock, Arc::new(SystemResolver))
     }
 
@@ -84,7 +90,7 @@ impl RemoteOrderApi {
         config: &RpcClientConfig,
         clock: &Arc<dyn Clock>,
         resolve: Arc<dyn Resolve>,
-    ) -> Result<(Self, Lanes), ConfigError> {
+    ) -> Result<(Self, RunningLanes), ConfigError> {
         let targets = targets(&config.urls)?;
         let endpoints = Arc::new(Endpoints::new(config));
         let remote = Arc::new(Remote::new(config, Arc::clone(&endpoints), clock));
@@ -99,12 +105,20 @@ impl RemoteOrderApi {
         };
         let closing = CancellationToken::new();
         let closed = closing.clone();
-        lanes.push(Box::pin(async move {
-            closed.run_until_cancelled(resolver.run()).await;
+        let resolver = Arc::new(Mutex::new(resolver));
+        lanes.push(Task::new("resolver", STEP_TIME_MAX, move |beat| {
+            let (closed, resolver) = (closed.clone(), Arc::clone(&resolver));
+            async move {
+                let running = async { resolver.lock().await.run(&beat).await };
+                closed.run_until_cancelled(running).await;
+            }
         }));
+        let supervisor = Supervisor::new(clock);
+        let lanes = lanes.into_iter().map(|lane| supervisor.run(lane)).collect();
         let remote = Self {
             remote,
             creates,
+            supervisor,
             _close_on_drop: closing.clone().drop_guard(),
             closing,
         };
@@ -255,6 +269,7 @@ impl OrderApi for RemoteOrderApi {
     }
 
     async fn check_ready(&self, ctx: &CallContext) -> Result<(), Error> {
+        self.supervisor.check()?;
         // One address that does not serve, perhaps because it is about to stop, says nothing
         // of the others: asking is repeated at another one.
         let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {

@@ -14,7 +14,7 @@ mod interceptor;
 mod server;
 pub mod status;
 
-pub use client::{ConfigError, RemoteOrderApi, Resolve, RpcClientConfig};
+pub use client::{ConfigError, RemoteOrderApi, Resolve, RpcClientConfig, RunningLanes};
 pub use server::{RpcServerConfig, RpcServerDeps, ServeError, serve};
 
 /// The messages and stubs of `proto/order/v1`.

@@ -14,9 +14,10 @@ use futures_util::FutureExt as _;
 use order_core::{
     Clock, Completed, Completion, Deadline, Error, JobToken, Verdict,
     group_commit::{GroupCommit, GroupCommitConfig, Lanes},
+    supervisor::{Beat, Task},
 };
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Mutex, Semaphore, mpsc},
     time::sleep,
 };
 
@@ -38,17 +39,27 @@ impl Completer {
     ) -> (Self, Lanes) {
         // One that does not fit waits for the end of its lease.
         let (aside, set_aside) = mpsc::channel(config.queue_len_max);
+        let set_aside = Arc::new(Mutex::new(set_aside));
         let ledger = Arc::new(Ledger {
             shared: Arc::clone(shared),
             free: Semaphore::new(config.queue_len_max),
             aside,
         });
         let flushing = Arc::clone(&ledger);
+        // A result is tried again until its lease runs out.
+        let flush_time_max = shared.leases.duration() + GroupCommitConfig::FLUSH_TIME_MAX;
+        let config = GroupCommitConfig {
+            flush_time_max,
+            ..config
+        };
         let (commits, mut lanes) = GroupCommit::new(config, clock, move |completions| {
             let ledger = Arc::clone(&flushing);
             async move { ledger.commit(completions).await }.boxed()
         });
-        lanes.push(Arc::clone(&ledger).commit_aside(set_aside).boxed());
+        let waiting = Arc::clone(&ledger);
+        lanes.push(Task::new("locked results", flush_time_max, move |beat| {
+            Arc::clone(&waiting).commit_aside(Arc::clone(&set_aside), beat)
+        }));
         (Self { commits, ledger }, lanes)
     }
 
@@ -94,6 +105,30 @@ struct Unsettled {
     locked: Vec<Completion>,
 }
 
+/// Results whose fate is not known yet. If their task ends without it, their jobs are given
+/// back: whatever was committed, giving back changes nothing of it.
+struct Open<'a> {
+    shared: &'a Shared,
+    completions: Vec<Completion>,
+}
+
+impl<'a> Open<'a> {
+    const fn new(shared: &'a Shared, completions: Vec<Completion>) -> Self {
+        Self {
+            shared,
+            completions,
+        }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        for completion in &self.completions {
+            self.shared.leases.give_back(completion.token);
+        }
+    }
+}
+
 /// Places for results under way; they are free again when this is dropped.
 struct Places<'a> {
     free: &'a Semaphore,
@@ -125,21 +160,21 @@ impl Ledger {
             free: &self.free,
             n_taken: n_completions,
         };
-        let mut open = completions;
+        let mut open = Open::new(&self.shared, completions);
         let mut backoff = Backoff::default();
         loop {
-            let unsettled = self.commit_once(open).await;
+            let unsettled = self.commit_once(&open.completions).await;
             self.set_aside(unsettled.locked);
-            open = unsettled.again;
-            if open.is_empty() || self.shared.stops.running.is_cancelled() {
+            open.completions = unsettled.again;
+            if open.completions.is_empty() || self.shared.stops.running.is_cancelled() {
                 break;
             }
             tokio::select! {
                 () = sleep(backoff.next_delay()) => {}
                 () = self.shared.stops.running.cancelled() => break,
             }
-            self.drop_expired(&mut open);
-            if open.is_empty() {
+            self.drop_expired(&mut open.completions);
+            if open.completions.is_empty() {
                 break;
             }
         }
@@ -161,13 +196,18 @@ impl Ledger {
 
     /// Commits what was set aside, each result by itself and for as long as its lease lasts,
     /// until no more jobs are taken. What is left then is given back by the drain.
-    async fn commit_aside(self: Arc<Self>, mut set_aside: mpsc::Receiver<Completion>) {
-        let mut open = Vec::new();
+    async fn commit_aside(
+        self: Arc<Self>,
+        set_aside: Arc<Mutex<mpsc::Receiver<Completion>>>,
+        beat: Beat,
+    ) {
+        let mut set_aside = set_aside.lock().await;
+        let mut open = Open::new(&self.shared, Vec::new());
         let mut backoff = Backoff::default();
         let taking = &self.shared.stops.taking;
         loop {
             let pause = async {
-                if open.is_empty() {
+                if open.completions.is_empty() {
                     pending::<()>().await;
                 }
                 sleep(backoff.next_delay()).await;
@@ -175,34 +215,42 @@ impl Ledger {
             tokio::select! {
                 biased;
                 () = taking.cancelled() => return,
-                Some(completion) = set_aside.recv(), if open.len() < set_aside.max_capacity() => {
-                    open.push(completion);
+                Some(completion) = set_aside.recv(), if open.completions.len() < set_aside.max_capacity() => {
+                    open.completions.push(completion);
                     backoff.reset();
                     continue;
                 }
                 () = pause => {}
             }
-            self.drop_expired(&mut open);
-            for completion in std::mem::take(&mut open) {
-                let Unsettled { again, locked } = self.commit_once(vec![completion]).await;
-                open.extend(again.into_iter().chain(locked));
+            self.drop_expired(&mut open.completions);
+            for _ in 0..open.completions.len() {
+                beat.busy();
+                // It stays in the list until its fate is known.
+                let Some(next) = open.completions.first().cloned() else {
+                    break;
+                };
+                let Unsettled { again, locked } = self.commit_once(&[next]).await;
+                let left = again.into_iter().chain(locked);
+                open.completions.splice(..1, std::iter::empty());
+                open.completions.extend(left);
             }
+            beat.idle();
         }
     }
 
     /// Commits once and returns what is to be tried again.
-    async fn commit_once(&self, completions: Vec<Completion>) -> Unsettled {
-        let answers = self.shared.queue.complete(&completions).await;
+    async fn commit_once(&self, completions: &[Completion]) -> Unsettled {
+        let answers = self.shared.queue.complete(completions).await;
         debug_assert_eq!(answers.len(), completions.len(), "a queue answers each");
         let missing = || Err(Error::internal("the queue did not answer for this result"));
         let answers = answers.into_iter().chain(std::iter::repeat_with(missing));
         let mut events = Vec::new();
         let mut settled = Vec::new();
         let mut unsettled = Unsettled::default();
-        for (completion, answer) in completions.into_iter().zip(answers) {
+        for (completion, answer) in completions.iter().zip(answers) {
             match answer {
                 Ok(Completed::Applied(event)) => {
-                    self.count(&completion);
+                    self.count(completion);
                     events.extend(event);
                 }
                 Ok(Completed::Stale) => self.fence(completion.token),
@@ -210,11 +258,11 @@ impl Ledger {
                     if unsettled.again.is_empty() {
                         tracing::warn!(error = error.chain(), "committing results failed");
                     }
-                    unsettled.again.push(completion);
+                    unsettled.again.push(completion.clone());
                     continue;
                 }
                 Err(Error::RequestInProgress { .. }) => {
-                    unsettled.locked.push(completion);
+                    unsettled.locked.push(completion.clone());
                     continue;
                 }
                 Err(error) => self.drop_failed(completion.token, &error),

@@ -55,6 +55,20 @@ enum Next {
     Abandoned(Turn),
 }
 
+/// A job that is run. If its worker panics, the lease is left to run out, and the attempt counts.
+struct Unanswered<'a> {
+    shared: &'a Shared,
+    token: Option<JobToken>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(token) = self.token {
+            self.shared.leases.forget([&token]);
+        }
+    }
+}
+
 /// How an attempt ended.
 enum Ended {
     /// The processor answered.
@@ -175,8 +189,14 @@ impl Executor {
             Begin::Returned => return,
             Begin::Lost => return self.fence(token),
         }
+        let mut unanswered = Unanswered {
+            shared: &self.shared,
+            token: Some(token),
+        };
         if self.retry.is_exhausted(job.attempt_in_round()) {
-            return self.complete(token, exhausted_verdict()).await;
+            self.complete(token, exhausted_verdict()).await;
+            unanswered.token = None;
+            return;
         }
         match self.attempt(&mut job, is_abandoned).await {
             Ended::With(outcome) => {
@@ -192,6 +212,7 @@ impl Executor {
             Ended::NotBegun => self.shared.leases.give_back(token),
             Ended::Stopped => {}
         }
+        unanswered.token = None;
     }
 
     async fn complete(&self, token: JobToken, verdict: Verdict) {
@@ -344,6 +365,7 @@ fn start_commit(
         lanes: 1,
         queue_len_max: config.workers,
         overlap_below: 1,
+        flush_time_max: GroupCommitConfig::FLUSH_TIME_MAX,
     };
     let shared = Arc::clone(shared);
     GroupCommit::new(config, clock, move |starts| {

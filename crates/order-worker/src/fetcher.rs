@@ -10,7 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use order_core::{Error, Job};
+use order_core::{Error, Job, supervisor::Beat};
 use tokio::time::{Instant, sleep};
 
 use crate::{backoff::Backoff, shared::Shared, slots::Slots};
@@ -31,12 +31,15 @@ pub(crate) struct Fetcher {
 impl Fetcher {
     /// Runs until claiming is stopped. A claim that is under way is finished, and its jobs
     /// are entered in the table of leases, so that a drain can give them back.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(self: Arc<Self>, beat: Beat) {
         let mut backoff = Backoff::default();
         // Jobs may be due from before this process began.
         let mut is_backlog = true;
         while let Some(limit) = self.wait(is_backlog).await {
-            match self.claim(limit).await {
+            beat.busy();
+            let claimed = self.claim(limit).await;
+            beat.idle();
+            match claimed {
                 Ok(is_full) => {
                     backoff.reset();
                     is_backlog = is_full;

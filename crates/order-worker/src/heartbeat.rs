@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{future::join_all, join};
-use order_core::{Error, JobToken};
+use order_core::{Error, JobToken, supervisor::Beat};
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep},
@@ -45,7 +45,7 @@ impl Heartbeat {
     }
 
     /// Beats until it is told to stop.
-    pub(crate) async fn run(self: Arc<Self>) {
+    pub(crate) async fn run(self: Arc<Self>, beat: Beat) {
         let mut is_healthy = true;
         loop {
             tokio::select! {
@@ -53,7 +53,10 @@ impl Heartbeat {
                 () = self.shared.stops.beating.cancelled() => return,
                 () = sleep(self.pause(is_healthy)) => {}
             }
-            is_healthy = match self.beat().await {
+            beat.busy();
+            let beaten = self.beat().await;
+            beat.idle();
+            is_healthy = match beaten {
                 Ok(()) => true,
                 Err(error) => {
                     tracing::warn!(error = error.chain(), "extending leases failed");

@@ -13,9 +13,10 @@ use std::{sync::Arc, time::Duration};
 use order_core::{
     BrokerError, HintConsumer, HintQueue, Job, JobDispatch, OrderId, Reservation,
     group_commit::BATCH_LEN_MAX,
+    supervisor::{Beat, STEP_TIME_MAX, Task},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{Mutex, mpsc},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -45,10 +46,7 @@ pub struct HintSender {
 impl HintSender {
     /// A sender, and the task that sends; it ends some time after `stop`, when what waits is
     /// sent, or 1 s later.
-    pub fn new(
-        hints: Arc<dyn HintQueue>,
-        stop: CancellationToken,
-    ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+    pub fn new(hints: Arc<dyn HintQueue>, stop: CancellationToken) -> (Arc<Self>, Task) {
         let (unsent, waiting) = mpsc::channel(UNSENT_LEN_MAX);
         let stats = Arc::new(HintStats::default());
         let sender = Self {
@@ -60,7 +58,12 @@ impl HintSender {
             waiting,
             stats,
         };
-        (Arc::new(sender), sending.run(stop))
+        let sending = Arc::new(Mutex::new(sending));
+        let task = Task::new("hint sender", STEP_TIME_MAX, move |_| {
+            let (sending, stop) = (Arc::clone(&sending), stop.clone());
+            async move { sending.lock().await.run(stop).await }
+        });
+        (Arc::new(sender), task)
     }
 
     /// Counters of what was sent.
@@ -91,7 +94,7 @@ struct Sending {
 }
 
 impl Sending {
-    async fn run(mut self, stop: CancellationToken) {
+    async fn run(&mut self, stop: CancellationToken) {
         if stop.run_until_cancelled(self.send_all()).await.is_none() {
             self.waiting.close();
             if timeout(LAST_SEND_TIMEOUT, self.send_all()).await.is_err() {
@@ -135,6 +138,7 @@ pub(crate) struct HintFetcher {
     pub(crate) shared: Arc<Shared>,
     pub(crate) slots: Slots,
     pub(crate) consumer: Box<dyn HintConsumer>,
+    pub(crate) beat: Beat,
 }
 
 impl HintFetcher {
@@ -151,6 +155,7 @@ impl HintFetcher {
                     backoff.reset();
                     let next_claim = Instant::now() + BATCH_INTERVAL;
                     self.take(&hints.ids).await;
+                    self.beat.idle();
                     if !hints.is_full {
                         let wait = sleep_until(next_claim);
                         if shared.stops.while_claiming(wait).await.is_none() {
@@ -192,6 +197,7 @@ impl HintFetcher {
         let mut backoff = Backoff::default();
         let (sent_at, jobs) = loop {
             let sent_at = Instant::now();
+            self.beat.busy();
             match queue.claim_hinted(hints, leases.duration()).await {
                 Ok(jobs) => break (sent_at, jobs),
                 Err(error) => {

@@ -8,6 +8,7 @@ use std::{
 use order_core::{
     Clock, EventBus, HintQueue, JobDispatch, JobQueue, Processor, RetryPolicy,
     group_commit::{GroupCommitConfig, Lanes},
+    supervisor::{STEP_TIME_MAX, Supervisor, Task},
 };
 use tokio::{
     sync::Notify,
@@ -109,6 +110,8 @@ pub struct WorkerDeps {
     pub hints: Option<Arc<dyn HintQueue>>,
     /// Time, for the group commits. Leases follow tokio's clock, like all timers.
     pub clock: Arc<dyn Clock>,
+    /// Runs the tasks.
+    pub supervisor: Arc<Supervisor>,
 }
 
 /// What became of the jobs that a pool held when its drain began.
@@ -143,6 +146,7 @@ pub struct WorkerPool {
     hints: Option<Arc<dyn HintQueue>>,
     executor: Arc<Executor>,
     heartbeat: Arc<Heartbeat>,
+    supervisor: Arc<Supervisor>,
     tasks: Tasks,
     /// Taken by the start.
     lanes: Mutex<Option<Lanes>>,
@@ -169,6 +173,7 @@ impl WorkerPool {
             queue_len_max: config.queue_len_max,
             // Nobody waits for a completion, so it is never worth a small statement.
             overlap_below: 1,
+            flush_time_max: GroupCommitConfig::FLUSH_TIME_MAX,
         };
         let (completer, mut lanes) = Completer::new(completions, &deps.clock, &shared);
         let (executor, start_lanes) = Executor::new(
@@ -187,6 +192,7 @@ impl WorkerPool {
             shared,
             slots,
             hints: deps.hints,
+            supervisor: deps.supervisor,
             tasks: Tasks::default(),
             lanes: Mutex::new(Some(lanes)),
         }
@@ -213,19 +219,28 @@ impl WorkerPool {
             return;
         };
         for lane in lanes {
-            tracker.spawn(self.tasks.committing.track_future(lane));
+            self.spawn(tracker, &self.tasks.committing, lane);
         }
         for _ in 0..self.config.workers {
-            let worker = Arc::clone(&self.executor).run();
-            tracker.spawn(self.tasks.working.track_future(worker));
+            let executor = Arc::clone(&self.executor);
+            // An attempt takes as long as it may; `ATTEMPT_TIMEOUT` bounds it.
+            let worker = Task::new("worker", TIME_MAX, move |_| Arc::clone(&executor).run());
+            self.spawn(tracker, &self.tasks.working, worker);
         }
-        let heartbeat = Arc::clone(&self.heartbeat).run();
-        tracker.spawn(self.tasks.beating.track_future(heartbeat));
+        let heartbeat = Arc::clone(&self.heartbeat);
+        let heartbeat = Task::new("heartbeat", STEP_TIME_MAX, move |beat| {
+            Arc::clone(&heartbeat).run(beat)
+        });
+        self.spawn(tracker, &self.tasks.beating, heartbeat);
         self.start_fetchers(tracker);
     }
 
+    fn spawn(&self, tracker: &TaskTracker, step: &TaskTracker, task: Task) {
+        tracker.spawn(step.track_future(self.supervisor.run(task)));
+    }
+
     fn start_fetchers(&self, tracker: &TaskTracker) {
-        let fetcher = Fetcher {
+        let fetcher = Arc::new(Fetcher {
             shared: Arc::clone(&self.shared),
             slots: self.slots.clone(),
             poll_interval: self.config.poll_interval,
@@ -233,15 +248,24 @@ impl WorkerPool {
                 Some(_) => self.config.overdue,
                 None => Duration::ZERO,
             },
-        };
-        tracker.spawn(self.tasks.fetching.track_future(fetcher.run()));
+        });
+        let fetcher = Task::new("fetcher", STEP_TIME_MAX, move |beat| {
+            Arc::clone(&fetcher).run(beat)
+        });
+        self.spawn(tracker, &self.tasks.fetching, fetcher);
         if let Some(hints) = &self.hints {
-            let fetcher = HintFetcher {
-                shared: Arc::clone(&self.shared),
-                slots: self.slots.clone(),
-                consumer: hints.consumer(),
-            };
-            tracker.spawn(self.tasks.fetching.track_future(fetcher.run()));
+            let (shared, slots) = (Arc::clone(&self.shared), self.slots.clone());
+            let hints = Arc::clone(hints);
+            let fetcher = Task::new("hint fetcher", STEP_TIME_MAX, move |beat| {
+                let fetcher = HintFetcher {
+                    shared: Arc::clone(&shared),
+                    slots: slots.clone(),
+                    consumer: hints.consumer(),
+                    beat,
+                };
+                fetcher.run()
+            });
+            self.spawn(tracker, &self.tasks.fetching, fetcher);
         }
     }
 

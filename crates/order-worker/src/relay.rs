@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use order_core::{Error, EventOutbox, EventSink, group_commit::BATCH_LEN_MAX};
+use order_core::{Error, EventOutbox, EventSink, group_commit::BATCH_LEN_MAX, supervisor::Beat};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -115,13 +115,13 @@ impl EventRelay {
     /// # Cancel safety
     /// May be dropped at any point: some events are then published again, and no other relay
     /// publishes before the lease has run out.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+    pub async fn run(self: Arc<Self>, stop: CancellationToken, beat: Beat) {
         let mut backoff = Backoff::default();
         while !stop.is_cancelled() {
             let pause = match self.acquire().await {
                 Ok(true) => {
                     backoff.reset();
-                    self.hold(&stop).await;
+                    self.hold(&stop, &beat).await;
                     continue;
                 }
                 Ok(false) => {
@@ -167,7 +167,7 @@ impl EventRelay {
     }
 
     /// Publishes until `stop` or until the right is lost.
-    async fn hold(&self, stop: &CancellationToken) {
+    async fn hold(&self, stop: &CancellationToken, beat: &Beat) {
         tracing::info!("this process publishes events");
         let (lost, done) = (CancellationToken::new(), CancellationToken::new());
         let keeping = async {
@@ -175,7 +175,7 @@ impl EventRelay {
             lost.cancel();
         };
         let publishing = async {
-            lost.run_until_cancelled(self.publish_all(stop)).await;
+            lost.run_until_cancelled(self.publish_all(stop, beat)).await;
             done.cancel();
         };
         tokio::join!(keeping, publishing);
@@ -198,12 +198,15 @@ impl EventRelay {
     }
 
     /// Publishes until `stop`, or until there is no time left.
-    async fn publish_all(&self, stop: &CancellationToken) {
+    async fn publish_all(&self, stop: &CancellationToken, beat: &Beat) {
         let mut backoff = Backoff::default();
         let mut pause = PAUSE_MIN;
         let mut published = Vec::new();
         while !stop.is_cancelled() && self.has_time() {
-            let rest = match self.publish_batch(&mut published).await {
+            beat.busy();
+            let batch = self.publish_batch(&mut published).await;
+            beat.idle();
+            let rest = match batch {
                 Ok(n_events) => {
                     self.publishing.end();
                     backoff.reset();

@@ -68,71 +68,87 @@ fn page(name: &'static str, index: &'static str, n_entries_max: i64, query: Orde
     }
 }
 
+const IDS: &str = "orders_pkey";
+const USERS: &str = "orders_user_id_id_idx";
+const NAMES: &str = "orders_external_id_user_id_idx";
+
+fn start() -> Timestamp {
+    Timestamp::from_second(1_700_000_000).unwrap()
+}
+
+/// The bounds of the ids are as far from those of the time as clocks may differ.
+fn between(query: OrderQuery) -> OrderQuery {
+    OrderQuery {
+        created_after: Some(start() + 10.hours()),
+        created_before: Some(start() + 20.hours()),
+        after: Some(OrderId::floor_at(start() + 10.hours() - 1.minute())),
+        before: Some(OrderId::floor_at(start() + 20.hours() + 5.seconds())),
+        ..query
+    }
+}
+
 fn cases() -> Vec<Case> {
+    let mut cases = cases_of_lists();
+    cases.extend(cases_of_names());
+    cases
+}
+
+fn cases_of_lists() -> Vec<Case> {
     let all = OrderQuery::default;
     let by_user = || OrderQuery {
         user_id: Some(user(7)),
         ..all()
     };
-    let by_name = || OrderQuery {
-        external_id: ExternalId::parse("name-5000").ok(),
-        ..all()
-    };
-    let start = Timestamp::from_second(1_700_000_000).unwrap();
-    // The bounds of the ids are as far from those of the time as clocks may differ.
-    let between = |query: OrderQuery| OrderQuery {
-        created_after: Some(start + 10.hours()),
-        created_before: Some(start + 20.hours()),
-        after: Some(OrderId::floor_at(start + 10.hours() - 1.minute())),
-        before: Some(OrderId::floor_at(start + 20.hours() + 5.seconds())),
-        ..query
-    };
     let next = |query: OrderQuery| OrderQuery {
-        before: Some(OrderId::floor_at(start + 15.hours())),
+        before: Some(OrderId::floor_at(start() + 15.hours())),
         ..query
     };
     let with = |status, query: OrderQuery| OrderQuery {
         statuses: vec![status],
         ..query
     };
-    let (ids, users, names) = (
-        "orders_pkey",
-        "orders_user_id_id_idx",
-        "orders_external_id_user_id_idx",
-    );
     vec![
-        page("all", ids, 51, all()),
-        page("next of all", ids, 51, next(all())),
+        page("all", IDS, 51, all()),
+        page("next of all", IDS, 51, next(all())),
         // A status is the same for a thousand orders in a row.
-        page("status", ids, 2_051, with(OrderStatus::Processed, all())),
+        page("status", IDS, 2_051, with(OrderStatus::Processed, all())),
         // One descent for each order that has such a job.
         Case {
             n_ranges: 51,
-            ..page("failed", ids, 51, with(OrderStatus::Failed, all()))
+            ..page("failed", IDS, 51, with(OrderStatus::Failed, all()))
         },
         Case {
             n_ranges: 1_051,
-            ..page("pending", ids, 1_051, with(OrderStatus::Pending, all()))
+            ..page("pending", IDS, 1_051, with(OrderStatus::Pending, all()))
         },
-        page("time", ids, 101, between(all())),
-        page("user", users, 51, by_user()),
-        page("next of user", users, 51, next(by_user())),
+        page("time", IDS, 101, between(all())),
+        page("user", USERS, 51, by_user()),
+        page("next of user", USERS, 51, next(by_user())),
         page(
             "user and status",
-            users,
+            USERS,
             255,
             with(OrderStatus::Failed, by_user()),
         ),
-        page("user and time", users, 52, between(by_user())),
+        page("user and time", USERS, 52, between(by_user())),
+    ]
+}
+
+fn cases_of_names() -> Vec<Case> {
+    let by_name = || OrderQuery {
+        external_id: ExternalId::parse("name-5000").ok(),
+        ..OrderQuery::default()
+    };
+    vec![
         Case {
             n_found: 10,
-            ..page("external id", names, 10, by_name())
+            ..page("external id", NAMES, 10, by_name())
         },
         Case {
             n_found: 1,
             ..page(
                 "external id of user",
-                names,
+                NAMES,
                 1,
                 OrderQuery {
                     user_id: Some(user(10)),
@@ -144,7 +160,7 @@ fn cases() -> Vec<Case> {
             name: "recent states",
             read: Read::RecentStates(vec![user(1), user(2), user(3)]),
             n_found: 3 * LIMIT,
-            index: users,
+            index: USERS,
             n_ranges: 3,
             n_entries_max: 153,
         },

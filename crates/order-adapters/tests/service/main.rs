@@ -20,7 +20,7 @@ use order_core::{
     CallContext, Clock, CreateOrder, Deadline, Error, EventBus, IdempotencyKey, JobDispatch, Money,
     Order, OrderApi as _, OrderEvent, OrderEventStream, OrderId, OrderService, OrderServiceConfig,
     OrderServiceDeps, OrderStatus, OrderWatch, RequestId, Reservation, UpdateStatus, UserId,
-    WatchOrder,
+    WatchOrder, supervisor::Supervisor,
 };
 use order_testkit::{
     clock::{RuntimeClock, SeededIds},
@@ -90,6 +90,7 @@ impl Rig {
         let store = FaultStore::new(Arc::clone(&memory), FaultPlan::default(), 1);
         let store = Arc::new(store);
         let outside = Arc::new(Outside::default());
+        let supervisor = Supervisor::new(&(Arc::clone(&clock) as Arc<dyn Clock>));
         let (service, lanes) = OrderService::new(
             OrderServiceConfig::default(),
             OrderServiceDeps {
@@ -100,11 +101,12 @@ impl Rig {
                 clock: Arc::clone(&clock) as _,
                 ids: Arc::new(SeededIds::new(1)),
                 page_token_key: order_core::PageTokenKey::from_bytes([7; 32]),
+                supervisor: Arc::clone(&supervisor),
             },
         );
         let mut running = JoinSet::new();
         for lane in lanes {
-            running.spawn(lane);
+            running.spawn(supervisor.run(lane));
         }
         Self {
             clock,

@@ -51,10 +51,12 @@ impl Brokers {
             return Arc::clone(hub) as _;
         };
         let (outlet, publishing) = Outlet::new(Arc::clone(transport), background.stop.clone());
-        background.spawn(|_| publishing);
+        background.run(publishing);
         if is_watched {
             let (transport, hub) = (Arc::clone(transport), Arc::clone(hub));
-            background.spawn(|stop| run_inlet(transport, hub, stop));
+            background.spawn("inlet", move |stop, _| {
+                run_inlet(Arc::clone(&transport), Arc::clone(&hub) as _, stop)
+            });
         }
         Arc::new(Fanout::new(vec![Arc::clone(hub) as _, outlet]))
     }
@@ -69,7 +71,7 @@ impl Brokers {
             return pool.dispatch();
         };
         let (sender, sending) = HintSender::new(Arc::clone(hints), background.stop.clone());
-        background.spawn(|_| sending);
+        background.run(sending);
         sender
     }
 
@@ -95,7 +97,10 @@ impl Brokers {
                 sink: Arc::clone(sink),
             },
         );
-        background.spawn(|stop| Arc::new(relay).run(stop));
+        let relay = Arc::new(relay);
+        background.spawn("relay", move |stop, beat| {
+            Arc::clone(&relay).run(stop, beat)
+        });
         Ok(())
     }
 }

@@ -11,8 +11,10 @@ use order_adapters::{
     system::{SystemClock, UuidV7Ids},
 };
 use order_core::{
-    Clock, IdGen, OrderService, OrderServiceConfig, OrderServiceDeps, Processor, RetryPolicy,
+    Clock, IdGen, OrderService, OrderServiceConfig, OrderServiceDeps, OrderStore, Processor,
+    RetryPolicy,
     group_commit::GroupCommitConfig,
+    supervisor::{Beat, Supervisor, Task},
 };
 use order_hub::{Hub, HubConfig};
 use order_worker::{
@@ -56,7 +58,8 @@ impl Core {
         let database = Database::open(url, config.startup_timeout, clock)
             .await
             .context("cannot open the database")?;
-        let background = Background::default();
+        let supervisor = Supervisor::new(clock);
+        let background = Background::new(&supervisor);
         let hub = Hub::new(hub_config(config, serving), database.store());
         let bus = brokers.event_bus(&hub, serving.is_some(), &background);
         let tasks = TaskTracker::new();
@@ -68,6 +71,7 @@ impl Core {
                 processor,
                 hints: brokers.hints.clone(),
                 clock: Arc::clone(clock),
+                supervisor: Arc::clone(&supervisor),
             },
         );
         let remote_workers = remote_workers(
@@ -94,15 +98,14 @@ impl Core {
                 clock: Arc::clone(clock),
                 ids: Arc::clone(ids),
                 page_token_key: page_token_key.context("cannot read the key of page tokens")?,
+                supervisor: Arc::clone(&supervisor),
             },
         );
         for lane in lanes {
-            tasks.spawn(lane);
+            tasks.spawn(supervisor.run(lane));
         }
         pool.start(&tasks);
-        background.spawn(|stop| Arc::clone(&hub).run_reconcile(stop));
-        background
-            .spawn(|stop| maintenance::run_pruning(database.store(), Arc::clone(clock), stop));
+        background.start_upkeep(&hub, &database.store(), clock);
         Ok(Self {
             service: Arc::new(service),
             hub,
@@ -144,19 +147,49 @@ impl Core {
 }
 
 /// What runs beside the work until it is told to stop.
-#[derive(Default)]
 struct Background {
+    supervisor: Arc<Supervisor>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Background {
+    fn new(supervisor: &Arc<Supervisor>) -> Self {
+        Self {
+            supervisor: Arc::clone(supervisor),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
     /// Spawns what `task` makes of the token that stops it.
-    fn spawn<T>(&self, task: impl FnOnce(CancellationToken) -> T)
-    where
+    fn spawn<T>(
+        &self,
+        name: &'static str,
+        task: impl Fn(CancellationToken, Beat) -> T + Send + Sync + 'static,
+    ) where
         T: Future<Output = ()> + Send + 'static,
     {
-        self.tasks.spawn(task(self.stop.clone()));
+        let stop = self.stop.clone();
+        self.run(Task::new(name, BACKGROUND_STEP_TIME_MAX, move |beat| {
+            task(stop.clone(), beat)
+        }));
+    }
+
+    /// Spawns what the hub and the store need now and then.
+    fn start_upkeep(&self, hub: &Arc<Hub>, store: &Arc<dyn OrderStore>, clock: &Arc<dyn Clock>) {
+        let hub = Arc::clone(hub);
+        self.spawn("reconcile", move |stop, beat| {
+            Arc::clone(&hub).run_reconcile(stop, beat)
+        });
+        let (store, clock) = (Arc::clone(store), Arc::clone(clock));
+        self.spawn("pruning", move |stop, beat| {
+            maintenance::run_pruning(Arc::clone(&store), Arc::clone(&clock), stop, beat)
+        });
+    }
+
+    fn run(&self, task: Task) {
+        self.tasks.spawn(self.supervisor.run(task));
     }
 
     /// Ends everything, within a limit: it only carries hints, and what others can do as well.
@@ -169,6 +202,9 @@ impl Background {
         }
     }
 }
+
+/// No step of what runs in the background takes longer, a look at all that is watched included.
+const BACKGROUND_STEP_TIME_MAX: Duration = Duration::from_mins(10);
 
 /// How long what runs in the background may take to end.
 const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(2);

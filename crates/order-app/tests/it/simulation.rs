@@ -20,6 +20,7 @@ use order_core::{
     IdempotencyKey, Money, Order, OrderApi, OrderId, OrderQuery, OrderService, OrderServiceConfig,
     OrderServiceDeps, OrderStatus, OrderStore, Outcome, PageTokenKey, Processor, RequestId,
     RetryPolicy, UserId, WatchOrder,
+    supervisor::{STEP_TIME_MAX, Supervisor, Task},
 };
 use order_hub::{Hub, HubConfig};
 use order_testkit::{
@@ -107,6 +108,7 @@ impl Process {
             delay_max: Duration::from_millis(100),
         };
         let store = Arc::new(FaultStore::new(Arc::clone(memory), plan, seed));
+        let supervisor = Supervisor::new(clock);
         let hub = Hub::new(HubConfig::default(), Arc::clone(&store) as _);
         let effects = if seed.is_multiple_of(2) {
             Effects::None
@@ -133,6 +135,7 @@ impl Process {
                 }),
                 hints: None,
                 clock: Arc::clone(clock),
+                supervisor: Arc::clone(&supervisor),
             },
         );
         let (service, lanes) = OrderService::new(
@@ -146,14 +149,19 @@ impl Process {
                 // Never the ids that clients make.
                 ids: Arc::new(SeededIds::new(!seed)),
                 page_token_key: PageTokenKey::from_bytes([0; 32]),
+                supervisor: Arc::clone(&supervisor),
             },
         );
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         for lane in lanes {
-            tasks.spawn(lane);
+            tasks.spawn(supervisor.run(lane));
         }
         pool.start(&tasks);
-        tasks.spawn(hub.run_reconcile(stop.clone()));
+        let stopped = stop.clone();
+        let reconcile = Task::new("reconcile", STEP_TIME_MAX, move |beat| {
+            Arc::clone(&hub).run_reconcile(stopped.clone(), beat)
+        });
+        tasks.spawn(supervisor.run(reconcile));
         Self {
             store,
             service: Arc::new(service),

@@ -16,6 +16,7 @@ use crate::{
     Receipt, RetryOrder, StreamTicket, TICKET_LIFETIME, TicketGrant, TicketOffice, TicketSecret,
     UpdateStatus, WatchOrder,
     group_commit::{GroupCommit, GroupCommitConfig, GroupCommitStats, Lanes},
+    supervisor::Supervisor,
 };
 
 /// Few enough that a client is not kept waiting while the system is idle, and few enough
@@ -38,6 +39,8 @@ pub struct OrderServiceDeps {
     pub ids: Arc<dyn IdGen>,
     /// Seals page tokens.
     pub page_token_key: PageTokenKey,
+    /// Knows whether the tasks of the process run.
+    pub supervisor: Arc<Supervisor>,
 }
 
 /// How an [`OrderService`] writes.
@@ -60,6 +63,7 @@ impl Default for OrderServiceConfig {
             lanes: 2,
             queue_len_max: 4096,
             overlap_below: OVERLAP_BELOW,
+            flush_time_max: GroupCommitConfig::FLUSH_TIME_MAX,
         };
         Self {
             creates,
@@ -67,7 +71,7 @@ impl Default for OrderServiceConfig {
             changes: GroupCommitConfig {
                 lanes: 1,
                 queue_len_max: 1024,
-                overlap_below: OVERLAP_BELOW,
+                ..creates
             },
             key_retention: Duration::from_hours(24),
         }
@@ -86,10 +90,11 @@ pub struct OrderService {
     keyed_creates: GroupCommit<NewOrder, Created>,
     changes: GroupCommit<Change, Committed>,
     readiness: Readiness,
+    supervisor: Arc<Supervisor>,
 }
 
 impl OrderService {
-    /// Builds the service and the lanes that write for it; the caller spawns the lanes.
+    /// Builds the service and the lanes that write for it; the caller has the lanes run.
     pub fn new(config: OrderServiceConfig, deps: OrderServiceDeps) -> (Self, Lanes) {
         let OrderServiceDeps {
             store,
@@ -99,6 +104,7 @@ impl OrderService {
             clock,
             ids,
             page_token_key,
+            supervisor,
         } = deps;
         let creator = create::Creator {
             store: Arc::clone(&store),
@@ -130,6 +136,7 @@ impl OrderService {
                 keyed_creates,
                 changes,
                 readiness: Readiness::default(),
+                supervisor,
             },
             lanes,
         )
@@ -284,6 +291,7 @@ impl OrderApi for OrderService {
     }
 
     async fn check_ready(&self, ctx: &CallContext) -> Result<(), Error> {
+        self.supervisor.check()?;
         self.readiness.check(&*self.store, &*self.clock, ctx).await
     }
 }

@@ -12,10 +12,10 @@ use std::{
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use order_core::{
-    CallContext, Change, Committed, Created, Deadline, Error, IdempotencyKey, KeyOperation,
+    CallContext, Change, Clock, Committed, Created, Deadline, Error, IdempotencyKey, KeyOperation,
     Metadata, Money, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderState,
     OrderStatus, OrderStore, PageTokenKey, RequestId, StoredKey, TicketGrant, UserId, Version,
-    WatchOrder,
+    WatchOrder, supervisor::Supervisor,
 };
 use uuid::Uuid;
 
@@ -28,6 +28,30 @@ pub(super) enum Moment {
     AfterRead,
     BeforeHistory,
     AfterHistory,
+}
+
+/// The clock of the runtime.
+struct RuntimeClock;
+
+#[async_trait]
+impl Clock for RuntimeClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH
+    }
+
+    fn instant(&self) -> std::time::Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+/// Runs the tasks of a hub.
+pub(super) fn supervisor() -> Arc<Supervisor> {
+    let clock: Arc<dyn Clock> = Arc::new(RuntimeClock);
+    Supervisor::new(&clock)
 }
 
 type Hook = Box<dyn FnMut(Moment) + Send>;

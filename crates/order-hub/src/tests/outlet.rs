@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    fake::{FakeStore, SOON, event, order_id},
+    fake::{FakeStore, SOON, event, order_id, supervisor},
     hub, subscribe, waiting,
 };
 use crate::{Fanout, Outlet, OutletStats, lock, run_inlet};
@@ -134,7 +134,7 @@ impl Running {
         let transport = FakeTransport::new();
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let (outlet, run) = Outlet::new(Arc::clone(&transport) as _, stop.clone());
-        tracker.spawn(run);
+        tracker.spawn(supervisor().run(run));
         tracker.close();
         Self {
             transport,

@@ -2,19 +2,26 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use order_core::{EventBus, OrderStatus};
+use order_core::{
+    EventBus, OrderStatus,
+    supervisor::{STEP_TIME_MAX, Task},
+};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    fake::{FakeStore, SOON, event, order_id, user},
+    fake::{FakeStore, SOON, event, order_id, supervisor, user},
     hub, subscribe,
 };
 use crate::{Hub, HubConfig, Inbox, lock, unsettled::Depth};
 
 pub(super) fn start(hub: &Arc<Hub>) -> (TaskTracker, CancellationToken) {
     let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-    tracker.spawn(Arc::clone(hub).run_reconcile(stop.clone()));
+    let (hub, stopped) = (Arc::clone(hub), stop.clone());
+    let reconcile = Task::new("reconcile", STEP_TIME_MAX, move |beat| {
+        Arc::clone(&hub).run_reconcile(stopped.clone(), beat)
+    });
+    tracker.spawn(supervisor().run(reconcile));
     tracker.close();
     (tracker, stop)
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration}
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use http::Uri;
-use order_core::BoxError;
+use order_core::{BoxError, supervisor::Beat};
 use tokio::{
     net::lookup_host,
     time::{sleep, timeout},
@@ -73,9 +73,11 @@ pub(super) struct Resolver {
 impl Resolver {
     /// Looks up all names, at once and then every interval, sooner after a call has failed.
     /// Never ends by itself.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self, beat: &Beat) {
         loop {
+            beat.busy();
             self.look_up().await;
+            beat.idle();
             let factor = 1.0 + INTERVAL_SPREAD * (rand::random::<f64>() - 0.5);
             let hurried = async {
                 sleep(self.interval / HURRY_DIVISOR).await;

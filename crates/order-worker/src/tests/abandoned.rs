@@ -140,6 +140,7 @@ fn process(queue: &Arc<FakeQueue>, workers: usize, poison: OrderId) -> (WorkerPo
         processor: Arc::new(processor),
         hints: None,
         clock: Arc::new(SimClock::new()),
+        supervisor: supervisor(),
     };
     (WorkerPool::new(config, deps), died)
 }

@@ -131,6 +131,7 @@ async fn orders_of_one_process_are_worked_off_by_two() {
             processor: Arc::new(processor()),
             hints: None,
             clock: rig.clock.clone(),
+            supervisor: supervisor(),
         },
     );
     other.start(&rig.tracker);

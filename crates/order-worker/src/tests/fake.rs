@@ -73,6 +73,7 @@ pub(super) struct FakeQueue {
     /// What left the queue as PROCESSED, with the attempt that did it.
     processed: Mutex<Vec<JobToken>>,
     away: Mutex<BTreeSet<Statement>>,
+    panics: Mutex<BTreeSet<Statement>>,
     bad_rows: Mutex<BTreeSet<OrderId>>,
     bad_starts: Mutex<BTreeSet<OrderId>>,
     locked: Mutex<BTreeSet<OrderId>>,
@@ -88,6 +89,7 @@ impl FakeQueue {
             jobs: Mutex::default(),
             processed: Mutex::default(),
             away: Mutex::default(),
+            panics: Mutex::default(),
             bad_rows: Mutex::default(),
             bad_starts: Mutex::default(),
             locked: Mutex::default(),
@@ -207,7 +209,19 @@ impl FakeQueue {
         self.n_complete_statements.load(Ordering::Relaxed)
     }
 
+    /// Has the next statement of a kind panic.
+    pub(super) fn panic_once(&self, statement: Statement) {
+        self.panics.lock().unwrap().insert(statement);
+    }
+
+    /// Whether the next statement of a kind will panic.
+    pub(super) fn panics(&self, statement: Statement) -> bool {
+        self.panics.lock().unwrap().contains(&statement)
+    }
+
     fn check(&self, statement: Statement) -> Result<(), Error> {
+        let panics = self.panics.lock().unwrap().remove(&statement);
+        assert!(!panics, "a defect of the store");
         if self.away.lock().unwrap().contains(&statement) {
             return Err(Error::store_unavailable("connection refused"));
         }

@@ -242,7 +242,7 @@ async fn sender_shares_statements_and_leaves_no_job_leased() {
     assert!(sender.try_reserve().is_none());
     sender.notify_due(&order_ids);
     stop.cancel();
-    sending.await;
+    supervisor().run(sending).await;
 
     assert_eq!(*broker.hints.lock().unwrap(), order_ids);
     assert_eq!(broker.n_sends.load(Ordering::Relaxed), 2);
@@ -256,7 +256,7 @@ async fn sender_outlives_its_broker_and_drops_what_does_not_fit() {
     let stop = CancellationToken::new();
     let (sender, sending) = HintSender::new(Arc::new(Shared(broker.clone())), stop.clone());
     let tracker = TaskTracker::new();
-    tracker.spawn(sending);
+    tracker.spawn(supervisor().run(sending));
     let ids = SeededIds::new(1);
     let order_ids: Vec<_> = (0..100_000).map(|_| ids.order_id()).collect();
 

@@ -12,6 +12,7 @@ mod leases;
 mod relay;
 mod remote;
 mod remote_reports;
+mod supervised;
 mod throughput;
 
 use std::{
@@ -26,9 +27,9 @@ use std::{
 use futures_util::FutureExt as _;
 use order_core::{
     Attempt, Clock, Effects, HintQueue, IdGen as _, Job, JobDispatch, JobQueue as _, Metadata,
-    Money, Order, OrderId, OrderStatus, Outcome, RetryPolicy, UserId,
+    Money, Order, OrderId, OrderStatus, Outcome, RetryPolicy, UserId, supervisor::Supervisor,
 };
-use order_testkit::clock::{SeededIds, SimClock};
+use order_testkit::clock::{RuntimeClock, SeededIds, SimClock};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
@@ -55,6 +56,12 @@ fn config() -> WorkerConfig {
         },
         completion_lanes: 1,
     }
+}
+
+/// Runs the tasks of a pool on the clock of the runtime.
+fn supervisor() -> Arc<Supervisor> {
+    let clock: Arc<dyn Clock> = Arc::new(RuntimeClock::new());
+    Supervisor::new(&clock)
 }
 
 /// A processor without outside effects.
@@ -163,6 +170,7 @@ impl Rig {
                 processor: processor.clone(),
                 hints,
                 clock: clock.clone(),
+                supervisor: supervisor(),
             },
         );
         // As after a job that took no time: the queue has all its slots.

@@ -17,6 +17,7 @@ async fn throughput_of_a_pool_with_nothing_to_do() {
         processor: Arc::new(AutoProcessor::new(Duration::ZERO)),
         hints: None,
         clock: clock.clone(),
+        supervisor: supervisor(),
     };
     let pool = WorkerPool::new(WorkerConfig::default(), deps);
     let tracker = TaskTracker::new();

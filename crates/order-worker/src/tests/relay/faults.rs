@@ -61,7 +61,7 @@ async fn run_processes(rig: Arc<Rig>, mut rng: StdRng) -> usize {
     let mut n_crashed = 0;
     while !rig.stop.is_cancelled() {
         let life = up_to(&mut rng, 5 * LEASE);
-        let running = rig.relay().run(rig.stop.clone());
+        let running = rig.running(rig.relay());
         let running = freezing(running, &mut rng);
         n_crashed += usize::from(tokio::time::timeout(life, running).await.is_err());
     }

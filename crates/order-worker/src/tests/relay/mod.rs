@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use order_core::{IdGen as _, Order, OrderEvent, OrderId};
+use futures_util::future::BoxFuture;
+use order_core::{
+    IdGen as _, Order, OrderEvent, OrderId,
+    supervisor::{STEP_TIME_MAX, Task},
+};
 use order_testkit::clock::{SeededIds, SimClock};
 use tokio::{
     task::JoinSet,
@@ -17,6 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::fake::{FakeOutbox, FakeSink, Faults};
+use super::supervisor;
 use crate::{EventRelay, EventRelayConfig, EventRelayDeps};
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -52,9 +57,17 @@ impl Rig {
 
     fn start(&mut self) -> Arc<EventRelay> {
         let relay = self.relay();
-        let running = Arc::clone(&relay).run(self.stop.clone());
+        let running = self.running(Arc::clone(&relay));
         self.tasks.spawn(running);
         relay
+    }
+
+    /// The task of a relay.
+    fn running(&self, relay: Arc<EventRelay>) -> BoxFuture<'static, ()> {
+        let stop = self.stop.clone();
+        supervisor().run(Task::new("relay", STEP_TIME_MAX, move |beat| {
+            Arc::clone(&relay).run(stop.clone(), beat)
+        }))
     }
 
     /// Commits version 1 of as many orders.
@@ -130,7 +143,7 @@ async fn relay_that_stands_by_takes_over_from_a_dead_one() {
     eventually(|| rig.outbox.holder().is_some()).await;
     let first = rig.outbox.holder();
     let other = rig.relay();
-    let stands_by = Arc::clone(&other).run(rig.stop.clone());
+    let stands_by = rig.running(Arc::clone(&other));
     let mut others = JoinSet::new();
     others.spawn(stands_by);
     rig.commit(1);

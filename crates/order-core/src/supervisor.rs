@@ -1,0 +1,211 @@
+//! Watches over tasks that must run for as long as the process does.
+//!
+//! A task that panics, or makes no progress for longer than it may, is started again, and the
+//! process is not ready until it runs. Its owner still spawns it, stops it and waits for it: a
+//! task that returns was told to.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+
+use crate::{Clock, Error};
+
+/// A time that no step of a task takes: statements and calls of brokers have shorter limits.
+pub const STEP_TIME_MAX: Duration = Duration::from_mins(2);
+
+/// The bounds of the pause before a task is started again; it doubles each time.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// A task that was started again counts as running after this time.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// A task that ran for this long before it failed begins with the shortest pause again.
+const STEADY: Duration = Duration::from_mins(1);
+
+/// A task that can be started again.
+pub struct Task {
+    name: &'static str,
+    patience: Duration,
+    run: Box<dyn Fn(Beat) -> BoxFuture<'static, ()> + Send + Sync>,
+}
+
+impl Task {
+    /// A task that makes progress at least every `patience` while it is busy. Each call of
+    /// `run` begins it anew; what the last run left behind must be of use to the next.
+    pub fn new<F>(
+        name: &'static str,
+        patience: Duration,
+        run: impl Fn(Beat) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self {
+            name,
+            patience,
+            run: Box::new(move |beat| run(beat).boxed()),
+        }
+    }
+}
+
+/// By which a task shows that it makes progress.
+#[derive(Clone)]
+pub struct Beat(Arc<Pulse>);
+
+impl Beat {
+    /// Begins a step of the work, which may take as long as the patience with the task.
+    pub fn busy(&self) {
+        let nanos = self
+            .0
+            .clock
+            .instant()
+            .duration_since(self.0.base)
+            .as_nanos();
+        let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
+        self.0.busy_since.store(nanos.max(1), Ordering::Relaxed);
+    }
+
+    /// Waits for work, for as long as it takes.
+    pub fn idle(&self) {
+        self.0.busy_since.store(0, Ordering::Relaxed);
+    }
+}
+
+/// What is known of a task.
+struct Pulse {
+    name: &'static str,
+    patience: Duration,
+    clock: Arc<dyn Clock>,
+    base: Instant,
+    /// When the step under way began, in nanoseconds since `base`; 0: there is none.
+    busy_since: AtomicU64,
+    /// Whether it failed and has not run for a while since.
+    is_down: AtomicBool,
+}
+
+impl Pulse {
+    /// How long the task may still be busy; `None`: it is stuck.
+    fn time_left(&self) -> Option<Duration> {
+        let since = self.busy_since.load(Ordering::Relaxed);
+        if since == 0 {
+            return Some(self.patience);
+        }
+        let begun_at = self.base + Duration::from_nanos(since);
+        let elapsed = self.clock.instant().saturating_duration_since(begun_at);
+        self.patience.checked_sub(elapsed).filter(|t| !t.is_zero())
+    }
+
+    async fn until_stuck(&self) {
+        if self.is_down.load(Ordering::Relaxed) {
+            self.clock.sleep(SETTLED).await;
+            self.is_down.store(false, Ordering::Relaxed);
+        }
+        while let Some(time_left) = self.time_left() {
+            self.clock.sleep(time_left).await;
+        }
+    }
+}
+
+/// The tasks of a process.
+pub struct Supervisor {
+    clock: Arc<dyn Clock>,
+    tasks: Mutex<Vec<Arc<Pulse>>>,
+}
+
+impl Supervisor {
+    /// A supervisor without tasks.
+    pub fn new(clock: &Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self {
+            clock: Arc::clone(clock),
+            tasks: Mutex::default(),
+        })
+    }
+
+    /// The future that runs `task` until it returns.
+    ///
+    /// # Cancel safety
+    /// Dropping it drops the task.
+    pub fn run(self: &Arc<Self>, task: Task) -> BoxFuture<'static, ()> {
+        let Task {
+            name,
+            patience,
+            run,
+        } = task;
+        let pulse = Arc::new(Pulse {
+            name,
+            patience,
+            clock: Arc::clone(&self.clock),
+            base: self.clock.instant(),
+            busy_since: AtomicU64::new(0),
+            is_down: AtomicBool::new(false),
+        });
+        let supervisor = Arc::clone(self);
+        async move {
+            supervisor.lock().push(Arc::clone(&pulse));
+            supervise(&pulse, run).await;
+            supervisor.lock().retain(|task| !Arc::ptr_eq(task, &pulse));
+        }
+        .boxed()
+    }
+
+    /// Whether all tasks run and make progress.
+    ///
+    /// # Errors
+    /// [`Error::ServiceUnavailable`], which names a task.
+    pub fn check(&self) -> Result<(), Error> {
+        let tasks = self.lock();
+        let is_bad =
+            |task: &&Arc<Pulse>| task.is_down.load(Ordering::Relaxed) || task.time_left().is_none();
+        match tasks.iter().find(is_bad) {
+            Some(task) => {
+                let problem = format!("the task {} does not run", task.name);
+                Err(Error::service_unavailable(problem))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// No code that can panic runs under the lock, so the list is still whole.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Pulse>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn supervise(pulse: &Arc<Pulse>, run: impl Fn(Beat) -> BoxFuture<'static, ()>) {
+    let beat = Beat(Arc::clone(pulse));
+    let mut pause = PAUSE_MIN;
+    loop {
+        beat.idle();
+        let begun_at = pulse.clock.instant();
+        // Making the future may panic, too.
+        let running = AssertUnwindSafe(async { run(beat.clone()).await }).catch_unwind();
+        let problem = tokio::select! {
+            biased;
+            ended = running => match ended {
+                Ok(()) => return,
+                Err(_) => "panicked",
+            },
+            () = pulse.until_stuck() => "makes no progress",
+        };
+        pulse.is_down.store(true, Ordering::Relaxed);
+        if pulse.clock.instant().duration_since(begun_at) >= STEADY {
+            pause = PAUSE_MIN;
+        }
+        tracing::error!(
+            task = pulse.name,
+            problem,
+            ?pause,
+            "task failed and is started again"
+        );
+        pulse.clock.sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
