@@ -7,6 +7,7 @@
 
 mod database;
 mod installation;
+mod pair;
 
 use std::fs;
 use std::io::Write;
@@ -26,6 +27,7 @@ use super::process::{children, is_alive, send_signal};
 pub use database::{SharedPostgres, TEST_POSTGRES_URL, TestDatabase, database, shared};
 pub use installation::Installation;
 use installation::{INITDB_OPTIONS, SUPERUSER};
+pub use pair::{Loss, PostgresPair};
 
 /// How long a server may take until it answers. Starting takes well under a second, but
 /// crash recovery on a busy machine has taken four.
@@ -57,15 +59,15 @@ const SETTINGS: &[(&str, &str)] = &[
     ("timezone", "UTC"),
 ];
 
-/// What the watcher runs: `$1` is the directory of the server, `$2` is `initdb`, the rest
-/// is the command of the server. The word `restart` on its input restarts the server, the
+/// What the watcher runs: `$1` is the directory of the server, `$2` is the program that makes
+/// its data, the rest is the command of the server. The word `restart` on its input restarts the server, the
 /// end of its input ends both.
 ///
 /// `QUIT` stops a server at once. A shell starts background commands with `QUIT` ignored,
 /// so a server that is too young to have its own handlers is ended by `TERM`.
 const WATCHER: &str = r#"
 dir=$1
-"$2" $INITDB_OPTIONS --pgdata "$dir/data" </dev/null >"$dir/log" 2>&1
+"$2" $DATA_OPTIONS --pgdata "$dir/data" </dev/null >"$dir/log" 2>&1
 shift 2
 while :; do
     "$@" </dev/null >>"$dir/log" 2>&1 &
@@ -96,10 +98,22 @@ impl PostgresServer {
     /// Fails if PostgreSQL is not installed or does not start; the text is a reason to
     /// show. Needs a tokio runtime with real time.
     pub async fn start(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let data = ("initdb", INITDB_OPTIONS.join(" "));
+        Self::launch(&data, None, settings).await
+    }
+
+    /// Starts a server on `port`, or on any, with the data that a program makes, given its
+    /// options. Waits until it answers.
+    async fn launch(
+        data: &(&str, String),
+        port: Option<u16>,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let installation = Installation::find()?;
         let mut attempt = 1;
         loop {
-            let mut server = Self::spawn(&installation, settings)?;
+            let port = port.map_or_else(free_port, Ok).context("no port is free")?;
+            let mut server = Self::spawn(&installation, data, port, settings)?;
             match server.wait_until_ready().await {
                 Err(_) if attempt < START_ATTEMPTS_MAX && server.lost_its_port() => attempt += 1,
                 ready => return ready.map(|()| server),
@@ -107,19 +121,23 @@ impl PostgresServer {
         }
     }
 
-    fn spawn(installation: &Installation, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+    fn spawn(
+        installation: &Installation,
+        (program, options): &(&str, String),
+        port: u16,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("order-postgres-")
             .tempdir()
             .context("cannot make a directory for postgresql")?;
         installation.create_directory(directory.path())?;
-        let port = free_port().context("no port is free")?;
 
         let mut watcher = installation.command_at(Path::new("sh"));
         watcher
             .args(["-c", WATCHER, "postgres-watcher"])
             .arg(directory.path())
-            .arg(installation.program("initdb"))
+            .arg(installation.program(program))
             .arg(installation.program("postgres"))
             .arg("-D")
             .arg(directory.path().join("data"))
@@ -135,7 +153,7 @@ impl PostgresServer {
             watcher.arg("-c").arg(format!("{name}={value}"));
         }
         let watcher = watcher
-            .env("INITDB_OPTIONS", INITDB_OPTIONS.join(" "))
+            .env("DATA_OPTIONS", options)
             .current_dir("/")
             // An interrupt from the terminal goes to a whole process group. The watcher
             // must survive it to clean up.
@@ -168,14 +186,7 @@ impl PostgresServer {
     /// Kills every process of the server at once, as a power failure would, and waits until
     /// they are gone.
     pub async fn kill(&self) -> anyhow::Result<()> {
-        let server = self.id().context("the server does not run")?;
-        // A stopped server starts no processes that the list would miss.
-        ensure!(
-            send_signal("STOP", &[server])?.success(),
-            "the server cannot be stopped"
-        );
-        let mut processes = children(server);
-        processes.push(server);
+        let processes = self.stop_accepting()?;
         // A process that has ended by itself meanwhile makes the command fail: no matter,
         // the loop looks at each of them.
         send_signal("KILL", &processes)?;
@@ -185,6 +196,27 @@ impl PostgresServer {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
+    }
+
+    /// Stops every process of the server where it is, as if its machine were cut off: clients
+    /// hear nothing more, and connections to it are not refused. Can only be killed after that.
+    pub fn hang(&self) -> anyhow::Result<()> {
+        let processes = self.stop_accepting()?;
+        send_signal("STOP", &processes)?;
+        Ok(())
+    }
+
+    /// Stops the process that starts all others, so that no process is missing in the list that
+    /// is returned.
+    fn stop_accepting(&self) -> anyhow::Result<Vec<u32>> {
+        let server = self.id().context("the server does not run")?;
+        ensure!(
+            send_signal("STOP", &[server])?.success(),
+            "the server cannot be stopped"
+        );
+        let mut processes = children(server);
+        processes.push(server);
+        Ok(processes)
     }
 
     /// Starts the server again on its data and its port after [`kill`](Self::kill); one
