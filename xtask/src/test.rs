@@ -110,7 +110,7 @@ type ShortStorm = (
 );
 
 /// One of each kind, and one for each pair of engines.
-const SHORT_STORMS: [ShortStorm; 9] = [
+const SHORT_STORMS: [ShortStorm; 10] = [
     ("storm", &[], &["--orders=2000", "--kills=3"]),
     (
         "storm, local and postgres",
@@ -132,6 +132,11 @@ const SHORT_STORMS: [ShortStorm; 9] = [
             "--seconds=6",
             "--poison",
         ],
+    ),
+    (
+        "storm with failovers",
+        &[],
+        &["--failover", "--failovers=3"],
     ),
     (
         "storm, local and redis",

@@ -1,6 +1,9 @@
 //! Clients that post and watch at the same time, and what they must not have seen.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{sync::mpsc, task::JoinSet};
@@ -65,6 +68,16 @@ impl Load {
             posting,
             watching,
         }
+    }
+
+    /// What clients were told so far.
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.posts.ledger()
+    }
+
+    /// Has clients offer no orders, or offer them again.
+    pub(super) fn pause(&self, is_paused: bool) {
+        self.posts.pause(is_paused);
     }
 
     /// Offers no more orders, and waits until all that was offered is answered. Watchers

@@ -4,6 +4,7 @@
 //! - [`crash`]: one order service is killed again and again under load.
 //! - [`scale`]: of several services, workers and gateways one is killed every second, and
 //!   the broker is wiped.
+//! - [`failover`]: the primary database is lost again and again, and its standby takes over.
 //! - [`rolling`]: behind a load balancer every process in turn is stopped in good order.
 //!
 //! What clients saw is compared with what the database holds, and every line of the report
@@ -12,6 +13,7 @@
 mod balancer;
 mod broker;
 mod crash;
+mod failover;
 mod fleet;
 mod load;
 mod poison;
@@ -38,18 +40,20 @@ pub(crate) struct StormArgs {
     #[arg(long)]
     release: bool,
     /// Kill one of three services, three workers and two gateways every second instead.
-    #[arg(long, conflicts_with = "rolling")]
+    #[arg(long, conflicts_with_all = ["rolling", "failover"])]
     scale: bool,
     /// Restart all of them in turn, in good order and behind `HAProxy`, instead.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "failover")]
     rolling: bool,
+    #[command(flatten)]
+    failover: failover::FailoverArgs,
     #[command(flatten)]
     fleet: FleetArgs,
 }
 
-/// What `--scale` and `--rolling` run on.
+/// What `--scale`, `--rolling` and `--failover` run on.
 #[derive(Clone, Copy, Debug, clap::Args)]
-#[command(next_help_heading = "With --scale and --rolling")]
+#[command(next_help_heading = "With --scale, --rolling and --failover")]
 struct FleetArgs {
     /// What carries hints about jobs to the workers.
     #[arg(long, default_value = "local")]
@@ -86,6 +90,8 @@ pub(crate) async fn run(args: StormArgs) -> anyhow::Result<()> {
         scale::run(args.fleet, args.release).await
     } else if args.rolling {
         rolling::run(args.fleet, args.release).await
+    } else if args.failover.failover {
+        failover::run(args.failover, args.fleet, args.release).await
     } else {
         crash::run(args).await
     }

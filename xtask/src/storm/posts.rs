@@ -61,6 +61,11 @@ pub(super) struct Ledger {
     pub(super) n_given_up: u64,
     /// Acknowledgements that repeated an earlier one that did not arrive.
     pub(super) n_replayed: u64,
+    /// The other acknowledgements, and the time of the last of them.
+    pub(super) n_created: u64,
+    pub(super) created_at: Option<Instant>,
+    /// The time of the last refusal.
+    pub(super) refused_at: Option<Instant>,
 }
 
 /// Posts orders at a steady rate.
@@ -69,6 +74,7 @@ pub(super) struct Posts {
     urls: Vec<String>,
     tries: Tries,
     ledger: Mutex<Ledger>,
+    is_paused: AtomicBool,
     is_over: AtomicBool,
 }
 
@@ -89,8 +95,14 @@ impl Posts {
             urls,
             tries,
             ledger: Mutex::default(),
+            is_paused: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
         }
+    }
+
+    /// Offers no orders for a while; clients go on repeating what was not acknowledged.
+    pub(super) fn pause(&self, is_paused: bool) {
+        self.is_paused.store(is_paused, Ordering::Relaxed);
     }
 
     /// Offers no more orders.
@@ -117,6 +129,9 @@ impl Posts {
         let mut n = 0;
         while !self.is_over.load(Ordering::Relaxed) {
             ticks.tick().await;
+            if self.is_paused.load(Ordering::Relaxed) {
+                continue;
+            }
             while posts.len() >= IN_FLIGHT_MAX {
                 join_one(&mut posts).await?;
             }
@@ -144,13 +159,19 @@ impl Posts {
                     // Full means that enough orders are watched.
                     let _full = watched.try_send(order_id.clone());
                     let mut ledger = self.ledger();
-                    ledger.n_replayed += u64::from(is_replay);
+                    if is_replay {
+                        ledger.n_replayed += 1;
+                    } else {
+                        ledger.n_created += 1;
+                        ledger.created_at = Some(Instant::now());
+                    }
                     ledger.acknowledged.push(order_id);
                     return Ok(());
                 }
                 Answer::Refused { why, is_final } => {
                     let mut ledger = self.ledger();
                     *ledger.refusals.entry(why).or_default() += 1;
+                    ledger.refused_at = Some(Instant::now());
                     if is_final || self.tries == Tries::One || Instant::now() >= deadline {
                         ledger.n_given_up += 1;
                         return Ok(());

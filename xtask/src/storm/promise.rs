@@ -40,6 +40,10 @@ const CHECKS: [(&str, &str); 6] = [
     ),
 ];
 
+/// Orders that exist more than once: every post has a number of its own.
+pub(super) const DOUBLED: &str = "SELECT count(*) FROM (SELECT metadata->>'post' FROM orders \
+     GROUP BY 1 HAVING count(*) > 1) x";
+
 /// Jobs of orders that have not ended: that of a FAILED one stays for a redrive.
 const JOBS_LEFT: &str = "SELECT count(*) FROM jobs WHERE due_at < 'infinity'";
 

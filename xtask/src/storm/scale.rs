@@ -15,7 +15,7 @@ use super::{
     load::{Load, Plan},
     poison::{self, Poison},
     posts::Tries,
-    promise::{Database, Verdict},
+    promise::{DOUBLED, Database, Verdict},
     sink::Sink,
 };
 use crate::system;
@@ -29,10 +29,6 @@ pub(super) const SETTLE_TIMEOUT: Duration = Duration::from_secs(22);
 
 /// The same while an order kills its workers: each of its attempts takes a lease.
 const POISON_SETTLE_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// Orders that exist more than once: every post has a number of its own.
-const DOUBLED: &str = "SELECT count(*) FROM (SELECT metadata->>'post' FROM orders \
-     GROUP BY 1 HAVING count(*) > 1) x";
 
 /// What was done to the fleet.
 struct Faults {
