@@ -112,7 +112,8 @@ impl PostgresEventTransport {
     async fn connect(&self, first: Option<&str>) -> Result<Link, BrokerError> {
         let open = async {
             let (client, mut connection) = self.target.config.connect(connect::tls()).await?;
-            let messages = stream::poll_fn(move |cx| connection.poll_message(cx)).boxed();
+            let messages =
+                stream::poll_fn(move |cx| session::poll_message(&mut connection, cx)).boxed();
             let mut link = Link { client, messages };
             if let Some(sql) = first {
                 link.execute(sql).await?;

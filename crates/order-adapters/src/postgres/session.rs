@@ -3,12 +3,18 @@
 //! The settings are part of the startup message, so that the server's limits hold from the
 //! first byte and opening a connection is one wait.
 
-use std::future::poll_fn;
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+};
 
 use deadpool_postgres::Connect;
 use futures_util::{FutureExt as _, future::BoxFuture};
-use tokio::task::JoinHandle;
-use tokio_postgres::{AsyncMessage, Client, Config, Error, error::DbError};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::JoinHandle,
+};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, error::DbError};
 use tokio_util::task::TaskTracker;
 
 use super::connect::tls;
@@ -77,7 +83,8 @@ impl Connect for Connector {
             let (client, mut connection) = config.connect(tls()).await?;
             let driver = self.0.spawn(async move {
                 // The client sees every error of the connection, too.
-                while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                while let Some(Ok(message)) = poll_fn(|cx| poll_message(&mut connection, cx)).await
+                {
                     if let AsyncMessage::Notice(notice) = message
                         && is_unreplicated(&notice)
                     {
@@ -92,6 +99,26 @@ impl Connect for Connector {
         }
         .boxed()
     }
+}
+
+/// Moves a connection on. Ends it when the server says that it no longer takes writes, as a
+/// demoted one may that keeps its connections: reads would be answered from the past, and
+/// notifications would not arrive. PostgreSQL 14 and newer say so with the next answer, so a
+/// connection gives one such answer at most.
+pub(super) fn poll_message<S, T>(
+    connection: &mut Connection<S, T>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<AsyncMessage, Error>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let message = connection.poll_message(cx);
+    if connection.parameter("default_transaction_read_only") == Some("on") {
+        tracing::warn!("the database became read-only; connecting again");
+        return Poll::Ready(None);
+    }
+    message
 }
 
 /// Whether a notice says that a commit is in the local log only. The text depends on the

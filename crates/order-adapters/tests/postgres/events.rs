@@ -14,7 +14,7 @@ use super::*;
 const N_CONNECTIONS: &str = "SELECT count(*) FROM pg_stat_activity \
     WHERE datname = current_database() AND application_name = 'order-system events'";
 
-fn transport_to(url: &str) -> Arc<PostgresEventTransport> {
+pub(super) fn transport_to(url: &str) -> Arc<PostgresEventTransport> {
     let transport = PostgresEventTransport::new(&PostgresConfig::new(url));
     Arc::new(transport.expect("the url is valid"))
 }
@@ -40,9 +40,9 @@ order_testkit::event_conformance!(conforming);
 
 /// A receiver that counts, and watches from when it is told to.
 #[derive(Default)]
-struct Counter {
-    is_watched: watch::Sender<bool>,
-    n_received: AtomicUsize,
+pub(super) struct Counter {
+    pub(super) is_watched: watch::Sender<bool>,
+    pub(super) n_received: AtomicUsize,
     n_resyncs: AtomicUsize,
 }
 
@@ -109,7 +109,7 @@ async fn listening(transport: &Arc<PostgresEventTransport>) -> (Arc<Counter>, Jo
     (counter, tasks)
 }
 
-fn events(n_events: u128) -> Vec<OrderEvent> {
+pub(super) fn events(n_events: u128) -> Vec<OrderEvent> {
     let event = |order: NewOrder| OrderEvent {
         order_id: order.id,
         user_id: order.user_id,

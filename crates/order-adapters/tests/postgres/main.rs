@@ -47,6 +47,7 @@ macro_rules! available {
 
 mod attempts;
 mod events;
+mod failover;
 mod faults;
 mod keys;
 mod outbox;
