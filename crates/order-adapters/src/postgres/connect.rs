@@ -9,7 +9,7 @@ use order_core::{BoxError, error_chain};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::{
     Client, Config, NoTls, SimpleQueryMessage,
-    config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs},
+    config::{Host, SslMode},
     error::SqlState,
 };
 use tokio_util::task::TaskTracker;
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::{
     errors::heals_with_time,
-    migration,
+    migration, open,
     pool::OPEN_TIMEOUT,
     session::{self, PROBE, PROBE_VALUE},
 };
@@ -32,14 +32,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long looking at the server may take at the start.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long sent data may stay unacknowledged before the connection counts as broken.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A silent connection is probed after this time, at this interval, this often.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_RETRIES: u32 = 3;
 
 /// Why a store could not be connected.
 #[derive(Debug, thiserror::Error)]
@@ -148,16 +140,7 @@ impl Target {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
-        config
-            .tcp_user_timeout(TCP_USER_TIMEOUT)
-            .keepalives(true)
-            .keepalives_idle(KEEPALIVE_IDLE)
-            .keepalives_interval(KEEPALIVE_INTERVAL)
-            .keepalives_retries(KEEPALIVE_RETRIES)
-            // Of several hosts, and after a failover, only the primary will do. In random order,
-            // so that one that accepts and then says nothing does not take every attempt.
-            .load_balance_hosts(LoadBalanceHosts::Random)
-            .target_session_attrs(TargetSessionAttrs::ReadWrite);
+        open::prepare(&mut config);
         let server = server_name(&config);
         Ok(Self { config, server })
     }
@@ -219,7 +202,7 @@ impl Target {
     async fn open(&self, waited: Duration, tasks: &TaskTracker) -> Result<Client, ConnectError> {
         let mut config = self.config.clone();
         config.application_name("order-system start");
-        match timeout(OPEN_TIMEOUT, config.connect(tls())).await {
+        match timeout(OPEN_TIMEOUT, open::open(&config)).await {
             Ok(Ok((client, connection))) => {
                 tasks.spawn(async move {
                     // The client sees every error of the connection, too.
@@ -333,7 +316,7 @@ impl Target {
         let pooler = || ConnectError::Pooler {
             server: self.server.clone(),
         };
-        let (client, connection) = match config.connect(tls()).await {
+        let (client, connection) = match open::open(&config).await {
             Ok(opened) => opened,
             // PgBouncer does not know the settings.
             Err(error) if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) => {

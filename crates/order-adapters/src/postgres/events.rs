@@ -39,9 +39,9 @@ use tokio_postgres::{AsyncMessage, Client, Error, types::Type};
 
 use super::{
     ConnectError, PostgresConfig,
-    connect::{self, Target},
+    connect::Target,
     errors::{Fault, heals_with_time},
-    session,
+    open, session,
 };
 use crate::event_message;
 
@@ -111,7 +111,7 @@ impl PostgresEventTransport {
     /// Opens a connection and executes `first` on it.
     async fn connect(&self, first: Option<&str>) -> Result<Link, BrokerError> {
         let open = async {
-            let (client, mut connection) = self.target.config.connect(connect::tls()).await?;
+            let (client, mut connection) = open::open(&self.target.config).await?;
             let messages =
                 stream::poll_fn(move |cx| session::poll_message(&mut connection, cx)).boxed();
             let mut link = Link { client, messages };

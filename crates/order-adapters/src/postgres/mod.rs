@@ -20,6 +20,7 @@ mod front;
 mod key;
 mod list;
 mod migration;
+mod open;
 mod outbox;
 mod pool;
 mod queue;

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, error::DbError};
 use tokio_util::task::TaskTracker;
 
-use super::connect::tls;
+use super::open::open;
 
 /// Settings of every connection. The server notices in seconds, not hours, that this process is
 /// gone, and frees its locks: while it answers, while it runs a statement, and while it waits.
@@ -80,7 +80,7 @@ impl Connect for Connector {
     fn connect(&self, config: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
         let config = config.clone();
         async move {
-            let (client, mut connection) = config.connect(tls()).await?;
+            let (client, mut connection) = open(&config).await?;
             let driver = self.0.spawn(async move {
                 // The client sees every error of the connection, too.
                 while let Some(Ok(message)) = poll_fn(|cx| poll_message(&mut connection, cx)).await

@@ -8,6 +8,8 @@ use order_testkit::server::{
     postgres::{Loss, PostgresPair},
 };
 
+use tokio::net::TcpListener;
+
 use super::{
     events::{Counter, events, transport_to},
     *,
@@ -91,6 +93,19 @@ async fn store_follows_the_primary_and_finds_everything_there() {
         }
         // The old primary takes no writes, and no connection goes there.
         pair.rejoin().await.unwrap();
+    }
+}
+
+/// As a server does whose machine is cut off after it has accepted a connection.
+#[tokio::test]
+async fn host_that_accepts_and_says_nothing_takes_no_attempt() {
+    let database = available!(empty_database());
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_host = format!("@{},", silent.local_addr().unwrap());
+    let url = database.url.replace('@', &silent_host);
+
+    for _ in 0..6 {
+        transport_to(&url).publish(&events(1)).await.unwrap();
     }
 }
 
