@@ -120,7 +120,8 @@ pub trait OrderStore: Send + Sync + 'static {
     /// every success that is answered from a row and not from a commit of its own.
     async fn confirm(&self, ctx: &CallContext) -> Result<(), Error>;
 
-    /// Whether the database answers and its schema is the one this program needs.
+    /// Checks that the database answers, takes writes, and has the schema this program needs. It
+    /// writes only if a write has failed lately because the disk was full or failing.
     async fn check(&self, ctx: &CallContext) -> Result<(), Error>;
 }
 

@@ -24,6 +24,9 @@ pub(super) enum Fault {
     Row(BoxError),
     /// The database cannot do it now.
     Unavailable(BoxError),
+    /// The server has no memory, disk or connections left, or the system below it fails. Reads
+    /// may still succeed.
+    Exhausted(BoxError),
     /// The caller's time ran out.
     DeadlineExceeded,
     /// Nobody foresaw this.
@@ -33,16 +36,20 @@ pub(super) enum Fault {
 impl Fault {
     /// Whether the statement may have taken effect.
     pub(super) const fn leaves_outcome_open(&self) -> bool {
-        matches!(self, Self::Connection(_) | Self::Unavailable(_))
+        matches!(
+            self,
+            Self::Connection(_) | Self::Unavailable(_) | Self::Exhausted(_)
+        )
     }
 }
 
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Connection(source) | Fault::Conflict(source) | Fault::Unavailable(source) => {
-                Self::store_unavailable(source)
-            }
+            Fault::Connection(source)
+            | Fault::Conflict(source)
+            | Fault::Unavailable(source)
+            | Fault::Exhausted(source) => Self::store_unavailable(source),
             // The database is well; whoever holds the lock is in progress.
             Fault::Locked(_) => Self::request_in_progress(),
             Fault::Row(source) | Fault::Defect(source) => Self::internal(source),
@@ -98,8 +105,7 @@ fn fault_of_state(code: &SqlState) -> fn(BoxError) -> Fault {
         Some("08" | "57") => Fault::Connection,
         // Data exceptions and violated constraints.
         Some("22" | "23") => Fault::Row,
-        // No memory, disk or connections left; errors of the system below.
-        Some("53" | "58") => Fault::Unavailable,
+        Some("53" | "58") => Fault::Exhausted,
         _ => Fault::Defect,
     }
 }
@@ -109,7 +115,7 @@ pub(super) fn heals_with_time(error: &tokio_postgres::Error) -> bool {
     match error.code() {
         Some(code) => matches!(
             fault_of_state(code)(code.code().into()),
-            Fault::Connection(_) | Fault::Locked(_) | Fault::Unavailable(_)
+            Fault::Connection(_) | Fault::Locked(_) | Fault::Unavailable(_) | Fault::Exhausted(_)
         ),
         None => error.is_closed() || is_io(error),
     }
@@ -144,9 +150,9 @@ mod tests {
             ("23505", "Conflict", ErrorKind::Unavailable),
             ("57014", "Unavailable", ErrorKind::Unavailable),
             ("55P03", "Locked", ErrorKind::Conflict),
-            ("53100", "Unavailable", ErrorKind::Unavailable),
-            ("53300", "Unavailable", ErrorKind::Unavailable),
-            ("58030", "Unavailable", ErrorKind::Unavailable),
+            ("53100", "Exhausted", ErrorKind::Unavailable),
+            ("53300", "Exhausted", ErrorKind::Unavailable),
+            ("58030", "Exhausted", ErrorKind::Unavailable),
             ("22021", "Row", ErrorKind::Internal),
             ("23514", "Row", ErrorKind::Internal),
             ("42P01", "Defect", ErrorKind::Internal),

@@ -154,6 +154,7 @@ impl PostgresEventTransport {
             | Fault::Locked(source)
             | Fault::Row(source)
             | Fault::Unavailable(source)
+            | Fault::Exhausted(source)
             | Fault::Defect(source) => BrokerError::Failed { server, source },
             Fault::DeadlineExceeded => self.silent(),
         }

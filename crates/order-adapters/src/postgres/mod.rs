@@ -30,7 +30,11 @@ mod store;
 mod table_lock;
 mod unsure;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use order_core::{CallContext, Deadline, OrderStore, RequestId};
 use tokio_postgres::Config;
@@ -120,6 +124,8 @@ pub struct PostgresStore {
     workers: Pool,
     maintenance: Arc<Pool>,
     cancels: Cancels,
+    /// Whether a statement failed for want of disk or memory since a probe last succeeded.
+    is_exhausted: Arc<AtomicBool>,
     unsure: Unsure,
     due: Front,
     abandoned: Front,
@@ -140,13 +146,15 @@ impl PostgresStore {
             source,
         };
         let cancels = Cancels::new();
+        let is_exhausted = Arc::default();
         let pool = |name, connections_max, wait| {
             let config = PoolConfig {
                 name,
                 connections_max,
                 wait,
             };
-            Pool::new(&database, &config, &cancels).map_err(|error| unusable(error.into()))
+            Pool::new(&database, &config, &cancels, &is_exhausted)
+                .map_err(|error| unusable(error.into()))
         };
         let store = Self {
             requests: pool("requests", config.requests_pool, REQUESTS_WAIT)?.into(),
@@ -155,6 +163,7 @@ impl PostgresStore {
             workers: pool("workers", config.workers_pool, WORKERS_WAIT)?,
             maintenance: pool("maintenance", config.maintenance_pool, WORKERS_WAIT)?.into(),
             cancels,
+            is_exhausted,
             unsure: Unsure::default(),
             due: Front::default(),
             abandoned: Front::default(),
@@ -179,7 +188,7 @@ impl PostgresStore {
             connections_max: REMOTE_WORKERS_POOL,
             wait: WORKERS_WAIT,
         };
-        let workers = Pool::new(&self.database, &config, &self.cancels);
+        let workers = Pool::new(&self.database, &config, &self.cancels, &self.is_exhausted);
         Ok(Self {
             database: self.database.clone(),
             requests: Arc::clone(&self.requests),
@@ -191,6 +200,7 @@ impl PostgresStore {
             })?,
             maintenance: Arc::clone(&self.maintenance),
             cancels: self.cancels.clone(),
+            is_exhausted: Arc::clone(&self.is_exhausted),
             unsure: Unsure::default(),
             due: Front::default(),
             abandoned: Front::default(),

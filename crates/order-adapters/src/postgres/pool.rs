@@ -12,7 +12,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -83,14 +83,17 @@ pub(super) struct Pool {
     connections: deadpool_postgres::Pool,
     cancels: Cancels,
     n_broken: AtomicU64,
+    is_exhausted: Arc<AtomicBool>,
 }
 
 impl Pool {
-    /// Makes a pool; connections are opened when they are first needed.
+    /// Makes a pool; connections are opened when they are first needed. A statement that fails
+    /// with [`Fault::Exhausted`] sets `is_exhausted`.
     pub(super) fn new(
         database: &Config,
         pool: &PoolConfig,
         cancels: &Cancels,
+        is_exhausted: &Arc<AtomicBool>,
     ) -> Result<Self, deadpool_postgres::BuildError> {
         let mut database = database.clone();
         database.application_name(format!("order-system {}", pool.name));
@@ -111,6 +114,7 @@ impl Pool {
             connections,
             cancels: cancels.clone(),
             n_broken: AtomicU64::new(0),
+            is_exhausted: Arc::clone(is_exhausted),
         })
     }
 
@@ -252,6 +256,9 @@ impl Pool {
             let error = "the database did not answer in time";
             return Err(Fault::Unavailable(error.into()));
         };
+        if matches!(answer, Err(Fault::Exhausted(_))) {
+            self.is_exhausted.store(true, Ordering::Relaxed);
+        }
         if matches!(answer, Err(Fault::Connection(_))) {
             self.n_broken.fetch_add(1, Ordering::Relaxed);
             // A restart or a failover breaks all connections.

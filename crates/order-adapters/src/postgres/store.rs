@@ -1,6 +1,9 @@
 //! Orders and their history.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -26,6 +29,10 @@ use super::{
 
 /// The name of the secret that seals page tokens.
 const PAGE_TOKEN_KEY: &str = "page_token_key";
+
+/// The name under which a probe writes, and how many bytes.
+const WRITE_PROBE: &str = "write_probe";
+const PROBE_LEN: usize = 64 * 1024;
 
 fn commit<'a>() -> BatchStatement<&'a Change, (OrderId, Version), Order> {
     BatchStatement {
@@ -99,6 +106,26 @@ impl PostgresStore {
             Ok((row::order_id(row, 0)?, order))
         };
         rows.iter().map(order).collect()
+    }
+}
+
+impl PostgresStore {
+    /// Tries a write if one has failed because the server's disk was full or failing. The row
+    /// is several pages of random bytes, which cannot be compressed, so that the table grows.
+    async fn check_writes(&self, ctx: &CallContext) -> Result<(), Error> {
+        if !self.is_exhausted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut bytes = vec![0_u8; PROBE_LEN];
+        rand::fill(&mut bytes[..]);
+        let write = "INSERT INTO secrets (name, value) VALUES ($1, $2) \
+            ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        let remove = "DELETE FROM secrets WHERE name = $1";
+        let probe = &WRITE_PROBE as &(dyn ToSql + Sync);
+        self.readiness.read(ctx, write, &[probe, &bytes]).await?;
+        self.readiness.read(ctx, remove, &[probe]).await?;
+        self.is_exhausted.store(false, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -294,7 +321,7 @@ impl OrderStore for PostgresStore {
             Ok((has_schema, is_writable))
         });
         match row.transpose()? {
-            Some((true, true)) => Ok(()),
+            Some((true, true)) => self.check_writes(ctx).await,
             Some((true, false)) => Err(Error::store_unavailable("the database is read-only")),
             _ => Err(Error::store_unavailable(
                 "the schema of the database is older than this program needs",

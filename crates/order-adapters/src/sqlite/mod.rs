@@ -249,7 +249,7 @@ impl OrderStore for SqliteStore {
                 "the schema has version {found}, but {needed} is needed"
             )));
         }
-        Ok(())
+        self.writer.check().await
     }
 }
 

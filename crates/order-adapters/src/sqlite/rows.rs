@@ -173,6 +173,23 @@ pub(super) fn readable<T>(row: &Row<'_>, read: rusqlite::Result<T>) -> Option<T>
     read.ok()
 }
 
+/// Whether the disk or the file system is the cause of a failure, so that other writes are
+/// likely to fail too.
+pub(super) fn is_disk_failure(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase
+        )
+    )
+}
+
 /// Translates a failure: what may go away by itself is the store being unavailable, a
 /// statement that was interrupted ran out of time, the rest is a defect.
 pub(super) fn store_error(error: rusqlite::Error) -> Error {

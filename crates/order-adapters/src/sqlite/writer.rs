@@ -3,9 +3,13 @@
 //! It takes all calls that wait, up to a limit, and runs them in one transaction with one
 //! durable commit. Each element of a call is a savepoint of its own, so a bad one fails
 //! alone. Nobody is answered before the commit. It knows nothing of orders.
+//!
+//! A full or failing disk leaves reads working. The thread therefore remembers that a write
+//! failed because of the disk, and the store is not ready until a write succeeds.
 
 use std::{
     any::Any,
+    cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,7 +22,7 @@ use order_core::{Clock, Error};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::rows::{store_error, to_micros};
+use super::rows::{is_disk_failure, store_error, to_micros};
 
 /// The most elements of one transaction, unless a single call has more: as many as the
 /// lanes of a group commit send in one call.
@@ -27,6 +31,15 @@ const UNITS_MAX: usize = 512;
 /// How many calls wait at most; one more is refused. Callers are lanes and workers, which
 /// have a handful of calls open each.
 const QUEUE_LEN_MAX: usize = 1024;
+
+/// Tries the disk: writes a row and removes it, each durably, then moves the log into the
+/// database file. The row has more pages than a usual transaction, because a transaction
+/// that failed leaves room for some in the log. Its bytes are random because equal pages are
+/// not written again.
+const PROBE: &str = "\
+INSERT OR REPLACE INTO secrets (name, value) VALUES ('write_probe', randomblob(262144));
+DELETE FROM secrets WHERE name = 'write_probe';
+PRAGMA wal_checkpoint;";
 
 /// What the writing thread has done so far.
 #[derive(Debug, Default)]
@@ -52,6 +65,23 @@ pub(super) struct Tx<'a> {
     connection: &'a Connection,
     /// The time of the whole transaction, in microseconds since 1970.
     now: i64,
+    disk_failure: &'a DiskFailure,
+}
+
+/// The last failure of a write because of the disk, until a probe succeeds.
+#[derive(Default)]
+struct DiskFailure(RefCell<Option<Error>>);
+
+impl DiskFailure {
+    /// Translates the failure of a statement, and remembers it if the disk is the cause.
+    fn translate(&self, error: rusqlite::Error) -> Error {
+        let is_disk_failure = is_disk_failure(&error);
+        let error = store_error(error);
+        if is_disk_failure {
+            *self.0.borrow_mut() = Some(error.clone());
+        }
+        error
+    }
 }
 
 impl Tx<'_> {
@@ -69,7 +99,7 @@ impl Tx<'_> {
         self.execute("SAVEPOINT unit")?;
         let result = catch_unwind(AssertUnwindSafe(|| run(self.connection, self.now)))
             .map_err(|panic| Error::internal(panic_text(panic.as_ref())))
-            .and_then(|result| result.map_err(store_error));
+            .and_then(|result| result.map_err(|error| self.disk_failure.translate(error)));
         if result.is_err() && !self.connection.is_autocommit() {
             self.execute("ROLLBACK TO unit")?;
         }
@@ -81,7 +111,9 @@ impl Tx<'_> {
 
     fn execute(&self, sql: &str) -> Result<(), Error> {
         let run = || self.connection.prepare_cached(sql)?.execute([]);
-        run().map(drop).map_err(store_error)
+        run()
+            .map(drop)
+            .map_err(|error| self.disk_failure.translate(error))
     }
 }
 
@@ -103,6 +135,8 @@ type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 struct Entry {
     n_units: usize,
+    /// Whether to try the disk first if the last write failed because of it.
+    probes: bool,
     call: Call,
 }
 
@@ -127,6 +161,7 @@ impl Writer {
             clock,
             receiver,
             stats: Arc::clone(&stats),
+            disk_failure: DiskFailure::default(),
         };
         let thread = thread::Builder::new()
             .name("sqlite-writer".to_owned())
@@ -150,6 +185,26 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> T + Send + 'static,
     {
+        self.submit(n_units, false, call).await
+    }
+
+    /// Checks that the thread answers, that it can begin a transaction, and that the disk
+    /// takes writes: after a write that failed because of the disk by writing, else without.
+    ///
+    /// # Cancel safety
+    /// As for [`Writer::run`].
+    pub(super) async fn check(&self) -> Result<(), Error> {
+        let disk_failure = |tx: &Tx<'_>| tx.disk_failure.0.borrow().clone();
+        self.submit(0, true, disk_failure)
+            .await?
+            .map_or(Ok(()), Err)
+    }
+
+    async fn submit<T, F>(&self, n_units: usize, probes: bool, call: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> T + Send + 'static,
+    {
         let (sender, receiver) = oneshot::channel();
         let call: Call = Box::new(move |tx| {
             let value = call(tx);
@@ -158,10 +213,14 @@ impl Writer {
                 let _ = sender.send(committed.map(|()| value));
             })
         });
-        self.enqueue(Entry { n_units, call })?;
+        self.enqueue(Entry {
+            n_units,
+            probes,
+            call,
+        })?;
         receiver.await.unwrap_or_else(|_| {
             Err(Error::store_unavailable(
-                "the writing thread ended before it answered",
+                "the writing thread failed before it answered",
             ))
         })
     }
@@ -207,23 +266,61 @@ struct Worker {
     clock: Arc<dyn Clock>,
     receiver: mpsc::Receiver<Entry>,
     stats: Arc<SqliteStats>,
+    disk_failure: DiskFailure,
 }
 
 impl Worker {
     fn run(mut self) {
         while let Some(first) = self.receiver.blocking_recv() {
-            let mut n_units = first.n_units;
+            let (mut n_units, mut probes) = (first.n_units, first.probes);
             let mut calls = vec![first.call];
             while n_units < UNITS_MAX {
                 let Ok(next) = self.receiver.try_recv() else {
                     break;
                 };
                 n_units += next.n_units;
+                probes |= next.probes;
                 calls.push(next.call);
             }
-            self.commit(calls, n_units);
+            // A panic outside of a unit fails the calls of this transaction. Without the
+            // thread, the process would never write again.
+            let run = AssertUnwindSafe(|| {
+                if probes {
+                    self.probe();
+                }
+                self.commit(calls, n_units);
+            });
+            if let Err(panic) = catch_unwind(run) {
+                tracing::error!(error = panic_text(panic.as_ref()), "transaction failed");
+                self.roll_back();
+            }
         }
         self.checkpoint();
+    }
+
+    /// Finds out whether the disk takes writes again, if the last one failed because of it.
+    fn probe(&self) {
+        if self.disk_failure.0.borrow().is_none() {
+            return;
+        }
+        match self.connection.execute_batch(PROBE) {
+            Ok(()) => {
+                self.disk_failure.0.take();
+                tracing::info!("the disk takes writes again");
+            }
+            Err(error) => {
+                let error = store_error(error);
+                self.disk_failure.0.replace(Some(error));
+            }
+        }
+    }
+
+    /// Ends the transaction that is open, if there is one.
+    fn roll_back(&self) {
+        if !self.connection.is_autocommit() {
+            // It can only fail because there is nothing to roll back any more.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
     }
 
     /// Runs `calls` in one transaction and answers them.
@@ -254,19 +351,18 @@ impl Worker {
         let tx = Tx {
             connection,
             now: to_micros(self.clock.now()),
+            disk_failure: &self.disk_failure,
         };
         // Without a transaction every unit refuses itself, and every call is answered.
         answers.extend(calls.into_iter().map(|call| call(&tx)));
-        begun.map_err(store_error)?;
+        let failed = |error| self.disk_failure.translate(error);
+        begun.map_err(failed)?;
         if connection.is_autocommit() {
             return Err(transaction_is_gone());
         }
         connection.execute_batch("COMMIT").map_err(|error| {
-            if !connection.is_autocommit() {
-                // A rollback can only fail because there is nothing to roll back any more.
-                let _ = connection.execute_batch("ROLLBACK");
-            }
-            store_error(error)
+            self.roll_back();
+            failed(error)
         })
     }
 

@@ -131,6 +131,41 @@ impl Fixture {
     }
 }
 
+/// What a server says whose disk is full: reads succeed, writes do not.
+#[tokio::test]
+async fn store_on_a_full_disk_is_not_ready_until_there_is_room() {
+    let fixture = available!(fixture());
+    assert!(is_new(&fixture.store.create(&orders(1)).await[0]));
+    fixture
+        .run(
+            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                RAISE 'could not extend file: No space left on device' USING ERRCODE = '53100';
+            END $$;
+            CREATE TRIGGER full_disk BEFORE INSERT ON orders EXECUTE FUNCTION full_disk();
+            CREATE TRIGGER full_disk BEFORE INSERT ON secrets EXECUTE FUNCTION full_disk()",
+        )
+        .await;
+    assert!(fixture.store.check(&ctx()).await.is_ok(), "no write failed");
+
+    let refused = fixture.store.create(&[order(2, 100)]).await;
+
+    assert!(
+        matches!(refused[..], [Err(Error::StoreUnavailable { .. })]),
+        "{refused:?}"
+    );
+    for _ in 0..2 {
+        let full = fixture.store.check(&ctx()).await;
+        assert!(
+            matches!(full, Err(Error::StoreUnavailable { .. })),
+            "{full:?}"
+        );
+    }
+    assert!(fixture.store.find(&ctx(), order(1, 100).id).await.is_ok());
+    fixture.run("DROP FUNCTION full_disk CASCADE").await;
+    fixture.store.check(&ctx()).await.expect("is ready again");
+    assert_eq!(fixture.number("SELECT count(*) FROM secrets").await, 0);
+}
+
 #[tokio::test]
 async fn write_is_repeated_when_its_connection_breaks() {
     let fixture = available!(fixture());

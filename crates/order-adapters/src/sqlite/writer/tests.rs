@@ -1,9 +1,11 @@
 use std::sync::mpsc as sync_mpsc;
 
 use futures_util::{future::join_all, poll};
+use order_core::{CallContext, Deadline, OrderStore as _, RequestId};
 use order_testkit::clock::SimClock;
+use uuid::Uuid;
 
-use super::*;
+use super::{super::SqliteStore, *};
 
 fn writer() -> Writer {
     let connection = Connection::open_in_memory().expect("opens");
@@ -149,4 +151,88 @@ async fn close_finishes_what_waits_and_refuses_what_comes() {
     let refused = insert_one(&writer, 11).await;
     assert!(matches!(refused, Err(Error::ShuttingDown { .. })));
     writer.close();
+}
+
+#[tokio::test]
+async fn panic_outside_of_a_unit_fails_its_transaction_and_the_thread_lives_on() {
+    let writer = writer();
+    let call = |tx: &Tx<'_>| {
+        let before = tx.unit(|connection, _| insert(connection, 1));
+        assert!(before.is_err(), "the first panics");
+    };
+
+    let failed = writer.run(1, call).await;
+
+    assert!(
+        matches!(failed, Err(Error::StoreUnavailable { .. })),
+        "{failed:?}"
+    );
+    writer.check().await.expect("the thread lives");
+    insert_one(&writer, 2).await.expect("commits");
+    assert_eq!(numbers(&writer).await, [2]);
+}
+
+/// Lets the database file grow by `n_pages` from now on.
+async fn limit_pages(store: &SqliteStore, n_pages: i64) {
+    let limit = move |connection: &Connection, _: i64| {
+        let count = "PRAGMA page_count";
+        let len: i64 = connection.query_row(count, [], |row| row.get(0))?;
+        connection.pragma_update(None, "max_page_count", len + n_pages)
+    };
+    store.write(limit).await.expect("is limited");
+}
+
+/// SQLite answers as on a full disk when the file has as many pages as it may have.
+#[tokio::test]
+async fn store_on_a_full_disk_is_not_ready_until_there_is_room() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let path = directory.path().join("orders.db");
+    let store = SqliteStore::open(&path, Arc::new(SimClock::new())).expect("opens");
+    let ctx = CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE);
+    store.check(&ctx).await.expect("is ready");
+    limit_pages(&store, 4).await;
+
+    let grow = |connection: &Connection, _: i64| {
+        let fill = "INSERT INTO secrets VALUES ('filling', randomblob(100000))";
+        connection.execute(fill, [])
+    };
+    let refused = store.write(grow).await;
+    assert!(
+        matches!(refused, Err(Error::StoreUnavailable { .. })),
+        "{refused:?}"
+    );
+    for _ in 0..2 {
+        let full = store.check(&ctx).await;
+        assert!(
+            matches!(full, Err(Error::StoreUnavailable { .. })),
+            "{full:?}"
+        );
+    }
+
+    limit_pages(&store, 1_000).await;
+    for _ in 0..2 {
+        store.check(&ctx).await.expect("is ready again");
+    }
+    let count = |connection: &Connection, _: i64| {
+        connection.query_row("SELECT count(*) FROM secrets", [], |row| row.get(0))
+    };
+    let n_left: i64 = store.write(count).await.expect("reads");
+    assert_eq!(n_left, 0, "the probe left something behind");
+}
+
+/// One page that cannot be read does not make a store unready that writes all others.
+#[tokio::test]
+async fn probe_decides_whether_a_failure_was_of_the_disk() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let path = directory.path().join("orders.db");
+    let store = SqliteStore::open(&path, Arc::new(SimClock::new())).expect("opens");
+    let ctx = CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE);
+    let corrupt = |_: &Connection, _: i64| -> rusqlite::Result<()> {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+        Err(rusqlite::Error::SqliteFailure(code, None))
+    };
+
+    assert!(store.write(corrupt).await.is_err());
+
+    store.check(&ctx).await.expect("other writes succeed");
 }

@@ -162,6 +162,8 @@ async fn processed(store: &SqliteStore, order_id: OrderId, attempt: u32) {
 
 order_testkit::store_conformance!(sqlite);
 
+mod disk;
+
 #[test]
 fn lease_protocol_follows_its_model() {
     check_lease_protocol(32, sqlite);
