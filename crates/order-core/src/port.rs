@@ -60,6 +60,9 @@ pub trait OrderStore: Send + Sync + 'static {
     ///
     /// A key commits with its change. If it is there already, whatever for, nothing is
     /// written and the change is [`Committed::Stale`]: the caller looks at the key again.
+    ///
+    /// Where the answer to a commit can be lost, a change that is sent again with the same
+    /// [`Change::id`] is answered as the first time, with the order as it is now.
     async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>>;
 
     /// Reads what a key was used for, from the primary.

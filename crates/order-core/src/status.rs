@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use uuid::Uuid;
+
 use crate::{Cause, Error, KeyClaim, Order, OrderId, Version};
 
 /// Where an order stands. The discriminants are the codes stored in databases.
@@ -225,6 +227,9 @@ pub struct Change {
     pub cause: Option<Cause>,
     /// A key to store with it, whose owner is the user of the order.
     pub key: Option<KeyClaim>,
+    /// Names the change, so that a store recognises it when it is sent again because its
+    /// commit was not answered. `None`: it is never recognised.
+    pub id: Option<Uuid>,
 }
 
 /// Decides whether `command` may move `order`; `None` means it already stands there and
@@ -269,5 +274,6 @@ pub fn decide(order: &Order, command: Command) -> Result<Option<Change>, Error> 
         job: transition.job,
         cause: command.into_cause(),
         key: None,
+        id: None,
     }))
 }

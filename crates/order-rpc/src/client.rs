@@ -19,9 +19,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, future::BoxFuture};
 use order_core::{
-    CallContext, CancelOrder, Cause, Clock, CreateOrder, Error, EventPage, ListEvents, ListOrders,
-    Order, OrderApi, OrderEventStream, OrderId, OrderPage, Receipt, RetryOrder, StreamTicket,
-    TicketGrant, UpdateStatus, WatchOrder,
+    CallContext, CancelOrder, Cause, Clock, CreateOrder, Error, EventPage, IfMatch, ListEvents,
+    ListOrders, Order, OrderApi, OrderEventStream, OrderId, OrderPage, Receipt, RetryOrder,
+    StreamTicket, TicketGrant, UpdateStatus, WatchOrder,
     supervisor::{STEP_TIME_MAX, Supervisor, Task},
 };
 use tokio::sync::Mutex;
@@ -185,7 +185,15 @@ impl OrderApi for RemoteOrderApi {
         if let Some(reason) = &request.reason {
             Cause::check_message("reason", reason)?;
         }
-        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
+        // Without a key, a precondition that the first attempt met fails at the second.
+        let is_repeatable = request.idempotency_key.is_some()
+            || !matches!(request.if_match, Some(IfMatch::Versions(_)));
+        let repeat = if is_repeatable {
+            Repeat::Harmless
+        } else {
+            Repeat::IfRefused
+        };
+        let answer = self.remote.call(ctx, repeat, |attempt| {
             let message = attempt.request(convert::cancel_to_proto(&request));
             async move { attempt.orders().cancel_order(message).await }
         });
@@ -197,7 +205,8 @@ impl OrderApi for RemoteOrderApi {
     }
 
     async fn retry_order(&self, ctx: &CallContext, request: RetryOrder) -> Result<Order, Error> {
-        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
+        // After the first attempt a worker may have moved the order, and the second would fail.
+        let answer = self.remote.call(ctx, Repeat::IfRefused, |attempt| {
             let message = attempt.request(convert::retry_to_proto(&request));
             async move { attempt.orders().retry_order(message).await }
         });
@@ -209,7 +218,8 @@ impl OrderApi for RemoteOrderApi {
         ctx: &CallContext,
         request: UpdateStatus,
     ) -> Result<Order, Error> {
-        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
+        // As for a retry.
+        let answer = self.remote.call(ctx, Repeat::IfRefused, |attempt| {
             let message = attempt.request(convert::update_to_proto(&request));
             async move { attempt.orders().update_status(message).await }
         });

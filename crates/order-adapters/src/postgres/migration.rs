@@ -52,10 +52,14 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "V9__compare_keys_by_bytes",
         include_str!("../../../../migrations/postgres/V9__compare_keys_by_bytes.sql"),
     ),
+    (
+        "V10__name_changes",
+        include_str!("../../../../migrations/postgres/V10__name_changes.sql"),
+    ),
 ];
 
 /// The schema this program needs: the version of the last of [`MIGRATIONS`].
-pub(super) const VERSION_NEEDED: i32 = 9;
+pub(super) const VERSION_NEEDED: i32 = 10;
 
 /// Whether the schema has at least version $1, and the server takes writes. One row of an
 /// index: cheap enough for a readiness probe.

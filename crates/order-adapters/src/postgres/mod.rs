@@ -12,6 +12,7 @@
 //! Works with PostgreSQL 14 and newer, connected to directly: sessions keep settings and
 //! prepared statements, which a pooler in transaction mode would mix up.
 
+mod change;
 mod connect;
 mod create;
 mod errors;

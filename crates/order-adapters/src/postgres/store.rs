@@ -18,13 +18,9 @@ use uuid::Uuid;
 use super::{
     PostgresStore,
     errors::Fault,
-    key::{self, key_columns, key_id, operation_code, read_stored},
+    key::{self, operation_code, read_stored},
     list, migration,
-    pool::{BatchStatement, Columns},
-    row::{
-        self, ORDER_COLUMNS, ORDER_COLUMNS_LEN, ids, job_effect_code, micros, number_code,
-        readable, status_code,
-    },
+    row::{self, ORDER_COLUMNS, ids, micros, readable},
 };
 
 /// The name of the secret that seals page tokens.
@@ -33,47 +29,6 @@ const PAGE_TOKEN_KEY: &str = "page_token_key";
 /// The name under which a probe writes, and how many bytes.
 const WRITE_PROBE: &str = "write_probe";
 const PROBE_LEN: usize = 64 * 1024;
-
-fn commit<'a>() -> BatchStatement<&'a Change, (OrderId, Version), Order> {
-    BatchStatement {
-        sql: include_str!("sql/commit.sql"),
-        columns: change_columns,
-        key: |change| change_key(change),
-        read_key: |row| {
-            let expected_version = row::number(row, ORDER_COLUMNS_LEN)?;
-            Ok((row::order_id(row, 0)?, expected_version))
-        },
-        read: row::order,
-    }
-}
-
-fn change_key(change: &Change) -> (OrderId, Version) {
-    (change.order_id, change.expected_version)
-}
-
-fn change_columns<'a>(changes: &'a [&Change]) -> Columns<'a> {
-    let causes = || changes.iter().map(|change| change.cause.as_ref());
-    let numbers = |number: fn(&Change) -> i16| -> Vec<i16> {
-        changes.iter().map(|change| number(change)).collect()
-    };
-    let versions = changes
-        .iter()
-        .map(|change| number_code(change.expected_version));
-    let codes = causes().map(|cause| cause.map(|cause| cause.code.as_str()));
-    let messages = causes().map(|cause| cause.map(|cause| cause.message.as_str()));
-    let mut columns: Columns<'a> = vec![
-        Box::new(ids(changes.iter().map(|change| &change.order_id))),
-        Box::new(versions.collect::<Vec<_>>()),
-        Box::new(numbers(|change| status_code(change.status))),
-        Box::new(numbers(|change| job_effect_code(change.job))),
-        Box::new(codes.collect::<Vec<_>>()),
-        Box::new(messages.collect::<Vec<_>>()),
-    ];
-    columns.extend(key_columns(
-        changes.iter().map(|change| change.key.as_ref()),
-    ));
-    columns
-}
 
 /// The items in the order of their keys, the first of those with equal keys.
 pub(super) fn ascending<T, K: Ord>(items: &[T], key: fn(&T) -> K) -> Vec<&T> {
@@ -136,29 +91,7 @@ impl OrderStore for PostgresStore {
     }
 
     async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>> {
-        let mut keys = BTreeSet::new();
-        let mut unique = ascending(changes, change_key);
-        unique.retain(|change| {
-            let key = change.key.as_ref().map(key_id);
-            key.is_none_or(|key| keys.insert(key))
-        });
-        let mut moved = self.requests.query_batch(commit(), &unique).await;
-        changes
-            .iter()
-            .map(|change| match moved.remove(&change_key(change)) {
-                Some(order) => {
-                    let order = Box::new(order?);
-                    let event = OrderEvent {
-                        cause: change.cause.clone(),
-                        ..order.last_event()
-                    };
-                    Ok(Committed::Applied { order, event })
-                }
-                // No row: another version, no order, a key that was there before, or the
-                // second of two changes that are equal or have the same key.
-                None => Ok(Committed::Stale),
-            })
-            .collect()
+        self.commit_all(changes).await
     }
 
     async fn find_key(

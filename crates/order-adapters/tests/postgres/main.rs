@@ -53,6 +53,7 @@ mod keys;
 mod outbox;
 mod pages;
 mod plans;
+mod repeats;
 mod snapshot;
 mod stall;
 mod start;

@@ -102,6 +102,7 @@ async fn run_everything(store: &PostgresStore, new: &[NewOrder]) {
         job: JobEffect::Requeue,
         cause: None,
         key: None,
+        id: None,
     };
     let redriven = store.commit(&[redrive]).await;
     assert!(matches!(redriven[..], [Ok(Committed::Applied { .. })]));
@@ -227,6 +228,7 @@ async fn run_lookups(store: &PostgresStore, round: u8) {
         job: JobEffect::Delete,
         cause: None,
         key: Some(key_claim(KeyOperation::CancelOrder, &name, 1)),
+        id: None,
     };
     let cancelled = store.commit(&[cancel]).await;
     assert!(matches!(cancelled[..], [Ok(Committed::Applied { .. })]));

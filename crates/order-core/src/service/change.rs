@@ -55,6 +55,7 @@ impl OrderService {
         let Wanted {
             order_id, command, ..
         } = &wanted;
+        let id = Some(*self.ids.order_id().as_uuid());
         for _ in 0..DECISIONS_MAX {
             let order = self.find(ctx, *order_id).await?;
             let key = self.key_claim(&wanted, &order.user_id);
@@ -80,7 +81,7 @@ impl OrderService {
                 self.store.confirm(ctx).await?;
                 return Ok(Receipt::first(order));
             };
-            let change = Change { key, ..change };
+            let change = Change { key, id, ..change };
             let committed = wait_while_in_progress(&*self.clock, ctx, || {
                 self.changes.submit(change.clone(), ctx.deadline)
             });

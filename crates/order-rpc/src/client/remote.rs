@@ -27,6 +27,8 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
     Harmless,
+    /// Only if the process refused it because it stops, before it did anything.
+    IfRefused,
     Never,
 }
 
@@ -159,7 +161,12 @@ impl Remote {
             }
             n_attempts += 1;
             let delay = backoff(n_attempts, rand::random());
-            let may_repeat = repeat == Repeat::Harmless
+            let is_harmless = match repeat {
+                Repeat::Harmless => true,
+                Repeat::IfRefused => matches!(error, Error::ShuttingDown { .. }),
+                Repeat::Never => false,
+            };
+            let may_repeat = is_harmless
                 && n_attempts < ATTEMPTS_MAX
                 && is_retryable(&error)
                 && delay < self.time_left(deadline)?

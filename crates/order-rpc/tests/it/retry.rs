@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use order_core::{CreateOrder, Error, OrderApi, RequestId};
+use order_core::{
+    CancelOrder, CreateOrder, Error, IfMatch, OrderApi, OrderStatus, RequestId, RetryOrder,
+    UpdateStatus,
+};
 use order_rpc::{RemoteOrderApi, RpcClientConfig};
 use tokio::net::TcpListener;
 
@@ -55,6 +58,54 @@ async fn overload_and_unsafe_writes_are_not_repeated() {
         .await;
     assert!(matches!(unsafe_write, Err(Error::StoreUnavailable { .. })));
     assert_eq!(server.api.calls().len(), 2);
+    server.stop().await;
+}
+
+/// The first attempt may have been committed: a repetition would then be answered with the
+/// failure of its precondition, which looks like the change of another client.
+#[tokio::test]
+async fn changes_whose_repetition_could_fail_for_the_first_attempt_are_not_repeated() {
+    let cancel = |if_match, idempotency_key| CancelOrder {
+        order_id: id(1),
+        reason: None,
+        if_match,
+        idempotency_key,
+    };
+    let condition = || Some(IfMatch::Versions(vec![3]));
+    let server = TestServer::start([unavailable(), unavailable(), unavailable()]).await;
+    let remote = server.client();
+    let conditional = remote.cancel_order(&ctx(), cancel(condition(), None)).await;
+    assert!(matches!(conditional, Err(Error::StoreUnavailable { .. })));
+    let retry = RetryOrder {
+        order_id: id(1),
+        if_match: None,
+    };
+    let retried = remote.retry_order(&ctx(), retry).await;
+    assert!(matches!(retried, Err(Error::StoreUnavailable { .. })));
+    let update = UpdateStatus {
+        order_id: id(1),
+        status: OrderStatus::Processing,
+        cause: None,
+        if_match: None,
+    };
+    let updated = remote.update_status(&ctx(), update).await;
+    assert!(matches!(updated, Err(Error::StoreUnavailable { .. })));
+    assert_eq!(server.api.calls().len(), 3);
+    server.stop().await;
+
+    let refused = Act::Fail(Error::shutting_down());
+    let server = TestServer::start([refused, unavailable(), unavailable()]).await;
+    let remote = server.client();
+    let elsewhere = remote.cancel_order(&ctx(), cancel(condition(), None)).await;
+    assert!(
+        matches!(elsewhere, Err(Error::StoreUnavailable { .. })),
+        "{elsewhere:?}"
+    );
+    let keyed = remote
+        .cancel_order(&ctx(), cancel(condition(), Some(key("k"))))
+        .await;
+    assert!(keyed.expect("the second attempt succeeds").is_replayed);
+    assert_eq!(server.api.calls().len(), 4);
     server.stop().await;
 }
 

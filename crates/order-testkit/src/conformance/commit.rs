@@ -220,6 +220,7 @@ pub async fn requeue_creates_a_missing_job(subject: &dyn Subject) {
         job: JobEffect::Requeue,
         cause: None,
         key: None,
+        id: None,
     };
 
     let applied = scene.commit(change).await;

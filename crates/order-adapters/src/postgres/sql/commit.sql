@@ -1,7 +1,8 @@
 -- Applies decided changes, each a compare-and-set on the version it was decided on.
 -- $1 order_id, $2 expected_version, $3 status, $4 effect on the job (1 delete, 2 bury,
 -- 3 requeue, else keep), $5 code and $6 message of the cause or NULL; $7 owner, $8 operation,
--- $9 key, $10 fingerprint and $11 retention in microseconds of the idempotency key or NULL.
+-- $9 key, $10 fingerprint and $11 retention in microseconds of the idempotency key or NULL;
+-- $12 change_id or NULL.
 -- Ids ascend, and no two keys are equal.
 WITH held AS (
     -- The lock on its job is the mutex of an order. It comes before the order's own, here
@@ -20,9 +21,10 @@ moved AS (
         -- History does not run backwards, even if the database moves to a slower clock.
         updated_at = greatest(o.updated_at, now())
     FROM unnest($1::uuid[], $2::integer[], $3::smallint[], $4::smallint[], $5::text[], $6::text[],
-                $7::text[], $8::smallint[], $9::text[], $10::bytea[], $11::bigint[])
+                $7::text[], $8::smallint[], $9::text[], $10::bytea[], $11::bigint[],
+                $12::uuid[])
             AS c (order_id, expected_version, status, job, code, message,
-                owner, operation, key, fingerprint, retention),
+                owner, operation, key, fingerprint, retention, change_id),
         -- Counting takes every lock before the first order moves.
         (SELECT count(*) FROM held) AS all_held
     WHERE o.id = ANY ($1) AND o.id = c.order_id AND o.version = c.expected_version
@@ -33,12 +35,13 @@ moved AS (
             WHERE k.owner = c.owner AND k.operation = c.operation AND k.key = c.key
         ) IS NULL)
     RETURNING o.*, c.expected_version, c.job, c.code, c.message,
-        c.owner, c.operation, c.key, c.fingerprint, c.retention
+        c.owner, c.operation, c.key, c.fingerprint, c.retention, c.change_id
 ),
 history AS (
-    INSERT INTO order_events (order_id, version, status, at, data)
+    INSERT INTO order_events (order_id, version, status, at, data, change_id)
     SELECT id, version, status, updated_at,
-        CASE WHEN code IS NOT NULL THEN jsonb_build_object('code', code, 'message', message) END
+        CASE WHEN code IS NOT NULL THEN jsonb_build_object('code', code, 'message', message) END,
+        change_id
     FROM moved
 ),
 kept AS (

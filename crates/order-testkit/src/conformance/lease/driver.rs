@@ -284,6 +284,7 @@ impl<'a> Driver<'a> {
             job,
             cause: Some(Cause::new("BY_CLIENT", "as the client wished")),
             key: None,
+            id: None,
         };
         for committed in self.store.commit(std::slice::from_ref(&change)).await {
             let is_applied = match answered(committed)? {
