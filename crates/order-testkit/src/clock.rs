@@ -28,6 +28,8 @@ pub struct SimClock {
     /// Where the monotonic clock begins. Only differences to it are ever seen.
     origin: Instant,
     elapsed_us: AtomicU64,
+    /// How far the time of day was set back.
+    set_back_us: AtomicU64,
     /// Wakes who sleeps, to look whether it has slept enough.
     advanced: Notify,
 }
@@ -38,6 +40,7 @@ impl SimClock {
         Self {
             origin: tokio::time::Instant::now().into_std(),
             elapsed_us: AtomicU64::new(0),
+            set_back_us: AtomicU64::new(0),
             advanced: Notify::new(),
         }
     }
@@ -47,6 +50,13 @@ impl SimClock {
         let step_us = u64::try_from(step.as_micros()).unwrap_or(u64::MAX);
         self.elapsed_us.fetch_add(step_us, Ordering::SeqCst);
         self.advanced.notify_waiters();
+    }
+
+    /// Sets the time of day back by `step`, as an administrator does; the monotonic clock goes
+    /// on.
+    pub fn set_back(&self, step: Duration) {
+        let step_us = u64::try_from(step.as_micros()).unwrap_or(u64::MAX);
+        self.set_back_us.fetch_add(step_us, Ordering::SeqCst);
     }
 
     fn elapsed(&self) -> Duration {
@@ -70,7 +80,8 @@ impl Default for SimClock {
 #[async_trait]
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
-        time_of_day(self.elapsed())
+        let set_back = Duration::from_micros(self.set_back_us.load(Ordering::SeqCst));
+        time_of_day(self.elapsed()) - set_back
     }
 
     fn instant(&self) -> Instant {

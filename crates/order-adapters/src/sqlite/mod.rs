@@ -1,7 +1,8 @@
 //! Orders and jobs in one SQLite file: the embedded database of the all-in-one program.
 //!
 //! One thread writes and commits in groups; a few connections read beside it. The time of
-//! the database is the injected [`Clock`], read once per transaction.
+//! the database is the injected [`Clock`], read once per transaction. A clock that is set back
+//! makes no lease longer (`time.rs`).
 //!
 //! Several processes may use one file on one machine: SQLite lets them write one after the
 //! other, leases and fencing live in the file, and the schema is changed under a lock. They
@@ -17,6 +18,7 @@ mod outbox;
 mod readers;
 mod rows;
 mod secrets;
+mod time;
 mod writer;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -32,7 +34,7 @@ use order_core::{
 use rusqlite::Connection;
 
 pub use self::{open::OpenError, writer::SqliteStats};
-use self::{readers::Readers, writer::Writer};
+use self::{readers::Readers, time::TxClock, writer::Writer};
 
 /// How many queries run at the same time. They come from memory most of the time, so more
 /// than a few only wait for the processor.
@@ -56,7 +58,13 @@ impl SqliteStore {
         let readers = (0..READERS)
             .map(|_| open::open_reader(path))
             .collect::<Result<_, _>>()?;
-        let writer = Writer::spawn(open::open_writer(path)?, Arc::clone(&clock));
+        let connection = open::open_writer(path)?;
+        let tx_clock = TxClock::new(Arc::clone(&clock), &connection);
+        let tx_clock = tx_clock.map_err(|source| OpenError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        let writer = Writer::spawn(connection, tx_clock);
         let writer = writer.map_err(|source| OpenError::Thread {
             path: path.to_owned(),
             source,

@@ -18,11 +18,14 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use order_core::{Clock, Error};
+use order_core::Error;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::rows::{is_disk_failure, store_error, to_micros};
+use super::{
+    rows::{is_disk_failure, store_error},
+    time::TxClock,
+};
 
 /// The most elements of one transaction, unless a single call has more: as many as the
 /// lanes of a group commit send in one call.
@@ -153,7 +156,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Gives `connection` to a new thread.
-    pub(super) fn spawn(connection: Connection, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
+    pub(super) fn spawn(connection: Connection, clock: TxClock) -> std::io::Result<Self> {
         let (queue, receiver) = mpsc::channel(QUEUE_LEN_MAX);
         let stats = Arc::new(SqliteStats::default());
         let worker = Worker {
@@ -263,7 +266,7 @@ impl Drop for Writer {
 /// The thread's side.
 struct Worker {
     connection: Connection,
-    clock: Arc<dyn Clock>,
+    clock: TxClock,
     receiver: mpsc::Receiver<Entry>,
     stats: Arc<SqliteStats>,
     disk_failure: DiskFailure,
@@ -348,9 +351,14 @@ impl Worker {
         let connection = &self.connection;
         // The writing lock is taken at once, so no statement within has to wait for it.
         let begun = connection.execute_batch("BEGIN IMMEDIATE");
+        let time = self.clock.read();
+        let begun = begun.and_then(|()| TxClock::correct(connection, time));
+        if begun.is_err() {
+            self.roll_back();
+        }
         let tx = Tx {
             connection,
-            now: to_micros(self.clock.now()),
+            now: time.now,
             disk_failure: &self.disk_failure,
         };
         // Without a transaction every unit refuses itself, and every call is answered.
@@ -363,7 +371,9 @@ impl Worker {
         connection.execute_batch("COMMIT").map_err(|error| {
             self.roll_back();
             failed(error)
-        })
+        })?;
+        self.clock.committed(time);
+        Ok(())
     }
 
     fn checkpoint(&self) {

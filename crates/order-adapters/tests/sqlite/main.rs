@@ -162,6 +162,7 @@ async fn processed(store: &SqliteStore, order_id: OrderId, attempt: u32) {
 
 order_testkit::store_conformance!(sqlite);
 
+mod clock;
 mod disk;
 
 #[test]

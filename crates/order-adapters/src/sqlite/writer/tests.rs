@@ -10,9 +10,13 @@ use super::{super::SqliteStore, *};
 fn writer() -> Writer {
     let connection = Connection::open_in_memory().expect("opens");
     connection
-        .execute_batch("CREATE TABLE numbers (n INTEGER PRIMARY KEY) STRICT")
+        .execute_batch(
+            "CREATE TABLE numbers (n INTEGER PRIMARY KEY) STRICT;
+            CREATE TABLE orders (id, created_at)",
+        )
         .expect("creates");
-    Writer::spawn(connection, Arc::new(SimClock::new())).expect("spawns")
+    let clock = TxClock::new(Arc::new(SimClock::new()), &connection).expect("reads");
+    Writer::spawn(connection, clock).expect("spawns")
 }
 
 fn insert(connection: &Connection, n: i64) -> rusqlite::Result<()> {
