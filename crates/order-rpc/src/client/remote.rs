@@ -32,6 +32,16 @@ pub(super) enum Repeat {
     Never,
 }
 
+impl Repeat {
+    const fn is_allowed_after(self, error: &Error) -> bool {
+        match self {
+            Self::Harmless => is_retryable(error),
+            Self::IfRefused => matches!(error, Error::ShuttingDown { .. }),
+            Self::Never => false,
+        }
+    }
+}
+
 /// How the deadline of a call is told to the service.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum SendDeadline {
@@ -161,14 +171,8 @@ impl Remote {
             }
             n_attempts += 1;
             let delay = backoff(n_attempts, rand::random());
-            let is_harmless = match repeat {
-                Repeat::Harmless => true,
-                Repeat::IfRefused => matches!(error, Error::ShuttingDown { .. }),
-                Repeat::Never => false,
-            };
-            let may_repeat = is_harmless
+            let may_repeat = repeat.is_allowed_after(&error)
                 && n_attempts < ATTEMPTS_MAX
-                && is_retryable(&error)
                 && delay < self.time_left(deadline)?
                 && self.retry_budget.withdraw();
             if !may_repeat {
