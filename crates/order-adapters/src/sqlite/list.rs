@@ -9,47 +9,53 @@ use crate::open_orders::{Jobs, jobs_of};
 
 use super::rows::{key, order_columns, read_order, read_state, readable, state_columns, to_limit};
 
-/// The list with conditions of its own. `:statuses` has bit n set for status n.
-macro_rules! list_where {
-    ($condition:literal) => {
+/// The list from tables, by the id of one of them, with a condition. `:statuses` has bit n set
+/// for status n.
+macro_rules! list_from {
+    ($tables:literal, $id:literal, $condition:literal) => {
         concat!(
             "SELECT ",
             order_columns!(),
-            " FROM orders WHERE ",
+            " FROM ",
+            $tables,
+            " WHERE ",
             $condition,
-            "id > :after AND id < :before AND (:statuses >> status) & 1
+            $id,
+            " > :after AND ",
+            $id,
+            " < :before AND (:statuses >> status) & 1
 AND created_at > :created_after AND created_at < :created_before
-ORDER BY id DESC"
+ORDER BY ",
+            $id,
+            " DESC"
         )
     };
 }
 
 /// By the primary key.
-const ALL: &str = list_where!("");
+const ALL: &str = list_from!("orders", "id", "");
 
 /// By the index on user and id.
-const OF_USER: &str = list_where!("user_id = :user_id AND ");
+const OF_USER: &str = list_from!("orders", "id", "user_id = :user_id AND ");
 
 /// By the index on external id and user: one row for each user who has the external id.
-const BY_EXTERNAL_ID: &str = list_where!("external_id = :external_id AND ");
+const BY_EXTERNAL_ID: &str = list_from!("orders", "id", "external_id = :external_id AND ");
 
 /// By the same index: one row at most.
-const BY_EXTERNAL_ID_OF_USER: &str =
-    list_where!("external_id = :external_id AND user_id = :user_id AND ");
+const BY_EXTERNAL_ID_OF_USER: &str = list_from!(
+    "orders",
+    "id",
+    "external_id = :external_id AND user_id = :user_id AND "
+);
 
-/// The list by way of the jobs with a condition, for statuses that only orders with a job have.
+/// The list by way of the jobs, for statuses that only orders with a job have. CROSS JOIN keeps
+/// the order of the tables.
 macro_rules! list_by_jobs {
     ($condition:literal) => {
-        // CROSS JOIN keeps the order of the tables.
-        concat!(
-            "SELECT ",
-            order_columns!(),
-            " FROM jobs CROSS JOIN orders ON id = order_id
-WHERE ",
-            $condition,
-            "order_id > :after AND order_id < :before AND (:statuses >> status) & 1
-AND created_at > :created_after AND created_at < :created_before
-ORDER BY order_id DESC"
+        list_from!(
+            "jobs CROSS JOIN orders ON id = order_id",
+            "order_id",
+            $condition
         )
     };
 }
@@ -60,7 +66,7 @@ const WITH_JOB: &str = list_by_jobs!("");
 /// By the same key.
 const UNFINISHED: &str = list_by_jobs!("due_at <> 9223372036854775807 AND ");
 
-/// By the index of the buried jobs.
+/// By the index of due times, in which the buried ones are one range, by id.
 const FAILED: &str = list_by_jobs!("due_at = 9223372036854775807 AND ");
 
 /// Sorts before every id, which has 16 bytes.

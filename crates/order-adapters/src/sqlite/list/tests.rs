@@ -163,3 +163,29 @@ fn times_between_microseconds_are_rounded_away_from_what_they_exclude() {
         assert_eq!(micros_ceil(time(nanos)), ceil, "{nanos}");
     }
 }
+
+#[test]
+fn list_of_failed_orders_goes_by_their_jobs() {
+    let (connection, _directory) = full_database();
+    // The oldest ones: a walk through the orders would read nearly all.
+    let bury = "INSERT INTO jobs (order_id, attempt, attempts_before, due_at)
+        SELECT id, 1, 0, 9223372036854775807 FROM orders WHERE status = 4 AND created_at < 300";
+    assert_eq!(connection.execute(bury, []).ok(), Some(60));
+    connection.flush_prepared_statement_cache();
+    let query = OrderQuery {
+        statuses: vec![OrderStatus::Failed],
+        limit: 51,
+        ..OrderQuery::default()
+    };
+
+    let found = list(&connection, &query).expect("answers");
+
+    assert_eq!(found.len(), 51);
+    let plan = plan(&connection, statement(&query));
+    let steps = [
+        "SEARCH jobs USING COVERING INDEX jobs_due_at_idx \
+         (due_at=? AND order_id>? AND order_id<?)",
+        "SEARCH orders USING PRIMARY KEY (id=?)",
+    ];
+    assert_eq!(plan, steps);
+}
