@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use order_core::{
-    CallContext, Error, Order, OrderEvent, OrderId, OrderState, OrderStore, UserId, Version,
-    WatchOrder,
+    CallContext, Error, Order, OrderEvent, OrderId, OrderState, OrderStatus, OrderStore, UserId,
+    Version, WatchOrder,
 };
 use tokio::time::timeout;
 
@@ -279,10 +279,18 @@ async fn read(
             catch_up: CatchUp::Replay(events),
         });
     }
+    let snapshot = match order.status {
+        // Why it was cancelled is in its history only.
+        OrderStatus::Cancelled => {
+            let last = store.events(ctx, order_id, order.version - 1, 1).await?;
+            last.into_iter().next()
+        }
+        _ => None,
+    };
     Ok(Subscribed {
         order_id,
         version: order.version,
-        catch_up: CatchUp::Snapshot(order.last_event()),
+        catch_up: CatchUp::Snapshot(snapshot.unwrap_or_else(|| order.last_event())),
     })
 }
 

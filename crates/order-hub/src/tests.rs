@@ -18,7 +18,7 @@ use std::sync::{
 use bytes::Bytes;
 use fake::{FakeStore, Moment, ctx, event, order_id, watch};
 use futures_util::{FutureExt, StreamExt};
-use order_core::{Error, EventBus, OrderStatus, OrderWatch, Version};
+use order_core::{Cause, Error, EventBus, OrderStatus, OrderWatch, Version};
 
 use crate::{CatchUp, Form, Hub, HubConfig, Inbox, REPLAY_LEN_MAX, Session, lock};
 
@@ -63,6 +63,32 @@ async fn unknown_order_is_refused_and_forgotten() {
     assert!(matches!(refused, Err(Error::OrderNotFound { order_id: id }) if id == order_id(1)));
     assert_eq!(hub.stats().orders, 0);
     assert!(!session.unsubscribe(order_id(1)));
+}
+
+#[tokio::test]
+async fn snapshot_says_why_an_order_ended() {
+    for (n, status) in [(1, OrderStatus::Failed), (2, OrderStatus::Cancelled)] {
+        let store = FakeStore::new();
+        let hub = hub(&store);
+        store.commit(order_id(n), OrderStatus::Pending);
+        store.commit(order_id(n), status);
+        let cause = Cause {
+            code: "A_CODE".to_owned(),
+            message: "a reason".to_owned(),
+        };
+        store.give_cause(order_id(n), &cause);
+        let (mut session, _inbox) = hub.session().expect("room");
+
+        let subscribed = session
+            .subscribe(&ctx(), watch(order_id(n), None), Form::Full)
+            .await
+            .expect("the order exists");
+
+        let CatchUp::Snapshot(event) = subscribed.catch_up else {
+            panic!("{subscribed:?}");
+        };
+        assert_eq!((event.version, event.cause), (2, Some(cause)), "{status:?}");
+    }
 }
 
 #[tokio::test]

@@ -12,10 +12,10 @@ use std::{
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use order_core::{
-    CallContext, Change, Clock, Committed, Created, Deadline, Error, IdempotencyKey, KeyOperation,
-    Metadata, Money, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderState,
-    OrderStatus, OrderStore, PageTokenKey, RequestId, StoredKey, TicketGrant, UserId, Version,
-    WatchOrder, supervisor::Supervisor,
+    CallContext, Cause, Change, Clock, Committed, Created, Deadline, Error, IdempotencyKey,
+    KeyOperation, Metadata, Money, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery,
+    OrderState, OrderStatus, OrderStore, PageTokenKey, RequestId, StoredKey, TicketGrant, UserId,
+    Version, WatchOrder, supervisor::Supervisor,
 };
 use uuid::Uuid;
 
@@ -105,6 +105,13 @@ impl FakeStore {
         };
         history.push(event.clone());
         event
+    }
+
+    /// Says why the last change of an order was made.
+    pub(super) fn give_cause(&self, order_id: OrderId, cause: &Cause) {
+        let mut histories = lock(&self.histories);
+        let last = histories.get_mut(&order_id).and_then(|h| h.last_mut());
+        last.expect("the order exists").cause = Some(cause.clone());
     }
 
     /// Forgets the oldest versions, as retention would.
@@ -273,7 +280,7 @@ fn order_at(event: OrderEvent) -> Order {
         version: event.version,
         metadata: Metadata::NONE,
         external_id: None,
-        failure: event.cause,
+        failure: event.cause.filter(|_| event.status == OrderStatus::Failed),
         created_at: Timestamp::UNIX_EPOCH,
         updated_at: event.at,
     }
