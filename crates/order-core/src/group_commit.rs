@@ -28,6 +28,10 @@ use crate::{
     supervisor::{Beat, Task},
 };
 
+/// How long a flush may take before its lane counts as stuck: statements are bounded, and the
+/// longest batch is one in which every item turns out to be locked.
+pub const FLUSH_TIME_MAX: Duration = Duration::from_mins(5);
+
 /// The most items of one flush.
 pub const BATCH_LEN_MAX: usize = 512;
 
@@ -46,14 +50,6 @@ pub struct GroupCommitConfig {
     /// While fewer items than this are being flushed, a free lane takes what waits at once.
     /// Small where a batch saves much, large where waiting costs more than it saves.
     pub overlap_below: usize,
-    /// How long a flush may take before its lane counts as stuck.
-    pub flush_time_max: Duration,
-}
-
-impl GroupCommitConfig {
-    /// A time that no flush takes: statements are bounded, and the longest batch is one in which
-    /// every item is found out to be locked.
-    pub const FLUSH_TIME_MAX: Duration = Duration::from_mins(5);
 }
 
 /// What a group commit has done so far.
@@ -135,7 +131,7 @@ where
                     flush: Arc::clone(&flush),
                 };
                 let lane = Arc::new(lane);
-                Task::new("commit lane", config.flush_time_max, move |beat| {
+                Task::new("commit lane", FLUSH_TIME_MAX, move |beat| {
                     Arc::clone(&lane).run(beat)
                 })
             })

@@ -33,16 +33,16 @@ const STEADY: Duration = Duration::from_mins(1);
 /// A task that can be started again.
 pub struct Task {
     name: &'static str,
-    patience: Duration,
+    step_time_max: Duration,
     run: Box<dyn Fn(Beat) -> BoxFuture<'static, ()> + Send + Sync>,
 }
 
 impl Task {
-    /// A task that makes progress at least every `patience` while it is busy. Each call of
+    /// A task that makes progress at least every `step_time_max` while it is busy. Each call of
     /// `run` begins it anew; what the last run left behind must be of use to the next.
     pub fn new<F>(
         name: &'static str,
-        patience: Duration,
+        step_time_max: Duration,
         run: impl Fn(Beat) -> F + Send + Sync + 'static,
     ) -> Self
     where
@@ -50,18 +50,27 @@ impl Task {
     {
         Self {
             name,
-            patience,
+            step_time_max,
             run: Box::new(move |beat| run(beat).boxed()),
+        }
+    }
+
+    /// The same task, with other limits for its steps.
+    #[must_use]
+    pub fn with_step_time_max(self, step_time_max: Duration) -> Self {
+        Self {
+            step_time_max,
+            ..self
         }
     }
 }
 
-/// By which a task shows that it makes progress.
+/// The handle by which a task reports that it makes progress.
 #[derive(Clone)]
-pub struct Beat(Arc<Pulse>);
+pub struct Beat(Arc<Status>);
 
 impl Beat {
-    /// Begins a step of the work, which may take as long as the patience with the task.
+    /// Begins a step of the work, which may take as long as the limit of the task.
     pub fn busy(&self) {
         let nanos = self
             .0
@@ -79,10 +88,10 @@ impl Beat {
     }
 }
 
-/// What is known of a task.
-struct Pulse {
+/// The status of a task.
+struct Status {
     name: &'static str,
-    patience: Duration,
+    step_time_max: Duration,
     clock: Arc<dyn Clock>,
     base: Instant,
     /// When the step under way began, in nanoseconds since `base`; 0: there is none.
@@ -91,16 +100,18 @@ struct Pulse {
     is_down: AtomicBool,
 }
 
-impl Pulse {
+impl Status {
     /// How long the task may still be busy; `None`: it is stuck.
     fn time_left(&self) -> Option<Duration> {
         let since = self.busy_since.load(Ordering::Relaxed);
         if since == 0 {
-            return Some(self.patience);
+            return Some(self.step_time_max);
         }
         let begun_at = self.base + Duration::from_nanos(since);
         let elapsed = self.clock.instant().saturating_duration_since(begun_at);
-        self.patience.checked_sub(elapsed).filter(|t| !t.is_zero())
+        self.step_time_max
+            .checked_sub(elapsed)
+            .filter(|t| !t.is_zero())
     }
 
     async fn until_stuck(&self) {
@@ -117,7 +128,7 @@ impl Pulse {
 /// The tasks of a process.
 pub struct Supervisor {
     clock: Arc<dyn Clock>,
-    tasks: Mutex<Vec<Arc<Pulse>>>,
+    tasks: Mutex<Vec<Arc<Status>>>,
 }
 
 impl Supervisor {
@@ -136,12 +147,12 @@ impl Supervisor {
     pub fn run(self: &Arc<Self>, task: Task) -> BoxFuture<'static, ()> {
         let Task {
             name,
-            patience,
+            step_time_max,
             run,
         } = task;
-        let pulse = Arc::new(Pulse {
+        let status = Arc::new(Status {
             name,
-            patience,
+            step_time_max,
             clock: Arc::clone(&self.clock),
             base: self.clock.instant(),
             busy_since: AtomicU64::new(0),
@@ -149,9 +160,9 @@ impl Supervisor {
         });
         let supervisor = Arc::clone(self);
         async move {
-            supervisor.lock().push(Arc::clone(&pulse));
-            supervise(&pulse, run).await;
-            supervisor.lock().retain(|task| !Arc::ptr_eq(task, &pulse));
+            supervisor.lock().push(Arc::clone(&status));
+            supervise(&status, run).await;
+            supervisor.lock().retain(|task| !Arc::ptr_eq(task, &status));
         }
         .boxed()
     }
@@ -162,8 +173,9 @@ impl Supervisor {
     /// [`Error::ServiceUnavailable`], which names a task.
     pub fn check(&self) -> Result<(), Error> {
         let tasks = self.lock();
-        let is_bad =
-            |task: &&Arc<Pulse>| task.is_down.load(Ordering::Relaxed) || task.time_left().is_none();
+        let is_bad = |task: &&Arc<Status>| {
+            task.is_down.load(Ordering::Relaxed) || task.time_left().is_none()
+        };
         match tasks.iter().find(is_bad) {
             Some(task) => {
                 let problem = format!("the task {} does not run", task.name);
@@ -174,17 +186,17 @@ impl Supervisor {
     }
 
     /// No code that can panic runs under the lock, so the list is still whole.
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Pulse>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Status>>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn supervise(pulse: &Arc<Pulse>, run: impl Fn(Beat) -> BoxFuture<'static, ()>) {
-    let beat = Beat(Arc::clone(pulse));
+async fn supervise(status: &Arc<Status>, run: impl Fn(Beat) -> BoxFuture<'static, ()>) {
+    let beat = Beat(Arc::clone(status));
     let mut pause = PAUSE_MIN;
     loop {
         beat.idle();
-        let begun_at = pulse.clock.instant();
+        let begun_at = status.clock.instant();
         // Making the future may panic, too.
         let running = AssertUnwindSafe(async { run(beat.clone()).await }).catch_unwind();
         let problem = tokio::select! {
@@ -193,19 +205,19 @@ async fn supervise(pulse: &Arc<Pulse>, run: impl Fn(Beat) -> BoxFuture<'static, 
                 Ok(()) => return,
                 Err(_) => "panicked",
             },
-            () = pulse.until_stuck() => "makes no progress",
+            () = status.until_stuck() => "makes no progress",
         };
-        pulse.is_down.store(true, Ordering::Relaxed);
-        if pulse.clock.instant().duration_since(begun_at) >= STEADY {
+        status.is_down.store(true, Ordering::Relaxed);
+        if status.clock.instant().duration_since(begun_at) >= STEADY {
             pause = PAUSE_MIN;
         }
         tracing::error!(
-            task = pulse.name,
+            task = status.name,
             problem,
             ?pause,
             "task failed and is started again"
         );
-        pulse.clock.sleep(pause).await;
+        status.clock.sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }

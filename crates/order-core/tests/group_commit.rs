@@ -54,7 +54,6 @@ fn rig(lanes: usize, queue_len_max: usize) -> Rig {
         lanes,
         queue_len_max,
         overlap_below: 8,
-        flush_time_max: GroupCommitConfig::FLUSH_TIME_MAX,
     };
     let supervisor = Supervisor::new(&clock);
     let (group, lanes) = GroupCommit::new(config, &clock, move |items: Vec<u32>| {

@@ -13,7 +13,7 @@ use std::{future::pending, sync::Arc};
 use futures_util::FutureExt as _;
 use order_core::{
     Clock, Completed, Completion, Deadline, Error, JobToken, Verdict,
-    group_commit::{GroupCommit, GroupCommitConfig, Lanes},
+    group_commit::{FLUSH_TIME_MAX, GroupCommit, GroupCommitConfig, Lanes},
     supervisor::{Beat, Task},
 };
 use tokio::{
@@ -47,17 +47,17 @@ impl Completer {
         });
         let flushing = Arc::clone(&ledger);
         // A result is tried again until its lease runs out.
-        let flush_time_max = shared.leases.duration() + GroupCommitConfig::FLUSH_TIME_MAX;
-        let config = GroupCommitConfig {
-            flush_time_max,
-            ..config
-        };
-        let (commits, mut lanes) = GroupCommit::new(config, clock, move |completions| {
+        let time_max = shared.leases.duration() + FLUSH_TIME_MAX;
+        let (commits, lanes) = GroupCommit::new(config, clock, move |completions| {
             let ledger = Arc::clone(&flushing);
             async move { ledger.commit(completions).await }.boxed()
         });
         let waiting = Arc::clone(&ledger);
-        lanes.push(Task::new("locked results", flush_time_max, move |beat| {
+        let lanes = lanes.into_iter();
+        let mut lanes: Lanes = lanes
+            .map(|lane| lane.with_step_time_max(time_max))
+            .collect();
+        lanes.push(Task::new("locked results", time_max, move |beat| {
             Arc::clone(&waiting).commit_aside(Arc::clone(&set_aside), beat)
         }));
         (Self { commits, ledger }, lanes)
@@ -223,16 +223,13 @@ impl Ledger {
                 () = pause => {}
             }
             self.drop_expired(&mut open.completions);
-            for _ in 0..open.completions.len() {
+            for completion in open.completions.clone() {
                 beat.busy();
-                // It stays in the list until its fate is known.
-                let Some(next) = open.completions.first().cloned() else {
-                    break;
-                };
-                let Unsettled { again, locked } = self.commit_once(&[next]).await;
-                let left = again.into_iter().chain(locked);
-                open.completions.splice(..1, std::iter::empty());
-                open.completions.extend(left);
+                let token = completion.token;
+                let Unsettled { again, locked } = self.commit_once(&[completion]).await;
+                if again.is_empty() && locked.is_empty() {
+                    open.completions.retain(|open| open.token != token);
+                }
             }
             beat.idle();
         }

@@ -56,15 +56,15 @@ enum Next {
 }
 
 /// A job that is run. If its worker panics, the lease is left to run out, and the attempt counts.
-struct Unanswered<'a> {
+struct Running<'a> {
     shared: &'a Shared,
-    token: Option<JobToken>,
+    token: JobToken,
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
-        if let Some(token) = self.token {
-            self.shared.leases.forget([&token]);
+        if std::thread::panicking() {
+            self.shared.leases.forget([&self.token]);
         }
     }
 }
@@ -189,14 +189,12 @@ impl Executor {
             Begin::Returned => return,
             Begin::Lost => return self.fence(token),
         }
-        let mut unanswered = Unanswered {
+        let _running = Running {
             shared: &self.shared,
-            token: Some(token),
+            token,
         };
         if self.retry.is_exhausted(job.attempt_in_round()) {
-            self.complete(token, exhausted_verdict()).await;
-            unanswered.token = None;
-            return;
+            return self.complete(token, exhausted_verdict()).await;
         }
         match self.attempt(&mut job, is_abandoned).await {
             Ended::With(outcome) => {
@@ -212,7 +210,6 @@ impl Executor {
             Ended::NotBegun => self.shared.leases.give_back(token),
             Ended::Stopped => {}
         }
-        unanswered.token = None;
     }
 
     async fn complete(&self, token: JobToken, verdict: Verdict) {
@@ -365,7 +362,6 @@ fn start_commit(
         lanes: 1,
         queue_len_max: config.workers,
         overlap_below: 1,
-        flush_time_max: GroupCommitConfig::FLUSH_TIME_MAX,
     };
     let shared = Arc::clone(shared);
     GroupCommit::new(config, clock, move |starts| {

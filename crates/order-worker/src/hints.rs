@@ -59,9 +59,9 @@ impl HintSender {
             stats,
         };
         let sending = Arc::new(Mutex::new(sending));
-        let task = Task::new("hint sender", STEP_TIME_MAX, move |_| {
+        let task = Task::new("hint sender", STEP_TIME_MAX, move |beat| {
             let (sending, stop) = (Arc::clone(&sending), stop.clone());
-            async move { sending.lock().await.run(stop).await }
+            async move { sending.lock().await.run(stop, &beat).await }
         });
         (Arc::new(sender), task)
     }
@@ -94,10 +94,17 @@ struct Sending {
 }
 
 impl Sending {
-    async fn run(&mut self, stop: CancellationToken) {
-        if stop.run_until_cancelled(self.send_all()).await.is_none() {
+    async fn run(&mut self, stop: CancellationToken, beat: &Beat) {
+        if stop
+            .run_until_cancelled(self.send_all(beat))
+            .await
+            .is_none()
+        {
             self.waiting.close();
-            if timeout(LAST_SEND_TIMEOUT, self.send_all()).await.is_err() {
+            if timeout(LAST_SEND_TIMEOUT, self.send_all(beat))
+                .await
+                .is_err()
+            {
                 tracing::warn!(hints = self.waiting.len(), "hints were left unsent");
             }
         }
@@ -105,16 +112,19 @@ impl Sending {
 
     /// Sends until the channel is closed and empty. A batch that could not be sent is tried
     /// again until it is; what comes meanwhile waits or is dropped.
-    async fn send_all(&mut self) {
+    async fn send_all(&mut self, beat: &Beat) {
         let outage = Outage::new("sending hints");
         let mut batch = Vec::with_capacity(BATCH_LEN_MAX);
         while self.waiting.recv_many(&mut batch, BATCH_LEN_MAX).await > 0 {
             let next_send = Instant::now() + BATCH_INTERVAL;
             let mut backoff = Backoff::default();
+            beat.busy();
             while let Err(error) = self.hints.send(&batch).await {
                 outage.fail(&error.chain());
                 sleep(backoff.next_delay()).await;
+                beat.busy();
             }
+            beat.idle();
             outage.end();
             self.stats.sent.add(batch.len());
             // A full batch says that more waits.

@@ -173,7 +173,6 @@ impl WorkerPool {
             queue_len_max: config.queue_len_max,
             // Nobody waits for a completion, so it is never worth a small statement.
             overlap_below: 1,
-            flush_time_max: GroupCommitConfig::FLUSH_TIME_MAX,
         };
         let (completer, mut lanes) = Completer::new(completions, &deps.clock, &shared);
         let (executor, start_lanes) = Executor::new(

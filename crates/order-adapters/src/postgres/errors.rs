@@ -50,7 +50,7 @@ impl From<Fault> for Error {
             | Fault::Conflict(source)
             | Fault::Unavailable(source)
             | Fault::Exhausted(source) => Self::store_unavailable(source),
-            // The database is well; whoever holds the lock is in progress.
+            // The database works; another transaction has the lock.
             Fault::Locked(_) => Self::request_in_progress(),
             Fault::Row(source) | Fault::Defect(source) => Self::internal(source),
             Fault::DeadlineExceeded => Self::DeadlineExceeded,

@@ -15,9 +15,9 @@
 mod change;
 mod connect;
 mod create;
+mod cursor;
 mod errors;
 mod events;
-mod front;
 mod key;
 mod list;
 mod migration;
@@ -44,7 +44,7 @@ use uuid::Uuid;
 pub use self::{connect::ConnectError, events::PostgresEventTransport};
 use self::{
     connect::Target,
-    front::Front,
+    cursor::Cursor,
     pool::{Cancels, Pool, PoolConfig},
     unsure::Unsure,
 };
@@ -128,8 +128,8 @@ pub struct PostgresStore {
     /// Whether a statement failed for want of disk or memory since a probe last succeeded.
     is_exhausted: Arc<AtomicBool>,
     unsure: Unsure,
-    due: Front,
-    abandoned: Front,
+    due: Cursor,
+    abandoned: Cursor,
 }
 
 impl PostgresStore {
@@ -166,8 +166,8 @@ impl PostgresStore {
             cancels,
             is_exhausted,
             unsure: Unsure::default(),
-            due: Front::default(),
-            abandoned: Front::default(),
+            due: Cursor::default(),
+            abandoned: Cursor::default(),
             database,
         };
         let ctx = CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE);
@@ -203,8 +203,8 @@ impl PostgresStore {
             cancels: self.cancels.clone(),
             is_exhausted: Arc::clone(&self.is_exhausted),
             unsure: Unsure::default(),
-            due: Front::default(),
-            abandoned: Front::default(),
+            due: Cursor::default(),
+            abandoned: Cursor::default(),
         })
     }
 

@@ -326,9 +326,9 @@ fn is_end(answer: Result<Result<(), tokio_postgres::Error>, Elapsed>) -> bool {
     }
 }
 
-/// A connection with a statement on it. Dropped before it is given back, its statement is
-/// cancelled, and it goes back to the pool when that has ended, or is closed: nobody else ever
-/// sees it with a statement of another.
+/// A connection with a statement on it. If it is dropped before it is given back, its statement
+/// is cancelled, and the connection goes back to the pool when the statement has ended, or is
+/// closed: no other caller gets it with a statement under way.
 struct Borrowed<'a> {
     client: Option<Object>,
     cancels: &'a Cancels,

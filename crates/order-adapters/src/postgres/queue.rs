@@ -18,8 +18,8 @@ use crate::UNREADABLE_REST;
 
 use super::{
     CONFIRM, PostgresStore,
+    cursor::{Cursor, Scan},
     errors::Fault,
-    front::{Front, Look},
     pool::{BatchStatement, Columns},
     row::{
         self, ORDER_COLUMNS_LEN, TokenKey, ids, last_error, micros, number_code, read_token_key,
@@ -220,18 +220,18 @@ impl PostgresStore {
         })
     }
 
-    /// Reads the answer to a look at `front`.
-    async fn read_look(
+    /// Reads the answer to a scan that `cursor` began.
+    async fn read_scan(
         &self,
-        front: &Front,
-        look: &Look,
+        cursor: &Cursor,
+        scan: &Scan,
         mut rows: Vec<Row>,
     ) -> Result<Vec<Job>, Error> {
         if let Some(row) = rows.first() {
             let end = row.try_get(ORDER_COLUMNS_LEN + 2).map_err(Fault::from)?;
-            front.seen(look, end);
+            cursor.advance(scan, end);
         }
-        // Without an order a row says only where the next look begins.
+        // Without an order a row says only where the next scan begins.
         rows.retain(|row| !matches!(row.try_get::<_, Option<Uuid>>(0), Ok(None)));
         self.read_jobs(&rows).await
     }
@@ -304,16 +304,16 @@ impl JobQueue for PostgresStore {
         let claim_id = new_claim_id();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let sql = include_str!("sql/claim.sql");
-        let look = self.due.look();
+        let scan = self.due.scan();
         let params: [&(dyn ToSql + Sync); 5] = [
             &limit,
             &micros(lease),
             &micros(overdue),
             &claim_id,
-            &look.from,
+            &scan.from,
         ];
         let rows = self.claim_by(sql, &params, claim_id, lease).await?;
-        self.read_look(&self.due, &look, rows).await
+        self.read_scan(&self.due, &scan, rows).await
     }
 
     async fn claim_hinted(
@@ -334,11 +334,11 @@ impl JobQueue for PostgresStore {
     async fn claim_abandoned(&self, lease: Duration) -> Result<Option<Job>, Error> {
         self.give_back_unsure().await?;
         let claim_id = new_claim_id();
-        let look = self.abandoned.look();
+        let scan = self.abandoned.scan();
         let sql = include_str!("sql/claim_abandoned.sql");
-        let params: [&(dyn ToSql + Sync); 3] = [&micros(lease), &claim_id, &look.from];
+        let params: [&(dyn ToSql + Sync); 3] = [&micros(lease), &claim_id, &scan.from];
         let rows = self.claim_by(sql, &params, claim_id, lease).await?;
-        let jobs = self.read_look(&self.abandoned, &look, rows).await?;
+        let jobs = self.read_scan(&self.abandoned, &scan, rows).await?;
         Ok(jobs.into_iter().next())
     }
 

@@ -321,7 +321,7 @@ impl Worker {
     /// Ends the transaction that is open, if there is one.
     fn roll_back(&self) {
         if !self.connection.is_autocommit() {
-            // It can only fail because there is nothing to roll back any more.
+            // Fails only if the transaction is rolled back already.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
     }

@@ -1,4 +1,4 @@
-//! What a store and a transport do when another server becomes the primary.
+//! The store and the event transport during a failover.
 
 use std::{net::SocketAddr, sync::atomic::Ordering};
 

@@ -131,7 +131,7 @@ impl Fixture {
     }
 }
 
-/// What a server says whose disk is full: reads succeed, writes do not.
+/// Makes writes fail as on a full disk; reads succeed.
 #[tokio::test]
 async fn store_on_a_full_disk_is_not_ready_until_there_is_room() {
     let fixture = available!(fixture());
@@ -236,7 +236,7 @@ async fn dropped_reads_cost_no_connections() {
             found = list => panic!("{found:?}"),
             () = fixture.wait_for(N_ASLEEP, 1) => {}
         }
-        // What runs last on it before it is used again.
+        // The last statement before the connection goes back to its pool.
         let settled = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle' \
             AND datname = current_database() AND query = 'SELECT pg_sleep(0.05)'";
         fixture.wait_for(settled, 1).await;

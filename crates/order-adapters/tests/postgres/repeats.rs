@@ -10,10 +10,10 @@ use order_testkit::clock::{RuntimeClock, SeededIds};
 
 use super::*;
 
-/// No workers and no watchers.
-struct Nobody;
+/// Takes no jobs, drops events and lets nobody watch.
+struct Discard;
 
-impl JobDispatch for Nobody {
+impl JobDispatch for Discard {
     fn try_reserve(&self) -> Option<Reservation> {
         None
     }
@@ -21,12 +21,12 @@ impl JobDispatch for Nobody {
     fn notify_due(&self, _: &[OrderId]) {}
 }
 
-impl EventBus for Nobody {
+impl EventBus for Discard {
     fn publish(&self, _: &[OrderEvent]) {}
 }
 
 #[async_trait]
-impl OrderWatch for Nobody {
+impl OrderWatch for Discard {
     async fn watch(&self, _: &CallContext, _: Vec<WatchOrder>) -> Result<OrderEventStream, Error> {
         Err(Error::internal("nothing is watched in these tests"))
     }
@@ -39,9 +39,9 @@ fn service(store: &Arc<PostgresStore>, lanes: &mut JoinSet<()>) -> Arc<OrderServ
         OrderServiceConfig::default(),
         OrderServiceDeps {
             store: Arc::clone(store) as _,
-            dispatch: Arc::new(Nobody),
-            bus: Arc::new(Nobody),
-            watch: Arc::new(Nobody),
+            dispatch: Arc::new(Discard),
+            bus: Arc::new(Discard),
+            watch: Arc::new(Discard),
             clock,
             ids: Arc::new(SeededIds::new(1)),
             page_token_key: PageTokenKey::from_bytes([7; 32]),

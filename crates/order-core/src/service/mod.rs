@@ -63,7 +63,6 @@ impl Default for OrderServiceConfig {
             lanes: 2,
             queue_len_max: 4096,
             overlap_below: OVERLAP_BELOW,
-            flush_time_max: GroupCommitConfig::FLUSH_TIME_MAX,
         };
         Self {
             creates,

@@ -58,7 +58,6 @@ impl Creates {
             lanes: connections,
             queue_len_max,
             overlap_below: OVERLAP_BELOW,
-            flush_time_max: GroupCommitConfig::FLUSH_TIME_MAX,
         };
         let gather = || {
             let remote = Arc::clone(remote);

@@ -1,10 +1,10 @@
-//! Where looking for due jobs begins.
+//! The position among the due jobs at which the next claim starts.
 //!
 //! A job that is claimed or done leaves a dead entry at the front of the index of due jobs. As
 //! long as any transaction of the server may still see it, perhaps for hours, no vacuum removes
-//! it, and every look from the beginning reads all of them. So a look begins where the last one
+//! it, and every scan from the beginning reads all of them. So a scan begins where the last one
 //! ended, and only now and then at the beginning: for jobs that another transaction had locked
-//! when the last look passed them.
+//! when the last scan passed them.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -14,11 +14,11 @@ use std::{
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-/// The bounds of the time between two looks from the beginning.
+/// The bounds of the time between two scans from the beginning.
 const FULL_INTERVAL_MIN: Duration = Duration::from_secs(10);
 const FULL_INTERVAL_MAX: Duration = Duration::from_mins(1);
 
-/// Looks from the beginning take at most this share of the time, as a divisor.
+/// Scans from the beginning take at most this share of the time, as a divisor.
 const FULL_DIVISOR: u32 = 100;
 
 #[derive(Default)]
@@ -28,41 +28,41 @@ struct State {
     next_full: Option<Instant>,
 }
 
-/// What one kind of look at the due jobs knows of those before.
+/// The position that one kind of claim has reached.
 #[derive(Default)]
-pub(super) struct Front(Mutex<State>);
+pub(super) struct Cursor(Mutex<State>);
 
-/// One look.
-pub(super) struct Look {
+/// One scan of the due jobs.
+pub(super) struct Scan {
     begun_at: Instant,
     /// When the jobs became due at which it begins; `None`: at the beginning.
     pub(super) from: Option<Timestamp>,
 }
 
-impl Front {
-    /// Begins a look.
-    pub(super) fn look(&self) -> Look {
+impl Cursor {
+    /// Begins a scan.
+    pub(super) fn scan(&self) -> Scan {
         let begun_at = Instant::now();
         let state = self.lock();
         let is_full = state.next_full.is_none_or(|next| next <= begun_at);
-        Look {
+        Scan {
             begun_at,
             from: state.end.filter(|_| !is_full),
         }
     }
 
-    /// Ends a look that left nothing behind that became due before `end`.
-    pub(super) fn seen(&self, look: &Look, end: Timestamp) {
+    /// Ends a scan that left nothing behind that became due before `end`.
+    pub(super) fn advance(&self, scan: &Scan, end: Timestamp) {
         let mut state = self.lock();
         state.end = Some(end);
-        if look.from.is_none() {
+        if scan.from.is_none() {
             let now = Instant::now();
-            let pause = (now - look.begun_at) * FULL_DIVISOR;
+            let pause = (now - scan.begun_at) * FULL_DIVISOR;
             state.next_full = Some(now + pause.clamp(FULL_INTERVAL_MIN, FULL_INTERVAL_MAX));
         }
     }
 
-    /// Has the next look begin at the beginning: what a statement had locked that was not
+    /// Has the next scan begin at the beginning: what a statement had locked that was not
     /// answered may be free again.
     pub(super) fn forget(&self) {
         *self.lock() = State::default();
@@ -83,15 +83,15 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn look_begins_where_the_last_one_ended() {
-        let front = Front::default();
-        assert_eq!(front.look().from, None);
-        let first = front.look();
+    async fn scan_begins_where_the_last_one_ended() {
+        let cursor = Cursor::default();
+        assert_eq!(cursor.scan().from, None);
+        let first = cursor.scan();
         assert_eq!(first.from, None);
-        front.seen(&first, Timestamp::UNIX_EPOCH);
-        assert_eq!(front.look().from, Some(Timestamp::UNIX_EPOCH));
-        front.forget();
-        assert_eq!(front.look().from, None);
+        cursor.advance(&first, Timestamp::UNIX_EPOCH);
+        assert_eq!(cursor.scan().from, Some(Timestamp::UNIX_EPOCH));
+        cursor.forget();
+        assert_eq!(cursor.scan().from, None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -101,14 +101,14 @@ mod tests {
             (SECOND / 5, 20 * SECOND),
             (5 * SECOND, Duration::from_mins(1)),
         ] {
-            let front = Front::default();
-            let full = front.look();
+            let cursor = Cursor::default();
+            let full = cursor.scan();
             advance(time).await;
-            front.seen(&full, Timestamp::UNIX_EPOCH);
+            cursor.advance(&full, Timestamp::UNIX_EPOCH);
             advance(interval * 99 / 100).await;
-            assert!(front.look().from.is_some());
+            assert!(cursor.scan().from.is_some());
             advance(interval / 100).await;
-            assert!(front.look().from.is_none());
+            assert!(cursor.scan().from.is_none());
         }
     }
 }
