@@ -1,36 +1,43 @@
-//! Which orders have a job: the way to lists of those that are not settled.
+//! Where the orders of a list are found, if not among all orders.
 //!
-//! An order has a job exactly while it is PENDING, PROCESSING or FAILED, and a FAILED one has a
-//! buried job. There are few of them among millions of orders, and no index on the status, which
-//! changes too often.
+//! No index has the status of an order, which changes too often. But an order has a job exactly
+//! while it is PENDING, PROCESSING or FAILED, and one that was cancelled has an event that says
+//! so. Each source here is one partial index, by the id of the order.
 
 use order_core::{OrderQuery, OrderStatus};
 
-/// The jobs of the orders that a list asks for.
+/// Orders among which there are all of a status and few others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Jobs {
-    /// Those of FAILED orders.
+pub(crate) enum Source {
+    /// Those whose job was never claimed; all are PENDING.
+    Unclaimed,
+    /// Those whose job was claimed at least once: PROCESSING, or PENDING again or still.
+    Claimed,
+    /// Those whose job is buried: FAILED.
     Buried,
-    /// Those of PENDING and PROCESSING orders.
-    Unfinished,
-    /// All jobs.
-    All,
+    /// Those with an event that says CANCELLED, which is final.
+    Cancelled,
 }
 
-/// The jobs of the orders that `query` asks for; `None` if orders without a job are among them,
-/// or if it names a user or an external id, which has an index of its own.
-pub(crate) fn jobs_of(query: &OrderQuery) -> Option<Jobs> {
-    use OrderStatus::{Cancelled, Failed, Processed};
+/// The sources of the orders that `query` asks for; `None` if all orders are, or if it names a
+/// user or an external id, which has an index of its own. No order is in two of them.
+pub(crate) fn sources(query: &OrderQuery) -> Option<Vec<Source>> {
+    use OrderStatus::{Cancelled, Failed, Pending, Processed, Processing};
     let wants = |status| query.statuses.contains(&status);
     let is_named = query.user_id.is_some() || query.external_id.is_some();
-    if is_named || query.statuses.is_empty() || wants(Processed) || wants(Cancelled) {
+    if is_named || query.statuses.is_empty() || wants(Processed) {
         return None;
     }
+    let wanted = [
+        (Source::Unclaimed, wants(Pending)),
+        (Source::Claimed, wants(Pending) || wants(Processing)),
+        (Source::Buried, wants(Failed)),
+        (Source::Cancelled, wants(Cancelled)),
+    ];
     Some(
-        match query.statuses.iter().filter(|s| **s != Failed).count() {
-            0 => Jobs::Buried,
-            _ if wants(Failed) => Jobs::All,
-            _ => Jobs::Unfinished,
-        },
+        wanted
+            .into_iter()
+            .filter_map(|(source, is_wanted)| is_wanted.then_some(source))
+            .collect(),
     )
 }

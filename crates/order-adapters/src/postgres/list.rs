@@ -5,7 +5,7 @@ use order_core::{OrderId, OrderQuery, UserId};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::open_orders::{Jobs, jobs_of};
+use crate::open_orders::{Source, sources};
 
 use super::{
     pool::Columns,
@@ -84,8 +84,8 @@ fn time(bound: Option<Timestamp>, mode: RoundMode) -> Option<Timestamp> {
 /// A plan is made once, perhaps on an empty table, where all indexes cost the same; so each
 /// form of the statement leaves only one index that has its order and its conditions.
 pub(super) fn page(query: &OrderQuery) -> Page<'_> {
-    if let Some(jobs) = jobs_of(query) {
-        return page_by_jobs(query, jobs);
+    if let Some(sources) = sources(query) {
+        return page_from(query, &sources);
     }
     let mut all = Conditions::default();
     let user_id = query.user_id.as_ref().map(UserId::as_str);
@@ -120,31 +120,55 @@ pub(super) fn page(query: &OrderQuery) -> Page<'_> {
     }
 }
 
-/// The SELECT of a page by way of the jobs.
-fn page_by_jobs(query: &OrderQuery, jobs: Jobs) -> Page<'_> {
+/// The SELECT of a page from sources, each of which gives a page of its own. What one has not in
+/// its page is older, so once a page is full, the next source is not read beyond it.
+fn page_from<'a>(query: &'a OrderQuery, sources: &[Source]) -> Page<'a> {
     let mut all = Conditions::default();
     all.texts.push("id = order_id".to_owned());
     all.push_filters(query);
     let filter = all.take();
-    all.texts.extend(match jobs {
-        Jobs::All => None,
-        // Not a range, for which there is an index in another order.
-        Jobs::Unfinished => Some("due_at <> 'infinity'".to_owned()),
-        Jobs::Buried => Some("due_at = 'infinity'".to_owned()),
-    });
     all.push("order_id > ?", query.after.as_ref().map(OrderId::as_uuid));
     all.push("order_id < ?", query.before.as_ref().map(OrderId::as_uuid));
-    let range = all.take();
+    let range = std::mem::take(&mut all.texts);
     let limit = all.param(i64::try_from(query.limit).unwrap_or(i64::MAX));
-    Page {
+    let page = |(n, source): (usize, &Source)| {
+        let (table, condition) = from(*source);
+        all.texts.push(condition.to_owned());
+        all.texts.extend_from_slice(&range);
+        if let Some(last) = n.checked_sub(1) {
+            all.texts.push(format!(
+                "order_id > coalesce((SELECT id FROM page{last} OFFSET {limit} - 1), '{}')",
+                Uuid::nil()
+            ));
+        }
         // With its limit the subquery cannot become a join, so it is one descent of the primary
-        // key for each job, until the page is full.
+        // key for each entry, until the page is full.
+        format!(
+            "page{n} AS (SELECT open.* FROM {table} \
+            CROSS JOIN LATERAL (SELECT * FROM orders{filter} LIMIT 1) AS open{} \
+            ORDER BY order_id DESC LIMIT {limit})",
+            all.take()
+        )
+    };
+    let pages: Vec<_> = sources.iter().enumerate().map(page).collect();
+    let tables: Vec<_> = (0..pages.len()).map(|n| format!("TABLE page{n}")).collect();
+    Page {
         sql: format!(
-            "SELECT {ORDER_COLUMNS} FROM jobs \
-            CROSS JOIN LATERAL (SELECT * FROM orders{filter} LIMIT 1) AS open{range} \
-            ORDER BY order_id DESC LIMIT {limit}"
+            "WITH {} SELECT {ORDER_COLUMNS} FROM ({}) AS pages ORDER BY id DESC LIMIT {limit}",
+            pages.join(", "),
+            tables.join(" UNION ALL ")
         ),
         params: all.params,
+    }
+}
+
+/// The table of a source, and the condition of its index.
+const fn from(source: Source) -> (&'static str, &'static str) {
+    match source {
+        Source::Unclaimed => ("jobs", "attempt = 0 AND due_at <> 'infinity'"),
+        Source::Claimed => ("jobs", "attempt > 0 AND due_at <> 'infinity'"),
+        Source::Buried => ("jobs", "due_at = 'infinity'"),
+        Source::Cancelled => ("order_events", "order_events.status = 5"),
     }
 }
 
@@ -166,7 +190,7 @@ mod tests {
         );
         let id = |id| Some(OrderId::from_uuid(Uuid::from_u128(id)));
         let query = OrderQuery {
-            statuses: vec![OrderStatus::Cancelled],
+            statuses: vec![OrderStatus::Processed],
             created_after: Some(Timestamp::UNIX_EPOCH),
             created_before: Some(Timestamp::UNIX_EPOCH),
             after: id(1),
@@ -181,18 +205,26 @@ mod tests {
     }
 
     #[test]
-    fn page_of_orders_with_a_job_goes_by_the_jobs() {
+    fn page_by_status_comes_from_its_sources() {
         let query = OrderQuery {
-            statuses: vec![OrderStatus::Failed],
+            statuses: vec![OrderStatus::Pending],
             created_after: Some(Timestamp::UNIX_EPOCH),
             before: Some(OrderId::from_uuid(Uuid::nil())),
             ..OrderQuery::default()
         };
         assert_eq!(
             sql(&query),
-            "SELECT * FROM jobs CROSS JOIN LATERAL (SELECT * FROM orders WHERE id = order_id \
-            AND created_at > $1 AND status = ANY ($2) LIMIT 1) AS open \
-            WHERE due_at = 'infinity' AND order_id < $3 ORDER BY order_id DESC LIMIT $4"
+            "WITH page0 AS (SELECT open.* FROM jobs CROSS JOIN LATERAL (SELECT * FROM orders \
+            WHERE id = order_id AND created_at > $1 AND status = ANY ($2) LIMIT 1) AS open \
+            WHERE attempt = 0 AND due_at <> 'infinity' AND order_id < $3 \
+            ORDER BY order_id DESC LIMIT $4), \
+            page1 AS (SELECT open.* FROM jobs CROSS JOIN LATERAL (SELECT * FROM orders \
+            WHERE id = order_id AND created_at > $1 AND status = ANY ($2) LIMIT 1) AS open \
+            WHERE attempt > 0 AND due_at <> 'infinity' AND order_id < $3 \
+            AND order_id > coalesce((SELECT id FROM page0 OFFSET $4 - 1), \
+            '00000000-0000-0000-0000-000000000000') ORDER BY order_id DESC LIMIT $4) \
+            SELECT * FROM (TABLE page0 UNION ALL TABLE page1) AS pages \
+            ORDER BY id DESC LIMIT $4"
         );
     }
 

@@ -56,10 +56,14 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "V10__name_changes",
         include_str!("../../../../migrations/postgres/V10__name_changes.sql"),
     ),
+    (
+        "V11__index_lists_by_status",
+        include_str!("../../../../migrations/postgres/V11__index_lists_by_status.sql"),
+    ),
 ];
 
 /// The schema this program needs: the version of the last of [`MIGRATIONS`].
-pub(super) const VERSION_NEEDED: i32 = 10;
+pub(super) const VERSION_NEEDED: i32 = 11;
 
 /// Whether the schema has at least version $1, and the server takes writes. One row of an
 /// index: cheap enough for a readiness probe.

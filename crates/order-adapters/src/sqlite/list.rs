@@ -1,73 +1,95 @@
 //! The SQL of lists of orders, by id descending. Each statement walks one range of one
 //! index; what is left of the filters is checked on the way.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use order_core::{ExternalId, Order, OrderQuery, OrderState, OrderStatus, UserId};
 use rusqlite::{Connection, ToSql, named_params};
 
-use crate::open_orders::{Jobs, jobs_of};
+use crate::open_orders::{Source, sources};
 
 use super::rows::{key, order_columns, read_order, read_state, readable, state_columns, to_limit};
 
-/// The list from tables, by the id of one of them, with a condition. `:statuses` has bit n set
-/// for status n.
-macro_rules! list_from {
-    ($tables:literal, $id:literal, $condition:literal) => {
+/// What is asked of every order, and of the id by which a table is walked. `:statuses` has bit n
+/// set for status n.
+macro_rules! filters {
+    ($id:literal) => {
         concat!(
-            "SELECT ",
-            order_columns!(),
-            " FROM ",
-            $tables,
-            " WHERE ",
-            $condition,
             $id,
             " > :after AND ",
             $id,
-            " < :before AND (:statuses >> status) & 1
-AND created_at > :created_after AND created_at < :created_before
-ORDER BY ",
-            $id,
-            " DESC"
+            " < :before AND (:statuses >> orders.status) & 1
+AND created_at > :created_after AND created_at < :created_before"
+        )
+    };
+}
+
+/// The list by an index of the orders.
+macro_rules! list_by_index {
+    ($condition:literal) => {
+        concat!(
+            "SELECT ",
+            order_columns!(),
+            " FROM orders WHERE ",
+            $condition,
+            filters!("id"),
+            " ORDER BY id DESC"
         )
     };
 }
 
 /// By the primary key.
-const ALL: &str = list_from!("orders", "id", "");
+const ALL: &str = list_by_index!("");
 
 /// By the index on user and id.
-const OF_USER: &str = list_from!("orders", "id", "user_id = :user_id AND ");
+const OF_USER: &str = list_by_index!("user_id = :user_id AND ");
 
 /// By the index on external id and user: one row for each user who has the external id.
-const BY_EXTERNAL_ID: &str = list_from!("orders", "id", "external_id = :external_id AND ");
+const BY_EXTERNAL_ID: &str = list_by_index!("external_id = :external_id AND ");
 
 /// By the same index: one row at most.
-const BY_EXTERNAL_ID_OF_USER: &str = list_from!(
-    "orders",
-    "id",
-    "external_id = :external_id AND user_id = :user_id AND "
-);
+const BY_EXTERNAL_ID_OF_USER: &str =
+    list_by_index!("external_id = :external_id AND user_id = :user_id AND ");
 
-/// The list by way of the jobs, for statuses that only orders with a job have. CROSS JOIN keeps
-/// the order of the tables.
-macro_rules! list_by_jobs {
-    ($condition:literal) => {
-        list_from!(
-            "jobs CROSS JOIN orders ON id = order_id",
-            "order_id",
-            $condition
+/// The list of the orders that a statement selects by an index. CROSS JOIN keeps the order of
+/// the tables.
+macro_rules! list_from {
+    ($select:literal) => {
+        concat!(
+            "SELECT ",
+            // Not the id of the order, by whose index SQLite would not see the order.
+            order_columns!("order_id"),
+            " FROM (",
+            $select,
+            ") CROSS JOIN orders ON id = order_id WHERE ",
+            filters!("order_id")
         )
     };
 }
 
-/// By the primary key of the jobs.
-const WITH_JOB: &str = list_by_jobs!("");
-
-/// By the same key.
-const UNFINISHED: &str = list_by_jobs!("due_at <> 9223372036854775807 AND ");
-
-/// By the index of due times, in which the buried ones are one range, by id.
-const FAILED: &str = list_by_jobs!("due_at = 9223372036854775807 AND ");
+/// The list from a source, in no order; it is read in that of the ids.
+const fn list_from(source: Source) -> &'static str {
+    match source {
+        Source::Unclaimed => list_from!(
+            "SELECT order_id FROM jobs INDEXED BY jobs_unclaimed_idx
+WHERE attempt = 0 AND due_at <> 9223372036854775807"
+        ),
+        Source::Claimed => list_from!(
+            "SELECT order_id FROM jobs INDEXED BY jobs_claimed_idx
+WHERE attempt > 0 AND due_at <> 9223372036854775807"
+        ),
+        // The buried ones are one range, by id.
+        Source::Buried => list_from!(
+            "SELECT order_id FROM jobs INDEXED BY jobs_due_at_idx
+WHERE due_at = 9223372036854775807"
+        ),
+        Source::Cancelled => list_from!(
+            "SELECT order_id FROM order_events INDEXED BY order_events_cancelled_idx
+WHERE status = 5"
+        ),
+    }
+}
 
 /// Sorts before every id, which has 16 bytes.
 const BEFORE_EVERY_ID: [u8; 0] = [];
@@ -103,7 +125,7 @@ pub(super) fn list(connection: &Connection, query: &OrderQuery) -> rusqlite::Res
     if external_id.is_some() {
         params.push((":external_id", &external_id));
     }
-    let mut statement = connection.prepare_cached(statement(query))?;
+    let mut statement = connection.prepare_cached(&statement(query))?;
     let mut rows = statement.query(&params[..])?;
     let mut orders = Vec::new();
     // Stepped rather than limited by the statement, because a row that is left out does not
@@ -117,17 +139,16 @@ pub(super) fn list(connection: &Connection, query: &OrderQuery) -> rusqlite::Res
 }
 
 /// The statement whose index serves a query best.
-fn statement(query: &OrderQuery) -> &'static str {
+fn statement(query: &OrderQuery) -> Cow<'static, str> {
     match (&query.external_id, &query.user_id) {
-        (Some(_), Some(_)) => BY_EXTERNAL_ID_OF_USER,
-        (Some(_), None) => BY_EXTERNAL_ID,
-        (None, Some(_)) => OF_USER,
-        (None, None) => match jobs_of(query) {
-            None => ALL,
-            Some(Jobs::All) => WITH_JOB,
-            Some(Jobs::Unfinished) => UNFINISHED,
-            Some(Jobs::Buried) => FAILED,
-        },
+        (Some(_), Some(_)) => BY_EXTERNAL_ID_OF_USER.into(),
+        (Some(_), None) => BY_EXTERNAL_ID.into(),
+        (None, Some(_)) => OF_USER.into(),
+        (None, None) => sources(query).map_or(ALL.into(), |sources| {
+            // Each part is in order already, so they are merged as they are read.
+            let lists: Vec<_> = sources.into_iter().map(list_from).collect();
+            (lists.join(" UNION ALL ") + " ORDER BY 1 DESC").into()
+        }),
     }
 }
 

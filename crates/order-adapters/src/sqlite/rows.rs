@@ -109,8 +109,14 @@ pub(super) fn read_cause(row: &Row<'_>, index: usize) -> rusqlite::Result<Option
 /// these names.
 macro_rules! order_columns {
     () => {
-        "id, user_id, amount_minor, currency, status, version, metadata, external_id, \
+        order_columns!("id")
+    };
+    ($id:literal) => {
+        concat!(
+            $id,
+            ", user_id, amount_minor, currency, status, version, metadata, external_id, \
          failure_code, failure_message, created_at, updated_at"
+        )
     };
 }
 pub(super) use order_columns;

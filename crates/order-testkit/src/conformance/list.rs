@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use order_core::{ExternalId, NewOrder, Order, OrderId, OrderQuery, OrderStatus};
+use order_core::{ExternalId, JobToken, NewOrder, Order, OrderId, OrderQuery, OrderStatus};
 
 use super::{
-    Subject,
-    scene::{Scene, ctx, user},
+    LEASE, Subject,
+    scene::{Scene, ctx, only, processing, user},
 };
 
 fn any(before: Option<OrderId>, limit: usize) -> OrderQuery {
@@ -69,11 +69,20 @@ pub async fn list_is_filtered(subject: &dyn Subject) {
     ] {
         let new = NewOrder {
             user_id: user(name),
-            ..scene.new_order(None)
+            ..scene.new_order(Some(LEASE))
         };
         let order = scene.create(&new).await;
-        if status != Pending {
-            scene.move_to(&order, status).await;
+        match status {
+            Pending => (),
+            // Only a claim leads there.
+            Processing => {
+                let token = JobToken {
+                    order_id: order.id,
+                    attempt: 1,
+                };
+                only(scene.queue.start(&[processing(token)]).await);
+            }
+            _ => drop(scene.move_to(&order, status).await),
         }
         stored.insert(0, (new.id, name, status));
     }

@@ -127,14 +127,14 @@ fn lists_are_ranges_of_an_index_among_many_orders() {
             let found = list(&connection, &case.query).expect("answers");
 
             assert_eq!(found.len(), case.n_found, "{:?}", case.query);
-            let plan = plan(&connection, sql);
+            let plan = plan(&connection, &sql);
             let (search, rest) = plan.split_first().expect("a plan has steps");
             assert_eq!(search, case.plan, "{sql}");
             // The users who share an external id are few; their orders are sorted.
             let is_sorted = sql == BY_EXTERNAL_ID;
             let sort = ["USE TEMP B-TREE FOR ORDER BY"];
             assert_eq!(rest, &sort[..usize::from(is_sorted)], "{sql}");
-            let ran = connection.prepare_cached(sql).expect("is cached");
+            let ran = connection.prepare_cached(&sql).expect("is cached");
             assert_eq!(ran.get_status(StatementStatus::Run), 1);
             assert_eq!(ran.get_status(StatementStatus::FullscanStep), 0, "{sql}");
             let n_steps = ran.get_status(StatementStatus::VmStep);
@@ -164,28 +164,52 @@ fn times_between_microseconds_are_rounded_away_from_what_they_exclude() {
     }
 }
 
+/// Only the oldest orders are not PROCESSED: a walk through all would read nearly all.
+const FILL_SOURCES: &str = "\
+UPDATE orders SET status = CASE WHEN created_at >= 400 THEN 3 ELSE 1 + created_at % 5 END;
+INSERT INTO jobs (order_id, attempt, attempts_before, due_at)
+SELECT id, status > 1, 0, iif(status = 4, 9223372036854775807, 0) FROM orders
+WHERE status IN (1, 2, 4);
+INSERT INTO order_events (order_id, version, status, at)
+SELECT id, 2, 5, 0 FROM orders WHERE status = 5;";
+
 #[test]
-fn list_of_failed_orders_goes_by_their_jobs() {
+fn lists_by_status_read_only_orders_of_that_status() {
+    use OrderStatus::{Cancelled, Failed, Pending, Processing};
     let (connection, _directory) = full_database();
-    // The oldest ones: a walk through the orders would read nearly all.
-    let bury = "INSERT INTO jobs (order_id, attempt, attempts_before, due_at)
-        SELECT id, 1, 0, 9223372036854775807 FROM orders WHERE status = 4 AND created_at < 300";
-    assert_eq!(connection.execute(bury, []).ok(), Some(60));
-    connection.flush_prepared_statement_cache();
-    let query = OrderQuery {
-        statuses: vec![OrderStatus::Failed],
-        limit: 51,
-        ..OrderQuery::default()
-    };
+    connection.execute_batch(FILL_SOURCES).expect("fills");
+    for statistics in ["", "ANALYZE"] {
+        connection.execute_batch(statistics).expect("runs");
+        for statuses in [
+            &[Pending][..],
+            &[Processing],
+            &[Failed],
+            &[Cancelled],
+            &[Pending, Processing, Failed, Cancelled],
+        ] {
+            connection.flush_prepared_statement_cache();
+            let query = OrderQuery {
+                statuses: statuses.to_vec(),
+                limit: 51,
+                ..OrderQuery::default()
+            };
 
-    let found = list(&connection, &query).expect("answers");
+            let found = list(&connection, &query).expect("answers");
 
-    assert_eq!(found.len(), 51);
-    let plan = plan(&connection, statement(&query));
-    let steps = [
-        "SEARCH jobs USING COVERING INDEX jobs_due_at_idx \
-         (due_at=? AND order_id>? AND order_id<?)",
-        "SEARCH orders USING PRIMARY KEY (id=?)",
-    ];
-    assert_eq!(plan, steps);
+            assert_eq!(found.len(), 51, "{statuses:?}");
+            let is_wanted = |order: &Order| statuses.contains(&order.status);
+            assert!(found.iter().all(is_wanted), "{statuses:?}");
+            assert!(found.is_sorted_by(|newer, older| newer.id > older.id));
+            let sql = statement(&query);
+            let plan = plan(&connection, &sql);
+            assert!(
+                !plan.iter().any(|step| step.contains("TEMP B-TREE")),
+                "{plan:?}"
+            );
+            let ran = connection.prepare_cached(&sql).expect("is cached");
+            assert_eq!(ran.get_status(StatementStatus::Run), 1);
+            let n_steps = ran.get_status(StatementStatus::VmStep);
+            assert!(n_steps < STEPS_MAX, "{n_steps} steps: {plan:?}");
+        }
+    }
 }

@@ -1,0 +1,6 @@
+-- Lists of orders by status, newest first, without an index on the status itself. A list of
+-- PROCESSING orders does not read a backlog that waits, nor one of PENDING orders those that failed.
+CREATE INDEX jobs_unclaimed_idx ON jobs (order_id) WHERE attempt = 0 AND due_at <> 'infinity';
+CREATE INDEX jobs_claimed_idx ON jobs (order_id) WHERE attempt > 0 AND due_at <> 'infinity';
+-- Only a cancel writes here.
+CREATE INDEX order_events_cancelled_idx ON order_events (order_id) WHERE status = 5;
