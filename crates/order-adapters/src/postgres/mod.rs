@@ -130,6 +130,7 @@ pub struct PostgresStore {
     unsure: Unsure,
     due: Cursor,
     abandoned: Cursor,
+    outbox_start: outbox::Start,
 }
 
 impl PostgresStore {
@@ -168,6 +169,7 @@ impl PostgresStore {
             unsure: Unsure::default(),
             due: Cursor::default(),
             abandoned: Cursor::default(),
+            outbox_start: outbox::Start::default(),
             database,
         };
         let ctx = CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE);
@@ -205,6 +207,7 @@ impl PostgresStore {
             unsure: Unsure::default(),
             due: Cursor::default(),
             abandoned: Cursor::default(),
+            outbox_start: outbox::Start::default(),
         })
     }
 

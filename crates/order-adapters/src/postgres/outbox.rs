@@ -1,7 +1,10 @@
 //! Events that wait to be published: kept by triggers, which are there only if somebody
 //! wants the events.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use order_core::{Error, EventOutbox, OrderEvent, OutboxEntry};
@@ -14,6 +17,62 @@ use super::{
     row::{self, micros},
     table_lock::TRY_TIMEOUT_SQL,
 };
+
+/// The position behind which reads begin.
+///
+/// A published entry leaves a dead one at the front of the index, as in the index of due jobs. So
+/// reads begin behind a position up to which nothing can come any more, which is more than having
+/// seen an entry behind it: positions are drawn before they are committed, and of one order no
+/// version may be read without those before it.
+#[derive(Default)]
+pub(super) struct Start(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// No entry at or before it is there, nor can one come.
+    after: i64,
+    /// The highest position that was read.
+    highest: i64,
+    /// The highest position that was read when the transaction with this id began.
+    fence: Option<(i64, i64)>,
+}
+
+impl Start {
+    fn after(&self) -> i64 {
+        self.lock().after
+    }
+
+    /// Takes note of the positions of a read that saw what all transactions with an id below
+    /// `xmin` have committed.
+    fn read(&self, xmin: i64, entries: &[OutboxEntry]) {
+        let mut state = self.lock();
+        if let Some((end, _)) = state.fence.take_if(|(_, id)| *id <= xmin) {
+            let first = entries.first().map(|entry| entry.position - 1);
+            state.after = first.map_or(end, |first| end.min(first));
+        }
+        if let Some(last) = entries.last() {
+            state.highest = last.position;
+        }
+    }
+
+    /// Takes note of the id of a transaction that began after the last read. All positions up to
+    /// the highest of that read had been drawn by then, and whoever drew them has a lower id.
+    fn begun(&self, id: i64) {
+        let mut state = self.lock();
+        let highest = state.highest;
+        state.fence.get_or_insert((highest, id));
+    }
+
+    /// Begins at the beginning: after a failure the server may be another one.
+    fn forget(&self) {
+        *self.lock() = State::default();
+    }
+
+    /// No code that can panic runs under the lock, so the state is still whole.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A trigger that keeps what is inserted into a table.
 struct Trigger {
@@ -74,11 +133,13 @@ impl PostgresStore {
     }
 }
 
-fn read_entry(row: &Row) -> Result<OutboxEntry, Fault> {
-    Ok(OutboxEntry {
-        position: row.try_get(1)?,
+/// An entry; `None` for the row of an outbox without one.
+fn read_entry(row: &Row) -> Result<Option<OutboxEntry>, Fault> {
+    let position: Option<i64> = row.try_get(1)?;
+    Ok(position.map(|position| OutboxEntry {
+        position,
         event: row::readable(std::slice::from_ref(row), read_event).pop(),
-    })
+    }))
 }
 
 fn read_event(row: &Row) -> Result<OrderEvent, Fault> {
@@ -124,17 +185,30 @@ impl EventOutbox for PostgresStore {
     async fn read(&self, limit: usize) -> Result<Vec<OutboxEntry>, Error> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let sql = include_str!("sql/read_outbox.sql");
-        let rows = self.maintenance.query(sql, &[&limit]).await?;
-        let entries = rows.iter().map(read_entry);
-        Ok(entries.collect::<Result<_, _>>()?)
+        let params = [&limit as _, &self.outbox_start.after() as _];
+        let rows = self.maintenance.query(sql, &params).await;
+        let rows = rows.inspect_err(|_| self.outbox_start.forget())?;
+        let entries = rows.iter().filter_map(|row| read_entry(row).transpose());
+        let entries = entries.collect::<Result<Vec<_>, _>>()?;
+        if let Some(row) = rows.first() {
+            let xmin = row.try_get(8).map_err(Fault::from)?;
+            self.outbox_start.read(xmin, &entries);
+        }
+        Ok(entries)
     }
 
     async fn remove(&self, positions: &[i64]) -> Result<(), Error> {
         if positions.is_empty() {
             return Ok(());
         }
-        let sql = "DELETE FROM event_outbox WHERE position = ANY ($1)";
-        self.maintenance.query(sql, &[&positions]).await?;
+        let sql = "WITH removed AS (DELETE FROM event_outbox WHERE position = ANY ($1)) \
+            SELECT pg_current_xact_id()::text::bigint";
+        let rows = self.maintenance.query(sql, &[&positions]).await;
+        let rows = rows.inspect_err(|_| self.outbox_start.forget())?;
+        if let Some(row) = rows.first() {
+            self.outbox_start
+                .begun(row.try_get(0).map_err(Fault::from)?);
+        }
         Ok(())
     }
 }

@@ -1,8 +1,12 @@
--- The entries of the outbox with the lowest positions, at most $1, with their events; the
--- columns of an event that is gone are NULL.
+-- The entries of the outbox with the lowest positions behind $2, at most $1, with their events;
+-- the columns of an event that is gone are NULL. Always returns a row, without an entry if there
+-- is none; in the last column, the id below which all transactions had ended before this one read.
 SELECT kept.order_id, kept.position, kept.version, event.at, event.user_id, event.status,
-    event.code, event.message
-FROM event_outbox kept
+    event.code, event.message, ended.xmin
+FROM (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin) AS ended
+LEFT JOIN (
+    SELECT * FROM event_outbox WHERE position > $2 ORDER BY position LIMIT $1
+) AS kept ON true
 -- With its limit the subquery cannot become a join, so it is one or two descents of a primary
 -- key for each entry.
 LEFT JOIN LATERAL (
@@ -18,4 +22,3 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) AS event ON true
 ORDER BY kept.position
-LIMIT $1
