@@ -19,3 +19,4 @@ mod simulation;
 mod startup;
 mod support;
 mod websocket;
+mod workers;

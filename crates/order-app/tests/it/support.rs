@@ -211,9 +211,13 @@ impl System {
         )
     }
 
+    pub(crate) fn grpc_addr(&self) -> SocketAddr {
+        self.service.addrs.grpc.expect("gRPC")
+    }
+
     /// The service over gRPC.
     pub(crate) fn remote(&self) -> Arc<dyn OrderApi> {
-        let url = format!("http://{}", self.service.addrs.grpc.expect("gRPC"));
+        let url = format!("http://{}", self.grpc_addr());
         let config = RpcClientConfig::new(vec![url]);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (remote, lanes) = RemoteOrderApi::new(&config, &clock).expect("a valid URL");
