@@ -24,7 +24,7 @@ const RETRIES_PER_LEASE: u32 = 15;
 
 /// The most tokens of one statement. More than a pool of the default size ever holds, so
 /// it is one statement, and no larger pool can send one without bounds.
-const TOKENS_LEN_MAX: usize = 4096;
+pub(crate) const TOKENS_LEN_MAX: usize = 4096;
 
 /// How often a release is tried before the leases are left to run out.
 const RELEASE_TRIES_MAX: usize = 3;

@@ -81,6 +81,7 @@ pub(super) struct FakeQueue {
     n_claim_statements: AtomicUsize,
     n_complete_statements: AtomicUsize,
     latencies: Mutex<BTreeMap<Statement, Duration>>,
+    extend_len_max: AtomicUsize,
 }
 
 impl FakeQueue {
@@ -97,6 +98,7 @@ impl FakeQueue {
             n_claim_statements: AtomicUsize::new(0),
             n_complete_statements: AtomicUsize::new(0),
             latencies: Mutex::default(),
+            extend_len_max: AtomicUsize::new(usize::MAX),
         }
     }
 
@@ -187,6 +189,11 @@ impl FakeQueue {
     /// Holds completions back, or lets them through.
     pub(super) fn set_commit_open(&self, is_open: bool) {
         self.is_commit_open.send_replace(is_open);
+    }
+
+    /// Makes extensions of more leases fail.
+    pub(super) fn set_extend_len_max(&self, len_max: usize) {
+        self.extend_len_max.store(len_max, Ordering::Relaxed);
     }
 
     /// Makes statements of a kind take this long.
@@ -330,6 +337,9 @@ impl JobQueue for FakeQueue {
 
     async fn extend(&self, tokens: &[JobToken], lease: Duration) -> Result<Vec<Extended>, Error> {
         self.check(Statement::Extend)?;
+        if tokens.len() > self.extend_len_max.load(Ordering::Relaxed) {
+            return Err(Error::store_unavailable("as planned"));
+        }
         let locked = self.locked.lock().unwrap();
         let mut jobs = self.jobs();
         let extend_one = |token: &JobToken| match jobs.get_mut(&token.order_id) {

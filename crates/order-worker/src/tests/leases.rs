@@ -1,6 +1,7 @@
 //! How leases are kept, and lost.
 
 use super::*;
+use crate::heartbeat::TOKENS_LEN_MAX;
 
 #[tokio::test(start_paused = true)]
 async fn heartbeat_extends_running_and_queued_jobs_in_one_statement() {
@@ -190,4 +191,26 @@ async fn locked_job_does_not_take_the_leases_of_others() {
     assert_eq!(n_dropped.load(Ordering::Relaxed), 1);
     let due = rig.queue.jobs()[&order_ids[0]].due_at;
     assert!(due > Instant::now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn statement_that_fails_takes_no_leases_of_other_statements() {
+    let many = WorkerConfig {
+        queue_len_max: 5_000,
+        ..config()
+    };
+    let (processor, _) = stuck();
+    let rig = Rig::started(many, processor).await;
+    for _ in 0..TOKENS_LEN_MAX + 100 {
+        rig.create();
+    }
+    let lease_end = Instant::now() + LEASE;
+    // The first statement of a heartbeat is full, and the second is not.
+    rig.queue.set_extend_len_max(TOKENS_LEN_MAX - 1);
+
+    sleep(LEASE / 2).await;
+
+    let jobs = rig.queue.jobs();
+    let n_extended = jobs.values().filter(|job| job.due_at > lease_end).count();
+    assert_eq!(n_extended, 100);
 }

@@ -73,6 +73,8 @@ async fn task_that_waits_for_work_may_wait_for_ever() {
 async fn pool_works_on_after_a_panic_in_any_of_its_statements() {
     let polling = WorkerConfig {
         poll_interval: Duration::from_secs(1),
+        // Only one result may wait for its commit, so a lost place stops the pool.
+        queue_len_max: 1,
         ..config()
     };
     // Long enough for a heartbeat.
@@ -88,4 +90,25 @@ async fn pool_works_on_after_a_panic_in_any_of_its_statements() {
         rig.processed(n + 1).await;
         assert!(!rig.queue.panics(statement), "{statement:?} did not panic");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_of_a_worker_that_panics_runs_out() {
+    let polling = WorkerConfig {
+        poll_interval: Duration::from_secs(1),
+        ..config()
+    };
+    let rig = Rig::started(polling, done()).await;
+    // The worker sends the start of an abandoned job itself.
+    rig.queue.panic_once(Statement::Start);
+    let job = Job {
+        order: rig.order(),
+        attempt: 1,
+        attempts_before: 0,
+    };
+    rig.queue.insert_abandoned(&job, false);
+
+    rig.processed(1).await;
+
+    assert!(!rig.queue.panics(Statement::Start));
 }

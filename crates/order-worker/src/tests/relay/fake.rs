@@ -68,7 +68,8 @@ impl Faults {
 #[derive(Default)]
 pub(super) struct Tables {
     last_position: i64,
-    entries: BTreeMap<i64, OrderEvent>,
+    /// The events by position; `None`: the event no longer exists.
+    entries: BTreeMap<i64, Option<OrderEvent>>,
     relay: Option<(Uuid, Instant)>,
 }
 
@@ -90,7 +91,14 @@ impl FakeOutbox {
     }
 
     pub(super) fn commit(&self, position: i64, event: OrderEvent) {
-        self.tables.lock().unwrap().entries.insert(position, event);
+        let mut tables = self.tables.lock().unwrap();
+        tables.entries.insert(position, Some(event));
+    }
+
+    /// Removes the events of all entries.
+    pub(super) fn lose_events(&self) {
+        let mut tables = self.tables.lock().unwrap();
+        tables.entries.values_mut().for_each(|event| *event = None);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -149,9 +157,9 @@ impl EventOutbox for FakeOutbox {
 
     async fn read(&self, limit: usize) -> Result<Vec<OutboxEntry>, Error> {
         self.n_reads.fetch_add(1, Relaxed);
-        let entry = |(&position, event): (&i64, &OrderEvent)| OutboxEntry {
+        let entry = |(&position, event): (&i64, &Option<OrderEvent>)| OutboxEntry {
             position,
-            event: Some(event.clone()),
+            event: event.clone(),
         };
         self.call(move |tables| tables.entries.iter().take(limit).map(entry).collect())
             .await

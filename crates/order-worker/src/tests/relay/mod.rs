@@ -122,6 +122,20 @@ async fn backlog_is_published_in_batches_and_removed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn entries_without_their_events_are_removed_and_hold_up_no_others() {
+    let mut rig = Rig::new();
+    rig.commit(3);
+    rig.outbox.lose_events();
+    rig.commit(2);
+    let relay = rig.start();
+
+    eventually(|| rig.outbox.len() == 0).await;
+
+    assert_eq!(rig.sink.published().len(), 2);
+    assert_eq!(relay.stats().failures.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn idle_relay_looks_twice_a_second() {
     let mut rig = Rig::new();
     rig.start();
