@@ -273,6 +273,52 @@ async fn slow_lists_take_connections_from_nobody_else() {
 }
 
 #[tokio::test]
+async fn slow_reads_leave_a_connection_to_readiness() {
+    let fixture = available!(fixture());
+    fixture.store.create(&orders(1)).await;
+    fixture.make_reads_sleepy().await;
+    let config = PostgresConfig {
+        requests_pool: 1,
+        ..PostgresConfig::new(&fixture.database.url)
+    };
+    let store = PostgresStore::connect(config).await.unwrap();
+    let ctx = ctx();
+    let probe = async {
+        fixture.wait_for(N_ASLEEP, 1).await;
+        store.check(&ctx).await.expect("the store is ready");
+    };
+    tokio::select! {
+        found = store.find(&ctx, order(1, 100).id) => panic!("{found:?}"),
+        () = probe => {}
+    }
+}
+
+#[tokio::test]
+async fn workers_outside_take_no_connections_from_those_inside() {
+    let fixture = available!(fixture());
+    let inside = &fixture.store;
+    inside.create(&orders(1)).await;
+    let waiting: Vec<_> = (2..18).map(due).collect();
+    inside.create(&waiting).await;
+    fixture.make_reads_sleepy().await;
+    let outside = inside.for_remote_workers().unwrap();
+    let claims = join_all((0..16).map(|_| outside.claim(1, LEASE)));
+    let others = async {
+        let deadline = Instant::now() + DEADLINE;
+        while fixture.number(N_ASLEEP).await < 2 {
+            assert!(Instant::now() < deadline, "no claim is under way");
+            sleep(Duration::from_millis(5)).await;
+        }
+        let extended = inside.extend(&tokens(&orders(1)), LEASE).await;
+        assert_eq!(extended.expect("is extended"), [Extended::Applied]);
+    };
+    tokio::select! {
+        claims = claims => panic!("{claims:?}"),
+        () = others => {}
+    }
+}
+
+#[tokio::test]
 async fn read_ends_with_its_deadline() {
     let fixture = available!(fixture());
     fixture.store.create(&orders(1)).await;

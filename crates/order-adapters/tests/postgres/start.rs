@@ -88,6 +88,46 @@ async fn newer_schema_is_used_and_older_one_is_not_ready() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
 }
 
+/// An update of the operating system may change every other collation, which breaks indexes.
+#[tokio::test]
+async fn indexed_texts_are_compared_by_their_bytes() {
+    let fixture = available!(fixture());
+    let others = "SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid, \
+        unnest(i.indcollation) AS used (id) \
+        WHERE c.relnamespace = 'public'::regnamespace \
+        AND used.id NOT IN (0, '\"C\"'::regcollation)";
+    assert_eq!(fixture.number(others).await, 0);
+}
+
+#[tokio::test]
+async fn settings_of_the_database_do_not_weaken_a_session() {
+    let fixture = available!(fixture());
+    fixture
+        .run(
+            "DO $do$ BEGIN
+                EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off',
+                    current_database());
+                EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = serializable',
+                    current_database());
+            END $do$;
+            CREATE FUNCTION refuse_weak() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF current_setting('synchronous_commit') <> 'on'
+                    OR current_setting('transaction_isolation') <> 'read committed'
+                THEN
+                    RAISE 'commits are %, transactions %', current_setting('synchronous_commit'),
+                        current_setting('transaction_isolation');
+                END IF;
+                RETURN NULL;
+            END $$;
+            CREATE TRIGGER refuse_weak AFTER INSERT ON orders EXECUTE FUNCTION refuse_weak()",
+        )
+        .await;
+
+    let created = fixture.connect().await.create(&orders(1)).await;
+
+    assert!(is_new(&created[0]), "{created:?}");
+}
+
 /// The error of connecting as `user` to `database` on the server at `url`.
 async fn refused(url: &str, user: &str, database: &str) -> ConnectError {
     let server: tokio_postgres::Config = url.parse().unwrap();
