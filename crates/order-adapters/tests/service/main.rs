@@ -79,6 +79,7 @@ struct Rig {
     store: Arc<FaultStore<MemoryStore>>,
     outside: Arc<Outside>,
     service: Arc<OrderService>,
+    supervisor: Arc<Supervisor>,
     /// Ended when the rig is dropped.
     _lanes: JoinSet<()>,
 }
@@ -114,6 +115,7 @@ impl Rig {
             store,
             outside,
             service: Arc::new(service),
+            supervisor,
             _lanes: running,
         }
     }

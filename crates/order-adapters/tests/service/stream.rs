@@ -5,7 +5,9 @@ use std::time::Duration;
 use order_core::{
     Clock as _, Error, ListOrders, OrderApi as _, OrderStatus, PageSize, TICKET_LIFETIME,
     TicketGrant, TicketOffice as _, TicketSecret,
+    supervisor::{STEP_TIME_MAX, Task},
 };
+use tokio::task::JoinSet;
 
 use super::{Rig, ctx, user, wanted};
 
@@ -91,4 +93,25 @@ async fn probes_of_a_second_share_an_answer() {
     tokio::time::sleep(Duration::from_secs(1)).await;
 
     assert!(rig.service.check_ready(&ctx()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn service_with_a_stuck_task_is_not_ready() {
+    let rig = Rig::new();
+    let task = Task::new("test", STEP_TIME_MAX, |beat| async move {
+        beat.busy();
+        std::future::pending::<()>().await;
+    });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(rig.supervisor.run(task));
+
+    tokio::time::sleep(STEP_TIME_MAX / 2).await;
+    assert!(rig.service.check_ready(&ctx()).await.is_ok());
+    tokio::time::sleep(STEP_TIME_MAX / 2 + Duration::from_secs(1)).await;
+
+    let refused = rig.service.check_ready(&ctx()).await;
+    assert!(
+        matches!(refused, Err(Error::ServiceUnavailable { .. })),
+        "{refused:?}"
+    );
 }
