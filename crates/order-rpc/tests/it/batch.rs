@@ -177,7 +177,8 @@ async fn failed_call_of_a_long_vector_leaves_the_answers_before_it() {
     server.stop().await;
 }
 
-/// The client waits for a concurrent duplicate, and no call to the service does.
+/// The client waits for a concurrent duplicate, and no call to the service does: it sends a batch,
+/// which is answered at once.
 #[tokio::test]
 async fn create_whose_duplicate_is_in_progress_is_sent_again() {
     let in_progress = || Act::Fail(Error::request_in_progress());
@@ -191,5 +192,6 @@ async fn create_whose_duplicate_is_in_progress_is_sent_again() {
 
     assert!(created.is_ok(), "{created:?}");
     assert_eq!(server.api.calls().len(), 3);
+    assert_eq!(*server.api.created.lock().expect("not poisoned"), []);
     server.stop().await;
 }
