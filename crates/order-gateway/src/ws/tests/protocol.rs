@@ -160,6 +160,8 @@ async fn every_version_is_pushed_in_full_form_whatever_the_bus_brings() {
     for version in 2..=5 {
         let push = client.text().await;
         assert!(push.contains(&format!(r#""version":{version},"#)), "{push}");
+        let cause = r#""cause":{"code":"OUT_OF_STOCK","message":"none left"}"#;
+        assert_eq!(push.contains(cause), version < 5, "{push}");
     }
     client.check_silent().await;
     server.shut_down().await;
