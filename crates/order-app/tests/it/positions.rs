@@ -251,8 +251,7 @@ fn all_orders_of_a_user_come_to_their_end_without_any_hint() {
         let watched = System::start(Shape::AllInOne, &database, &idle).await;
         let creating = System::start(Shape::AllInOne, &database, &idle).await;
         let mut socket = connect(&watched).await;
-        say(&mut socket, r#"{"subscribe":{"user":"user-1"}}"#).await;
-        assert_eq!(hear(&mut socket).await["subscribed"]["user"], "user-1");
+        assert_eq!(follow(&mut socket).await, 0);
         let http = Http::new(creating.http_addr());
         let mut ids = Vec::new();
         for _ in 0..60 {
@@ -260,6 +259,10 @@ fn all_orders_of_a_user_come_to_their_end_without_any_hint() {
         }
         ids.sort_unstable();
         assert_eq!(pushed(&mut socket, &ids, "PENDING", 1).await, ids);
+        // A new subscription whose answer has all of them: no pass looks for them as new orders.
+        say(&mut socket, r#"{"unsubscribe":{"user":"user-1"}}"#).await;
+        assert_eq!(hear(&mut socket).await["unsubscribed"]["user"], "user-1");
+        assert_eq!(follow(&mut socket).await, ids.len());
 
         let working = System::start(Shape::AllInOne, &database, &local).await;
         assert_eq!(pushed(&mut socket, &ids, "PROCESSED", 2).await, ids);
@@ -268,6 +271,14 @@ fn all_orders_of_a_user_come_to_their_end_without_any_hint() {
             system.stop().await;
         }
     });
+}
+
+/// Follows the user; how many orders the answer has.
+async fn follow(socket: &mut Socket) -> usize {
+    say(socket, r#"{"subscribe":{"user":"user-1"}}"#).await;
+    let answer = hear(socket).await;
+    let orders = answer["subscribed"]["orders"].as_array();
+    orders.expect("a list").len()
 }
 
 /// The orders of as many pushes as there are ids, all of this status and version.

@@ -19,16 +19,17 @@ pub(crate) async fn say(socket: &mut Socket, text: impl Into<String>) {
 }
 
 pub(crate) async fn hear(socket: &mut Socket) -> Value {
-    loop {
-        let frame = tokio::time::timeout(PATIENCE, socket.next())
-            .await
-            .expect("in time");
-        match frame.expect("open").expect("no error") {
-            Message::Text(text) => return serde_json::from_str(&text).expect("JSON"),
-            Message::Ping(_) => {}
-            other => panic!("unexpected frame {other:?}"),
+    let text = async {
+        loop {
+            match socket.next().await.expect("open").expect("no error") {
+                Message::Text(text) => return serde_json::from_str(&text).expect("JSON"),
+                Message::Ping(_) => {}
+                other => panic!("unexpected frame {other:?}"),
+            }
         }
-    }
+    };
+    // Pings do not restart the timeout: they arrive as long as the socket is open.
+    tokio::time::timeout(PATIENCE, text).await.expect("in time")
 }
 
 #[test]
