@@ -3,7 +3,7 @@
 use std::{io::Write as _, net::SocketAddr, process::ExitCode};
 
 use clap::{
-    Parser,
+    Command, Parser,
     error::{ContextKind, ContextValue},
 };
 
@@ -74,8 +74,20 @@ pub async fn api_gateway() -> ExitCode {
 }
 
 /// Reads flags and environment, or ends the program with what is wrong with them.
-fn parse<C: Parser>() -> C {
-    C::try_parse().unwrap_or_else(|error| hide_secret(error).exit())
+pub(crate) fn parse<C: Parser>() -> C {
+    let mut command = ignore_empty_variables(C::command());
+    let parsed = command.try_get_matches_from_mut(std::env::args_os());
+    let parsed = parsed.and_then(|mut matches| C::from_arg_matches_mut(&mut matches));
+    parsed.unwrap_or_else(|error| hide_secret(error.format(&mut command)).exit())
+}
+
+/// Lets a variable that is empty count as unset: files of settings have all of them.
+fn ignore_empty_variables(command: Command) -> Command {
+    let command = command.mut_args(|arg| match arg.get_env().and_then(std::env::var_os) {
+        Some(value) if value.is_empty() => arg.env(None::<&'static str>),
+        _ => arg,
+    });
+    command.mut_subcommands(ignore_empty_variables)
 }
 
 /// The settings whose values hold passwords and secrets.

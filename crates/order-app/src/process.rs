@@ -29,7 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::{
         ApiConfig, GatewayConfig, ProcessConfig, ServiceConfig, ServingConfig, SystemConfig,
-        WorkerConfig,
+        WebConfig, WorkerConfig,
     },
     lifecycle::Exit,
     starting::Starting,
@@ -85,10 +85,11 @@ impl Process {
             database_url: config.database_url,
             core: config.core,
             serving: config.serving,
+            web: config.web.clone(),
             process: config.process,
         };
         let mut process = Self::start_core(service, Some(&http)).await?;
-        process.serve_http(http, api_config)?;
+        process.serve_http(http, api_config, config.web)?;
         process.log_start("order-system");
         Ok(process)
     }
@@ -120,7 +121,7 @@ impl Process {
         let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), Some(core));
         process.serve_admin(admin)?;
         process.serve_grpc(grpc, api, serving)?;
-        process.serve_ws(ws, serving)?;
+        process.serve_ws(ws, serving, config.web)?;
         Ok(process)
     }
 
@@ -150,7 +151,7 @@ impl Process {
         let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), None);
         process.remote = Some(remote);
         process.serve_admin(admin)?;
-        process.serve_http(http, config.api)?;
+        process.serve_http(http, config.api, config.web)?;
         process.log_start("api-gateway");
         Ok(process)
     }
@@ -226,7 +227,12 @@ impl Process {
         );
     }
 
-    fn serve_http(&mut self, listener: TcpListener, config: ApiConfig) -> anyhow::Result<()> {
+    fn serve_http(
+        &mut self,
+        listener: TcpListener,
+        config: ApiConfig,
+        web: WebConfig,
+    ) -> anyhow::Result<()> {
         self.addrs.http = Some(listener.local_addr()?);
         let deps = HttpDeps {
             api: self.api(),
@@ -237,19 +243,26 @@ impl Process {
         let http = HttpConfig {
             request_timeout: self.request_timeout,
             docs: config.api_docs,
+            allowed_origins: web.allowed_origins,
             ..HttpConfig::default()
         };
         let router = http::router(deps, self.readiness.clone(), http);
         let serve = ServeConfig {
             connections_max: usize::try_from(config.http_max_connections)?,
             connections_per_address_max: usize::try_from(config.http_max_connections_per_address)?,
+            idle_timeout: config.idle_timeout,
             ..ServeConfig::new("http")
         };
         self.spawn_server("http", listener, router, serve);
         Ok(())
     }
 
-    fn serve_ws(&mut self, listener: TcpListener, config: &ServingConfig) -> anyhow::Result<()> {
+    fn serve_ws(
+        &mut self,
+        listener: TcpListener,
+        config: &ServingConfig,
+        web: WebConfig,
+    ) -> anyhow::Result<()> {
         let core = self
             .core
             .as_ref()
@@ -263,7 +276,7 @@ impl Process {
             clock: Arc::clone(&self.clock),
             ids: Arc::clone(&self.ids),
             config: WsConfig {
-                allowed_origins: config.ws_allowed_origins.clone(),
+                allowed_origins: web.allowed_origins,
                 connections_max,
                 connections_per_address_max,
                 drain_window: self.drain_timeout(),

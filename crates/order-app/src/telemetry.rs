@@ -10,11 +10,17 @@ use crate::config::LogFormat;
 /// adapters say what was done in one line.
 const FILTER_DEFAULT: &str = "info,refinery_core=warn";
 
+/// What is to be logged, if RUST_LOG says so; empty counts as unset.
+pub(crate) fn filter() -> Option<String> {
+    let filter = std::env::var(EnvFilter::DEFAULT_ENV).ok()?;
+    (!filter.is_empty()).then_some(filter)
+}
+
 /// Starts logging to standard error. Does nothing if the process already logs, so that
 /// tests may call it more than once.
 pub fn init(format: LogFormat) {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER_DEFAULT));
+    let filter = filter().and_then(|filter| EnvFilter::try_new(filter).ok());
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(FILTER_DEFAULT));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         // Colours are for people; a file or a collector would store the escape codes.

@@ -1,11 +1,11 @@
 //! The one closed set of failures, and what each means to a caller.
 //!
-//! Adapters translate into it at their edge; transports translate out of it with
-//! total matches, so a new variant does not compile until every transport knows it.
+//! Adapters translate into it at their edge, transports out of it: by its row in
+//! [`reason`](crate::Reason), which every variant has, and by the fields that only some have.
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{ExternalId, OrderId, OrderStatus, Reason, Version};
+use crate::{ExternalId, OrderId, OrderStatus, Version};
 
 /// A source error of any type, kept for the log and never shown to a client.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -194,50 +194,6 @@ fn invalid_argument_text(violations: &[Violation]) -> String {
     format!("the request is not valid: {}", rules.join("; "))
 }
 
-/// What kind of failure it is: decides the gRPC code and the HTTP status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ErrorKind {
-    /// The request itself is wrong.
-    InvalidArgument,
-    /// The request is well formed and contradicts an earlier one.
-    Unprocessable,
-    /// The caller has to say who it is.
-    Unauthenticated,
-    /// The caller may not do this.
-    PermissionDenied,
-    /// The thing does not exist.
-    NotFound,
-    /// The thing exists already, differently.
-    AlreadyExists,
-    /// The state of the thing does not allow it.
-    FailedPrecondition,
-    /// A concurrent change won; read again.
-    Conflict,
-    /// The precondition of the request does not hold.
-    EtagMismatch,
-    /// The caller uses more than it may.
-    ResourceExhausted,
-    /// Not now; try later.
-    Unavailable,
-    /// The time ran out.
-    DeadlineExceeded,
-    /// A defect.
-    Internal,
-}
-
-/// What a caller should do with a failed call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// The same request fails again.
-    Never,
-    /// Read the current state, then decide again.
-    Reread,
-    /// The same request may succeed after this time.
-    After(Duration),
-    /// The same request may succeed; whether the first took effect is unknown.
-    IfIdempotent,
-}
-
 /// How long a client is asked to wait when nothing better is known.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
@@ -293,80 +249,16 @@ impl Error {
         }
     }
 
-    /// The kind of failure.
-    pub const fn kind(&self) -> ErrorKind {
+    /// When a new attempt makes sense, where that is known.
+    pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::InvalidArgument { .. } => ErrorKind::InvalidArgument,
-            Self::OrderNotFound { .. } => ErrorKind::NotFound,
-            Self::OrderAlreadyExists { .. } | Self::ExternalIdTaken { .. } => {
-                ErrorKind::AlreadyExists
-            }
-            Self::IdempotencyKeyReused => ErrorKind::Unprocessable,
-            Self::OrderNotCancellable { .. }
-            | Self::OrderNotRetryable { .. }
-            | Self::TransitionRefused { .. } => ErrorKind::FailedPrecondition,
-            Self::EtagMismatch { .. } => ErrorKind::EtagMismatch,
-            Self::VersionConflict { .. } | Self::RequestInProgress { .. } => ErrorKind::Conflict,
-            Self::TicketInvalid => ErrorKind::Unauthenticated,
-            Self::PermissionDenied { .. } => ErrorKind::PermissionDenied,
-            Self::LimitExceeded { .. } => ErrorKind::ResourceExhausted,
-            Self::Overloaded { .. }
-            | Self::StoreUnavailable { .. }
-            | Self::ServiceUnavailable { .. }
-            | Self::ShuttingDown { .. } => ErrorKind::Unavailable,
-            Self::DeadlineExceeded => ErrorKind::DeadlineExceeded,
-            Self::Internal { .. } => ErrorKind::Internal,
-        }
-    }
-
-    /// The stable name of the failure.
-    pub const fn reason(&self) -> Reason {
-        match self {
-            Self::InvalidArgument { .. } => Reason::InvalidArgument,
-            Self::OrderNotFound { .. } => Reason::OrderNotFound,
-            Self::OrderAlreadyExists { .. } => Reason::OrderAlreadyExists,
-            Self::ExternalIdTaken { .. } => Reason::ExternalIdTaken,
-            Self::IdempotencyKeyReused => Reason::IdempotencyKeyReused,
-            Self::RequestInProgress { .. } => Reason::RequestInProgress,
-            Self::EtagMismatch { .. } => Reason::EtagMismatch,
-            Self::OrderNotRetryable { .. } => Reason::OrderNotRetryable,
-            Self::TicketInvalid => Reason::TicketInvalid,
-            Self::PermissionDenied { .. } => Reason::PermissionDenied,
-            Self::OrderNotCancellable { .. } => Reason::OrderNotCancellable,
-            Self::TransitionRefused { .. } => Reason::TransitionRefused,
-            Self::VersionConflict { .. } => Reason::VersionConflict,
-            Self::LimitExceeded { .. } => Reason::LimitExceeded,
-            Self::Overloaded { .. } => Reason::Overloaded,
-            Self::StoreUnavailable { .. } => Reason::StoreUnavailable,
-            Self::ServiceUnavailable { .. } => Reason::ServiceUnavailable,
-            Self::ShuttingDown { .. } => Reason::ShuttingDown,
-            Self::DeadlineExceeded => Reason::DeadlineExceeded,
-            Self::Internal { .. } => Reason::Internal,
-        }
-    }
-
-    /// What the caller should do.
-    pub const fn retry(&self) -> Retry {
-        match self {
-            Self::InvalidArgument { .. }
-            | Self::OrderNotFound { .. }
-            | Self::OrderAlreadyExists { .. }
-            | Self::ExternalIdTaken { .. }
-            | Self::IdempotencyKeyReused
-            | Self::OrderNotCancellable { .. }
-            | Self::OrderNotRetryable { .. }
-            | Self::TransitionRefused { .. }
-            | Self::TicketInvalid
-            | Self::PermissionDenied { .. }
-            | Self::Internal { .. } => Retry::Never,
-            Self::VersionConflict { .. } | Self::EtagMismatch { .. } => Retry::Reread,
-            Self::LimitExceeded { .. } => Retry::After(RETRY_AFTER_DEFAULT),
+            Self::LimitExceeded { .. } => Some(RETRY_AFTER_DEFAULT),
             Self::RequestInProgress { retry_after }
             | Self::Overloaded { retry_after }
             | Self::StoreUnavailable { retry_after, .. }
             | Self::ServiceUnavailable { retry_after, .. }
-            | Self::ShuttingDown { retry_after } => Retry::After(*retry_after),
-            Self::DeadlineExceeded => Retry::IfIdempotent,
+            | Self::ShuttingDown { retry_after } => Some(*retry_after),
+            _ => None,
         }
     }
 

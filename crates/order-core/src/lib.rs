@@ -40,7 +40,7 @@ pub use broker::{
     BrokerError, EventReceiver, EventTransport, HintCapabilities, HintConsumer, HintQueue, Topic,
     TopicChange,
 };
-pub use error::{BoxError, Error, ErrorKind, Retry, SharedError, Violation, error_chain};
+pub use error::{BoxError, Error, SharedError, Violation, error_chain};
 pub use event::{EventPage, ListEvents, OrderEvent, OrderEventStream, OrderState};
 pub use id::{ExternalId, OrderId, RequestId, UserId};
 pub use idempotency::{Fingerprint, IdempotencyKey, KeyClaim, KeyOperation, StoredKey};
@@ -58,7 +58,7 @@ pub use port::{
     Clock, EventBus, IdGen, JobDispatch, JobQueue, OrderStore, OrderWatch, Reservation,
 };
 pub use processor::{Attempt, Effects, Outcome, Processor};
-pub use reason::Reason;
+pub use reason::{GrpcCode, Reason, Repeat};
 pub use service::{OrderService, OrderServiceConfig, OrderServiceDeps};
 pub use status::{Change, Command, JobEffect, OrderStatus, TRANSITIONS, Transition, decide};
 pub use ticket::{

@@ -1,10 +1,78 @@
-//! The names of failures, and what to tell a developer who meets one.
+//! One row for each failure: its names, what it means to a caller, and what to do about it.
+//! `/problems`, docs/errors.md and both transports read this table.
+
+use crate::Error;
+
+/// Whether a caller may make a failed call again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// The same request fails again.
+    Never,
+    /// After reading the current state, and deciding again.
+    AfterReading,
+    /// Yes: nothing was done.
+    Always,
+    /// Whether it took effect is unknown, so only a request that has no effect the second time.
+    IfIdempotent,
+}
+
+/// The code of a failure over gRPC, with its number on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrpcCode {
+    /// 3.
+    InvalidArgument = 3,
+    /// 4.
+    DeadlineExceeded = 4,
+    /// 5.
+    NotFound = 5,
+    /// 6.
+    AlreadyExists = 6,
+    /// 7.
+    PermissionDenied = 7,
+    /// 8.
+    ResourceExhausted = 8,
+    /// 9.
+    FailedPrecondition = 9,
+    /// 10.
+    Aborted = 10,
+    /// 13.
+    Internal = 13,
+    /// 14.
+    Unavailable = 14,
+    /// 16.
+    Unauthenticated = 16,
+}
+
+impl GrpcCode {
+    /// The name, `UPPER_SNAKE_CASE`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "INVALID_ARGUMENT",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::NotFound => "NOT_FOUND",
+            Self::AlreadyExists => "ALREADY_EXISTS",
+            Self::PermissionDenied => "PERMISSION_DENIED",
+            Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Self::FailedPrecondition => "FAILED_PRECONDITION",
+            Self::Aborted => "ABORTED",
+            Self::Internal => "INTERNAL",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+        }
+    }
+}
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident = $text:literal, $title:literal, $advice:literal;)+) => {
+    ($($variant:ident = $text:literal, $http:literal, $grpc:ident, $repeat:ident, $title:literal,
+        $advice:literal;)+) => {
         /// The stable, machine-readable name of a failure (AIP-193 `ErrorInfo.reason`).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Reason { $($(#[$doc])* $variant,)+ }
+        pub enum Reason {
+            $(
+                #[doc = concat!("See [`Error::", stringify!($variant), "`].")]
+                $variant,
+            )+
+        }
 
         impl Reason {
             /// Every reason, in the order of the documentation.
@@ -13,6 +81,21 @@ macro_rules! reasons {
             /// The name on the wire, `UPPER_SNAKE_CASE`.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// The HTTP status.
+            pub const fn http_status(self) -> u16 {
+                match self { $(Self::$variant => $http,)+ }
+            }
+
+            /// The gRPC code.
+            pub const fn grpc_code(self) -> GrpcCode {
+                match self { $(Self::$variant => GrpcCode::$grpc,)+ }
+            }
+
+            /// Whether the call may be made again.
+            pub const fn repeat(self) -> Repeat {
+                match self { $(Self::$variant => Repeat::$repeat,)+ }
             }
 
             /// The short text that never changes for a reason (RFC 9457 `title`).
@@ -29,74 +112,86 @@ macro_rules! reasons {
             pub fn parse(text: &str) -> Option<Self> {
                 match text { $($text => Some(Self::$variant),)+ _ => None }
             }
+
+            /// Whether the system failed, and not the request.
+            pub const fn is_fault(self) -> bool {
+                self.http_status() >= 500
+            }
+        }
+
+        impl Error {
+            /// The stable name of the failure.
+            pub const fn reason(&self) -> Reason {
+                match self { $(Self::$variant { .. } => Reason::$variant,)+ }
+            }
         }
     };
 }
 
 reasons! {
-    /// See [`Error::InvalidArgument`](crate::Error::InvalidArgument).
-    InvalidArgument = "INVALID_ARGUMENT", "The request is not valid",
+    InvalidArgument = "INVALID_ARGUMENT", 400, InvalidArgument, Never,
+        "The request is not valid",
         "Correct the fields that `errors` names, each with the rule it broke.";
-    /// See [`Error::OrderNotFound`](crate::Error::OrderNotFound).
-    OrderNotFound = "ORDER_NOT_FOUND", "The order does not exist",
+    OrderNotFound = "ORDER_NOT_FOUND", 404, NotFound, Never,
+        "The order does not exist",
         "Check the id. An order that was acknowledged is never removed.";
-    /// See [`Error::OrderAlreadyExists`](crate::Error::OrderAlreadyExists).
-    OrderAlreadyExists = "ORDER_ALREADY_EXISTS", "The order id is taken",
+    OrderAlreadyExists = "ORDER_ALREADY_EXISTS", 409, AlreadyExists, Never,
+        "The order id is taken",
         "The id belongs to an order with other content. Make a new UUIDv7 for a new order.";
-    /// See [`Error::ExternalIdTaken`](crate::Error::ExternalIdTaken).
-    ExternalIdTaken = "EXTERNAL_ID_TAKEN", "The external id is taken",
+    ExternalIdTaken = "EXTERNAL_ID_TAKEN", 409, AlreadyExists, Never,
+        "The external id is taken",
         "The user has an order with this external id; `existing_order` is its address.";
-    /// See [`Error::IdempotencyKeyReused`](crate::Error::IdempotencyKeyReused).
-    IdempotencyKeyReused = "IDEMPOTENCY_KEY_REUSED", "The idempotency key was used before",
+    IdempotencyKeyReused = "IDEMPOTENCY_KEY_REUSED", 422, InvalidArgument, Never,
+        "The idempotency key was used before",
         "The key came with a request that asked for something else. Use a new key for a new \
         request; repeat a request with exactly the body it had.";
-    /// See [`Error::RequestInProgress`](crate::Error::RequestInProgress).
-    RequestInProgress = "REQUEST_IN_PROGRESS", "Another request is still in progress",
+    RequestInProgress = "REQUEST_IN_PROGRESS", 409, Aborted, Always,
+        "Another request is still in progress",
         "A request for the same key or order has not ended. Repeat yours after `Retry-After`.";
-    /// See [`Error::EtagMismatch`](crate::Error::EtagMismatch).
-    EtagMismatch = "ETAG_MISMATCH", "The order has changed",
+    EtagMismatch = "ETAG_MISMATCH", 412, Aborted, AfterReading,
+        "The order has changed",
         "The order is not at the version that the request names. Read it again and decide again.";
-    /// See [`Error::OrderNotCancellable`](crate::Error::OrderNotCancellable).
-    OrderNotCancellable = "ORDER_NOT_CANCELLABLE", "The order cannot be cancelled",
+    OrderNotCancellable = "ORDER_NOT_CANCELLABLE", 409, FailedPrecondition, Never,
+        "The order cannot be cancelled",
         "Only a PENDING order can be cancelled. `current_status` is where it stands, `allowed` \
         where it may still move.";
-    /// See [`Error::OrderNotRetryable`](crate::Error::OrderNotRetryable).
-    OrderNotRetryable = "ORDER_NOT_RETRYABLE", "The order cannot be retried",
+    OrderNotRetryable = "ORDER_NOT_RETRYABLE", 409, FailedPrecondition, Never,
+        "The order cannot be retried",
         "Only a FAILED order can be retried. `current_status` is where it stands.";
-    /// See [`Error::TransitionRefused`](crate::Error::TransitionRefused).
-    TransitionRefused = "TRANSITION_REFUSED", "The order cannot move to this status",
+    TransitionRefused = "TRANSITION_REFUSED", 409, FailedPrecondition, Never,
+        "The order cannot move to this status",
         "`current_status` is where the order stands, `allowed` where it may move.";
-    /// See [`Error::VersionConflict`](crate::Error::VersionConflict).
-    VersionConflict = "VERSION_CONFLICT", "The order was changed at the same time",
+    VersionConflict = "VERSION_CONFLICT", 409, Aborted, AfterReading,
+        "The order was changed at the same time",
         "Others kept changing the order. Read it again and decide again.";
-    /// See [`Error::TicketInvalid`](crate::Error::TicketInvalid).
-    TicketInvalid = "TICKET_INVALID", "The ticket is not valid",
+    TicketInvalid = "TICKET_INVALID", 401, Unauthenticated, Never,
+        "The ticket is not valid",
         "A ticket can be redeemed once, within 30 seconds. Ask `POST /stream-tickets` for a new \
         one.";
-    /// See [`Error::PermissionDenied`](crate::Error::PermissionDenied).
-    PermissionDenied = "PERMISSION_DENIED", "This is not allowed",
+    PermissionDenied = "PERMISSION_DENIED", 403, PermissionDenied, Never,
+        "This is not allowed",
         "The caller is known and may not do this; `detail` says what.";
-    /// See [`Error::LimitExceeded`](crate::Error::LimitExceeded).
-    LimitExceeded = "LIMIT_EXCEEDED", "A limit is reached",
+    LimitExceeded = "LIMIT_EXCEEDED", 429, ResourceExhausted, Always,
+        "A limit is reached",
         "Use less of what `detail` names, and try later.";
-    /// See [`Error::Overloaded`](crate::Error::Overloaded).
-    Overloaded = "OVERLOADED", "The service is overloaded",
+    Overloaded = "OVERLOADED", 503, Unavailable, Always,
+        "The service is overloaded",
         "Nothing was stored. Repeat the request after `Retry-After`.";
-    /// See [`Error::StoreUnavailable`](crate::Error::StoreUnavailable).
-    StoreUnavailable = "STORE_UNAVAILABLE", "The order store is unavailable",
+    StoreUnavailable = "STORE_UNAVAILABLE", 503, Unavailable, IfIdempotent,
+        "The order store is unavailable",
         "Whether a write took effect is not known. Repeat it after `Retry-After`, with its \
         idempotency key.";
-    /// See [`Error::ServiceUnavailable`](crate::Error::ServiceUnavailable).
-    ServiceUnavailable = "SERVICE_UNAVAILABLE", "The order service is unavailable",
+    ServiceUnavailable = "SERVICE_UNAVAILABLE", 503, Unavailable, IfIdempotent,
+        "The order service is unavailable",
         "Whether a write took effect is not known. Repeat it after `Retry-After`, with its \
         idempotency key.";
-    /// See [`Error::ShuttingDown`](crate::Error::ShuttingDown).
-    ShuttingDown = "SHUTTING_DOWN", "The service is shutting down",
+    ShuttingDown = "SHUTTING_DOWN", 503, Unavailable, Always,
+        "The service is shutting down",
         "Repeat the request; another process answers.";
-    /// See [`Error::DeadlineExceeded`](crate::Error::DeadlineExceeded).
-    DeadlineExceeded = "DEADLINE_EXCEEDED", "The deadline has passed",
+    DeadlineExceeded = "DEADLINE_EXCEEDED", 504, DeadlineExceeded, IfIdempotent,
+        "The deadline has passed",
         "Whether a write took effect is not known. Repeat it with its idempotency key.";
-    /// See [`Error::Internal`](crate::Error::Internal).
-    Internal = "INTERNAL", "An internal error occurred",
+    Internal = "INTERNAL", 500, Internal, Never,
+        "An internal error occurred",
         "This is a defect. Report it with the request id.";
 }

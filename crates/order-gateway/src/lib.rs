@@ -8,5 +8,6 @@ pub mod http;
 pub mod json {
     pub use crate::http::dto::{CauseBody, EventBody, OrderBody};
 }
+pub mod origin;
 pub mod serve;
 pub mod ws;

@@ -12,14 +12,14 @@ mod slots;
 use std::{
     io,
     net::{Shutdown, SocketAddr, TcpListener},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use axum::Router;
 use axum_server::{Handle, Server};
 use socket2::SockRef;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -30,6 +30,9 @@ use self::{
 /// How long requests are still answered after the stop. A client that keeps a connection
 /// busy sends its next request well within that.
 const LINGER_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// Between two log lines about connections that cannot be accepted.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often to look whether all connections are gone.
 const LINGER_LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -51,8 +54,10 @@ pub struct ServeConfig {
     /// The most fields of an HTTP/1 head. In HTTP/2 each field counts 32 bytes against
     /// [`ServeConfig::header_len_max`] instead.
     pub header_count_max: usize,
-    /// Between two requests, and the longest time a peer may take no byte of an answer.
+    /// Between two requests.
     pub idle_timeout: Duration,
+    /// The longest time a peer may take no byte of an answer.
+    pub write_timeout: Duration,
     /// Requests at the same time on one HTTP/2 connection.
     pub http2_streams_max: u32,
     /// Between two pings on an HTTP/2 connection.
@@ -78,7 +83,8 @@ impl ServeConfig {
             header_timeout: Duration::from_secs(5),
             header_len_max: 16 * 1024,
             header_count_max: 64,
-            idle_timeout: Duration::from_mins(1),
+            idle_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_mins(1),
             http2_streams_max: 100,
             http2_keepalive_interval: Duration::from_secs(20),
             http2_keepalive_timeout: Duration::from_secs(10),
@@ -171,6 +177,25 @@ pub async fn serve(
     Ok(())
 }
 
+/// Accepting fails 20 times a second while the process is out of file descriptors. That is one
+/// line now and then.
+#[derive(Default)]
+struct AcceptFailures(Mutex<(Option<Instant>, u64)>);
+
+impl AcceptFailures {
+    /// Counts a failure; how many there were since the last log line, if it is time for one.
+    fn count(&self) -> Option<u64> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (logged_at, n_failures) = &mut *state;
+        *n_failures += 1;
+        if logged_at.is_some_and(|logged_at| logged_at.elapsed() < ACCEPT_LOG_INTERVAL) {
+            return None;
+        }
+        *logged_at = Some(Instant::now());
+        Some(std::mem::take(n_failures))
+    }
+}
+
 fn build(
     listener: TcpListener,
     config: &ServeConfig,
@@ -181,17 +206,21 @@ fn build(
         first_byte: config.first_byte_timeout,
         header: config.header_timeout,
         idle: config.idle_timeout,
+        write: config.write_timeout,
     };
     let slots = Slots::new(config.connections_max, config.connections_per_address_max);
     let is_stopping = Arc::clone(stopping);
+    let failures = AcceptFailures::default();
     let mut server = axum_server::from_tcp(listener)?
         .acceptor(ConnectionAcceptor::new(limits, slots, Arc::clone(stopping)))
         .accept_error_handler(move |peer, error| {
             if let Some(peer) = peer {
                 // Refusals are the limits at work; a flood of them must not fill the log.
                 tracing::debug!(listener = name, %peer, %error, "connection refused");
-            } else if !is_stopping.is_lingering.load(Ordering::Acquire) {
-                tracing::warn!(listener = name, %error, "cannot accept connections");
+            } else if !is_stopping.is_lingering.load(Ordering::Acquire)
+                && let Some(failures) = failures.count()
+            {
+                tracing::warn!(listener = name, %error, failures, "cannot accept connections");
             }
         });
     let builder = server.http_builder();
@@ -207,4 +236,21 @@ fn build(
         .keep_alive_interval(config.http2_keepalive_interval)
         .keep_alive_timeout(config.http2_keepalive_timeout);
     Ok(server)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_to_accept_are_one_line_now_and_then() {
+        let failures = AcceptFailures::default();
+        let mut lines = Vec::new();
+        // The server tries every 50 ms.
+        for _ in 0..500 {
+            lines.extend(failures.count());
+            tokio::time::advance(Duration::from_millis(50)).await;
+        }
+        assert_eq!(lines, [1, 200, 200]);
+    }
 }

@@ -41,6 +41,7 @@ fn patient() -> ServeConfig {
         first_byte_timeout: LONG,
         header_timeout: LONG,
         idle_timeout: LONG,
+        write_timeout: LONG,
         http2_keepalive_interval: LONG,
         drain_timeout: LONG,
         ..ServeConfig::new("test")
@@ -243,7 +244,7 @@ async fn idle_connection_outlives_the_header_timeout() {
 #[tokio::test]
 async fn peer_that_reads_nothing_is_cut() {
     let server = Server::start(ServeConfig {
-        idle_timeout: SHORT,
+        write_timeout: SHORT,
         connections_max: 1,
         ..patient()
     });

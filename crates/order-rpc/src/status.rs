@@ -10,7 +10,7 @@ mod decode;
 use std::{collections::HashMap, error::Error as _, sync::Arc};
 
 use bytes::Bytes;
-use order_core::{BoxError, Error, ErrorKind, OrderStatus, RequestId, Retry, Violation};
+use order_core::{BoxError, Error, OrderStatus, RequestId, Violation};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -41,23 +41,6 @@ mod key {
     pub(super) const LIMIT: &str = "limit";
 }
 
-/// The gRPC code of a kind of failure.
-pub const fn code(kind: ErrorKind) -> Code {
-    match kind {
-        ErrorKind::InvalidArgument | ErrorKind::Unprocessable => Code::InvalidArgument,
-        ErrorKind::Unauthenticated => Code::Unauthenticated,
-        ErrorKind::PermissionDenied => Code::PermissionDenied,
-        ErrorKind::NotFound => Code::NotFound,
-        ErrorKind::AlreadyExists => Code::AlreadyExists,
-        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
-        ErrorKind::Conflict | ErrorKind::EtagMismatch => Code::Aborted,
-        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
-        ErrorKind::Unavailable => Code::Unavailable,
-        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
-        ErrorKind::Internal => Code::Internal,
-    }
-}
-
 /// Writes an error for a client. The error itself becomes the source of the status, for the
 /// log; it does not travel.
 pub fn to_status(mut error: Error, request_id: &RequestId) -> Status {
@@ -67,7 +50,7 @@ pub fn to_status(mut error: Error, request_id: &RequestId) -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info(error.reason().as_str(), DOMAIN, metadata(&error));
     details.set_request_info(request_id.as_str(), "");
-    if let Retry::After(delay) = error.retry() {
+    if let Some(delay) = error.retry_after() {
         details.set_retry_info(Some(delay));
     }
     match &error {
@@ -85,24 +68,10 @@ pub fn to_status(mut error: Error, request_id: &RequestId) -> Status {
                 error.to_string(),
             );
         }
-        Error::OrderNotFound { .. }
-        | Error::OrderAlreadyExists { .. }
-        | Error::ExternalIdTaken { .. }
-        | Error::IdempotencyKeyReused
-        | Error::RequestInProgress { .. }
-        | Error::EtagMismatch { .. }
-        | Error::VersionConflict { .. }
-        | Error::TicketInvalid
-        | Error::PermissionDenied { .. }
-        | Error::LimitExceeded { .. }
-        | Error::Overloaded { .. }
-        | Error::StoreUnavailable { .. }
-        | Error::ServiceUnavailable { .. }
-        | Error::ShuttingDown { .. }
-        | Error::DeadlineExceeded
-        | Error::Internal { .. } => {}
+        _ => {}
     }
-    let mut status = Status::with_error_details(code(error.kind()), error.to_string(), details);
+    let code = Code::from_i32(error.reason().grpc_code() as i32);
+    let mut status = Status::with_error_details(code, error.to_string(), details);
     status.set_source(Arc::new(error));
     status
 }
@@ -269,15 +238,7 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         Error::LimitExceeded { what, limit } => {
             vec![(key::WHAT, what.clone()), (key::LIMIT, limit.to_string())]
         }
-        Error::IdempotencyKeyReused
-        | Error::RequestInProgress { .. }
-        | Error::TicketInvalid
-        | Error::Overloaded { .. }
-        | Error::StoreUnavailable { .. }
-        | Error::ServiceUnavailable { .. }
-        | Error::ShuttingDown { .. }
-        | Error::DeadlineExceeded
-        | Error::Internal { .. } => vec![],
+        _ => vec![],
     };
     pairs
         .into_iter()

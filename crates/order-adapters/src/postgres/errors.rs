@@ -127,36 +127,36 @@ fn is_io(error: &tokio_postgres::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use order_core::ErrorKind;
+    use order_core::Reason;
 
     use super::*;
 
-    fn kind(code: &str) -> (String, ErrorKind) {
+    fn kind(code: &str) -> (String, Reason) {
         let fault = fault_of_state(&SqlState::from_code(code))("a source".into());
         let name = format!("{fault:?}");
         let name = name.split('(').next().unwrap_or_default().to_owned();
-        (name, Error::from(fault).kind())
+        (name, Error::from(fault).reason())
     }
 
     #[test]
     fn states_mean_what_can_be_done_about_them() {
         for (code, name, error) in [
-            ("08006", "Connection", ErrorKind::Unavailable),
-            ("57P01", "Connection", ErrorKind::Unavailable),
-            ("57P03", "Connection", ErrorKind::Unavailable),
-            ("25006", "Connection", ErrorKind::Unavailable),
-            ("40001", "Conflict", ErrorKind::Unavailable),
-            ("40P01", "Conflict", ErrorKind::Unavailable),
-            ("23505", "Conflict", ErrorKind::Unavailable),
-            ("57014", "Unavailable", ErrorKind::Unavailable),
-            ("55P03", "Locked", ErrorKind::Conflict),
-            ("53100", "Exhausted", ErrorKind::Unavailable),
-            ("53300", "Exhausted", ErrorKind::Unavailable),
-            ("58030", "Exhausted", ErrorKind::Unavailable),
-            ("22021", "Row", ErrorKind::Internal),
-            ("23514", "Row", ErrorKind::Internal),
-            ("42P01", "Defect", ErrorKind::Internal),
-            ("XX000", "Defect", ErrorKind::Internal),
+            ("08006", "Connection", Reason::StoreUnavailable),
+            ("57P01", "Connection", Reason::StoreUnavailable),
+            ("57P03", "Connection", Reason::StoreUnavailable),
+            ("25006", "Connection", Reason::StoreUnavailable),
+            ("40001", "Conflict", Reason::StoreUnavailable),
+            ("40P01", "Conflict", Reason::StoreUnavailable),
+            ("23505", "Conflict", Reason::StoreUnavailable),
+            ("57014", "Unavailable", Reason::StoreUnavailable),
+            ("55P03", "Locked", Reason::RequestInProgress),
+            ("53100", "Exhausted", Reason::StoreUnavailable),
+            ("53300", "Exhausted", Reason::StoreUnavailable),
+            ("58030", "Exhausted", Reason::StoreUnavailable),
+            ("22021", "Row", Reason::Internal),
+            ("23514", "Row", Reason::Internal),
+            ("42P01", "Defect", Reason::Internal),
+            ("XX000", "Defect", Reason::Internal),
         ] {
             assert_eq!(kind(code), (name.to_owned(), error), "{code}");
         }

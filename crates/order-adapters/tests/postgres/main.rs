@@ -15,9 +15,9 @@ use async_trait::async_trait;
 use order_adapters::postgres::{ConnectError, PostgresConfig, PostgresStore};
 use order_core::{
     CallContext, Cause, Change, Committed, Completed, Completion, Created, Deadline, Error,
-    ErrorKind, EventOutbox, Extended, ExternalId, Fingerprint, IdempotencyKey, Insertion, Job,
-    JobEffect, JobQueue, JobToken, KeyClaim, KeyOperation, Money, NewOrder, NewTicket, OrderId,
-    OrderStatus, OrderStore, RequestId, Start, Started, TicketGrant, UserId, Verdict,
+    EventOutbox, Extended, ExternalId, Fingerprint, IdempotencyKey, Insertion, Job, JobEffect,
+    JobQueue, JobToken, KeyClaim, KeyOperation, Money, NewOrder, NewTicket, OrderId, OrderStatus,
+    OrderStore, Reason, RequestId, Start, Started, TicketGrant, UserId, Verdict,
 };
 use order_testkit::{
     conformance::Subject,

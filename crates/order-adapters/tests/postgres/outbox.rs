@@ -95,7 +95,7 @@ async fn assert_others_write_while(
     };
     let (switched, ()) = tokio::join!(switching, others);
     let busy = switched.unwrap_err();
-    assert_eq!(busy.kind(), ErrorKind::Unavailable);
+    assert_eq!(busy.reason(), Reason::StoreUnavailable);
 }
 
 /// An order that is created and processed.

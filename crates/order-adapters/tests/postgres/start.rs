@@ -85,7 +85,7 @@ async fn newer_schema_is_used_and_older_one_is_not_ready() {
         .await;
 
     let error = fixture.store.check(&ctx()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.reason(), Reason::StoreUnavailable);
 }
 
 /// An update of the operating system may change every other collation, which breaks indexes.

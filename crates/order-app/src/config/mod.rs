@@ -14,6 +14,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use order_adapters::fulfilment::{FulfilmentSecrets, FulfilmentUrl, IpNetwork};
+use order_gateway::origin::Origin;
 
 pub use self::engine::{EventsUrl, QueueUrl, SinkUrl};
 
@@ -72,6 +73,9 @@ pub struct SystemConfig {
     /// Settings of the gRPC API and the WebSocket endpoint.
     #[command(flatten)]
     pub serving: ServingConfig,
+    /// Settings for web pages.
+    #[command(flatten)]
+    pub web: WebConfig,
     /// Settings every binary has.
     #[command(flatten)]
     pub process: ProcessConfig,
@@ -102,6 +106,9 @@ pub struct ServiceConfig {
     /// Settings of the gRPC API and the WebSocket endpoint.
     #[command(flatten)]
     pub serving: ServingConfig,
+    /// Settings for web pages.
+    #[command(flatten)]
+    pub web: WebConfig,
     /// Settings every binary has.
     #[command(flatten)]
     pub process: ProcessConfig,
@@ -152,6 +159,9 @@ pub struct GatewayConfig {
     /// Settings of the HTTP API.
     #[command(flatten)]
     pub api: ApiConfig,
+    /// Settings for web pages.
+    #[command(flatten)]
+    pub web: WebConfig,
     /// Settings every binary has.
     #[command(flatten)]
     pub process: ProcessConfig,
@@ -221,10 +231,15 @@ pub struct ServingConfig {
     /// WebSocket connections from one client address.
     #[arg(long, env = "WS_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub ws_max_connections_per_address: u32,
-    /// Origins of web pages that may open a WebSocket besides pages of the same host, like
-    /// `https://shop.example`, separated by commas.
-    #[arg(long, env = "WS_ALLOWED_ORIGINS", value_delimiter = ',')]
-    pub ws_allowed_origins: Vec<String>,
+}
+
+/// Settings for web pages.
+#[derive(Clone, Debug, Args)]
+pub struct WebConfig {
+    /// Origins of web pages that may use the HTTP API (CORS) and, besides pages of the same host,
+    /// the WebSocket endpoint, like `https://shop.example`, separated by commas.
+    #[arg(long, env = "ALLOWED_ORIGINS", value_delimiter = ',')]
+    pub allowed_origins: Vec<Origin>,
 }
 
 /// Settings of what processes an order.
@@ -274,6 +289,10 @@ pub struct ApiConfig {
     /// HTTP connections from one client address; raise it behind a proxy.
     #[arg(long, env = "HTTP_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub http_max_connections_per_address: u32,
+    /// How long a connection may be idle between two requests, from 1s to 1h. Longer than that of
+    /// the proxy in front, which would otherwise send a request into a connection that is closed.
+    #[arg(long, env = "IDLE_TIMEOUT", default_value = "75s", value_parser = parse_idle_timeout)]
+    pub idle_timeout: Duration,
     /// Whether /docs, /openapi.json and /asyncapi.json are served.
     #[arg(long, env = "API_DOCS", default_value_t = true, action = clap::ArgAction::Set)]
     pub api_docs: bool,
@@ -391,6 +410,10 @@ fn parse_retention(text: &str) -> Result<Duration, String> {
 
 fn parse_fulfilment_timeout(text: &str) -> Result<Duration, String> {
     parse_duration_between(text, Duration::from_secs(1), Duration::from_mins(1))
+}
+
+fn parse_idle_timeout(text: &str) -> Result<Duration, String> {
+    parse_duration_between(text, Duration::from_secs(1), Duration::from_hours(1))
 }
 
 fn parse_request_timeout(text: &str) -> Result<Duration, String> {

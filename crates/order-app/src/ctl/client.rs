@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use order_core::{CallContext, Clock, Deadline, Error, ErrorKind, IdGen, OrderApi, RequestId};
+use order_core::{CallContext, Clock, Deadline, Error, GrpcCode, IdGen, OrderApi, RequestId};
 
 /// What the commands stand on.
 pub struct Deps {
@@ -57,8 +57,8 @@ impl Client {
 /// Whether the same call may succeed a little later.
 pub(super) fn is_transient(error: &Error) -> bool {
     matches!(
-        error.kind(),
-        ErrorKind::Unavailable | ErrorKind::DeadlineExceeded
+        error.reason().grpc_code(),
+        GrpcCode::Unavailable | GrpcCode::DeadlineExceeded
     )
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, io, path::PathBuf, process::ExitCode};
 
 use clap::builder::styling::AnsiColor;
-use order_core::{Error, ErrorKind, Reason, Violation};
+use order_core::{Error, GrpcCode, Reason, Violation};
 use serde::Serialize;
 
 /// How the program ends. The numbers are a contract with scripts.
@@ -127,19 +127,10 @@ impl Failure {
     /// How the program ends with it.
     pub(super) fn exit_status(&self) -> ExitStatus {
         match self {
-            Self::Service(error) => match error.kind() {
-                ErrorKind::NotFound => ExitStatus::NotFound,
-                ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => ExitStatus::Unavailable,
-                ErrorKind::InvalidArgument
-                | ErrorKind::Unprocessable
-                | ErrorKind::Unauthenticated
-                | ErrorKind::PermissionDenied
-                | ErrorKind::AlreadyExists
-                | ErrorKind::FailedPrecondition
-                | ErrorKind::EtagMismatch
-                | ErrorKind::Conflict
-                | ErrorKind::ResourceExhausted
-                | ErrorKind::Internal => ExitStatus::Refused,
+            Self::Service(error) => match error.reason().grpc_code() {
+                GrpcCode::NotFound => ExitStatus::NotFound,
+                GrpcCode::Unavailable | GrpcCode::DeadlineExceeded => ExitStatus::Unavailable,
+                _ => ExitStatus::Refused,
             },
             Self::Usage(_) => ExitStatus::Usage,
             // Whoever read the output has seen enough of it: `orderctl list | head`.

@@ -1,20 +1,21 @@
 //! The process: its arguments, its signals and its connection to the service.
 
-use std::{env, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
 
-use clap::Parser as _;
 use order_core::Error;
 use order_rpc::{RemoteOrderApi, RpcClientConfig};
 use tokio::task::JoinSet;
 
 use super::{Cli, Console, Deps, ExitStatus, failure::Failure, output::Output, run};
-use crate::{config::LogFormat, lifecycle::stop_on_signal, telemetry, wire::system_ports};
+use crate::{
+    cli::parse, config::LogFormat, lifecycle::stop_on_signal, telemetry, wire::system_ports,
+};
 
 /// The `main` of `orderctl`.
 pub async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = parse();
     // The commands say themselves what happens; the log is for whoever asks for it.
-    if env::var_os("RUST_LOG").is_some() {
+    if telemetry::filter().is_some() {
         telemetry::init(LogFormat::Text);
     }
     let (format, is_quiet) = (cli.settings.output, cli.settings.quiet);

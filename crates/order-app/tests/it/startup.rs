@@ -2,8 +2,10 @@
 
 use std::{net::TcpListener, process::Command, sync::Arc};
 
+use clap::{Arg, CommandFactory as _};
 use order_adapters::system::SystemClock;
-use order_core::{CallContext, Clock, Deadline, ErrorKind, OrderApi as _, RequestId};
+use order_app::config::SystemConfig;
+use order_core::{CallContext, Clock, Deadline, GrpcCode, OrderApi as _, RequestId};
 use order_rpc::{RemoteOrderApi, RpcClientConfig};
 use order_testkit::server::{
     process::{ChildServer, Signal},
@@ -244,7 +246,7 @@ fn a_process_that_waits_for_its_database_says_so_on_every_port() {
             Deadline::at(clock.instant() + PATIENCE),
         );
         let refused = api.check_ready(&ctx).await.expect_err("not serving");
-        assert_eq!(refused.kind(), ErrorKind::Unavailable);
+        assert_eq!(refused.reason().grpc_code(), GrpcCode::Unavailable);
 
         process.signal(Signal::Terminate).expect("it runs");
         let exit = process.wait_for_exit(PATIENCE).await.expect("it ends");
@@ -256,4 +258,28 @@ fn a_process_that_waits_for_its_database_says_so_on_every_port() {
 async fn status(port: u16, path: &str) -> u16 {
     let http = Http::new(([127, 0, 0, 1], port).into());
     http.get(path).await.status
+}
+
+/// As a file of settings has it in which nothing is filled in.
+#[test]
+fn variable_that_is_empty_counts_as_unset() {
+    run(async {
+        let database = database!(Engine::Sqlite);
+        let ports = Ports::free();
+        let mut command = processes::command(&database, &ports, &[]);
+        let set: Vec<_> = command
+            .get_envs()
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        let known = SystemConfig::command();
+        let names = known.get_arguments().filter_map(Arg::get_env);
+        let empty = names.filter(|name| !set.iter().any(|set| set == name));
+        command.envs(empty.map(|name| (name, "")));
+        command.env("RUST_LOG", "");
+
+        let process = ChildServer::spawn(&mut command).expect("the binary runs");
+
+        let ready = process.wait_for_line("is ready", PATIENCE).await;
+        ready.expect("it starts with its defaults");
+    });
 }

@@ -18,7 +18,7 @@ pub(crate) mod operation;
 mod pages;
 mod prefer;
 pub(crate) mod problem;
-mod query;
+pub(crate) mod query;
 pub(crate) mod request_id;
 mod rfc3339;
 mod routes;
@@ -48,7 +48,10 @@ use self::{
         list_orders::list_orders, retry_order::retry_order,
     },
 };
-use crate::admin::{self, Readiness};
+use crate::{
+    admin::{self, Readiness},
+    origin::{self, Origin},
+};
 
 /// What the API stands on.
 #[derive(Clone)]
@@ -64,7 +67,7 @@ pub struct HttpDeps {
 }
 
 /// What the API grants its requests.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct HttpConfig {
     /// From the end of the body to the answer of the system behind.
     pub request_timeout: Duration,
@@ -83,6 +86,8 @@ pub struct HttpConfig {
     pub waiters_max: usize,
     /// Whether the documents of the API and the page to try it out are served.
     pub docs: bool,
+    /// Origins of the web pages that may use the API.
+    pub allowed_origins: Vec<Origin>,
     /// The longest such wait. It comes on top of `request_timeout`.
     pub wait_max: Duration,
 }
@@ -97,21 +102,23 @@ impl Default for HttpConfig {
             streams_max: 10_000,
             waiters_max: 1_000,
             docs: true,
+            allowed_origins: Vec::new(),
             wait_max: Duration::from_secs(30),
         }
     }
 }
 
 /// The REST API, with `/livez` and `/readyz` for whoever can reach no other listener.
-pub fn router(deps: HttpDeps, readiness: Readiness, config: HttpConfig) -> Router {
+pub fn router(deps: HttpDeps, readiness: Readiness, mut config: HttpConfig) -> Router {
+    let origins = std::mem::take(&mut config.allowed_origins);
     let frame = Frame::limited(&deps, config.in_flight_max);
     let gateway = Arc::new(Gateway::new(deps, config));
-    let documents = if config.docs {
+    let documents = if gateway.config.docs {
         pages::document_routes(&frame)
     } else {
         Router::new()
     };
-    Router::new()
+    let router = Router::new()
         .route("/orders", {
             let list = Operation::new("list_orders", &frame, &gateway, list_orders);
             let create = Operation::new("create_order", &frame, &gateway, create_order);
@@ -122,7 +129,7 @@ pub fn router(deps: HttpDeps, readiness: Readiness, config: HttpConfig) -> Route
         })
         .route("/orders/{order_id}/cancel", {
             let cancel = Operation::new("cancel_order", &frame, &gateway, cancel_order);
-            post(cancel)
+            post(cancel.idempotent())
         })
         .route("/orders/{order_id}/retry", {
             post(Operation::new("retry_order", &frame, &gateway, retry_order))
@@ -132,13 +139,18 @@ pub fn router(deps: HttpDeps, readiness: Readiness, config: HttpConfig) -> Route
         })
         .route("/stream-tickets", {
             let name = "create_stream_ticket";
-            post(Operation::new(name, &frame, &gateway, create_stream_ticket))
+            let create = Operation::new(name, &frame, &gateway, create_stream_ticket);
+            post(create.idempotent())
         })
         .merge(documents)
         .merge(pages::problem_routes(&frame))
         .merge(admin::probes(readiness))
         .fallback(operation::route_not_found(&frame))
-        .method_not_allowed_fallback(operation::method_not_allowed(&frame))
+        .method_not_allowed_fallback(operation::method_not_allowed(&frame));
+    if origins.is_empty() {
+        return router;
+    }
+    router.layer(origin::cors(origins))
 }
 
 /// What the handlers share.

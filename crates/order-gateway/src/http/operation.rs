@@ -18,8 +18,8 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{FutureExt as _, stream};
 use http::{
-    HeaderMap, HeaderValue, Method, StatusCode, Uri,
-    header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS},
+    HeaderMap, HeaderValue, Method, StatusCode, Uri, Version,
+    header::{CACHE_CONTROL, CONNECTION, ETAG, X_CONTENT_TYPE_OPTIONS},
     request::Parts,
 };
 use order_core::{Clock, Error, IdGen, RequestId, TraceParent};
@@ -29,10 +29,18 @@ use super::{
     HttpDeps,
     problem::{Problem, ProtocolError},
     request_id,
+    routes::IDEMPOTENCY_KEY,
 };
 
 /// The longest path that is logged, in bytes. Paths of this API have at most 51.
 const LOGGED_PATH_LEN_MAX: usize = 128;
+
+/// Refusals of a body that has not been read to its end.
+const LEAVES_BODY: [StatusCode; 3] = [
+    StatusCode::REQUEST_TIMEOUT,
+    StatusCode::PAYLOAD_TOO_LARGE,
+    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+];
 
 /// A request on its way to a handler.
 pub(crate) struct Call {
@@ -83,6 +91,7 @@ impl Frame {
     async fn answer<Fut>(
         &self,
         operation: &'static str,
+        is_idempotent: bool,
         request: Request,
         handle: impl FnOnce(Call) -> Fut,
     ) -> Response
@@ -94,6 +103,10 @@ impl Frame {
         let request_id = request_id::accept(&parts.headers, &*self.ids);
         let trace_parent = trace_parent(&parts.headers);
         let seen = Seen::new(operation, &parts);
+        let version = parts.version;
+        // A key that an operation does not know is refused by it.
+        let is_idempotent =
+            is_idempotent || parts.method.is_safe() || parts.headers.contains_key(IDEMPOTENCY_KEY);
         let answered = match self.admit() {
             Ok(_permit) => {
                 let call = Call {
@@ -111,28 +124,43 @@ impl Frame {
             Err(error) => Err(error.into()),
         };
         let mut response = answered.unwrap_or_else(|problem| {
-            problem.into_traced_response(&request_id, trace_parent.as_ref(), &seen.method)
+            problem.into_traced_response(&request_id, trace_parent.as_ref(), is_idempotent)
         });
-        if matches!(
-            response.status(),
-            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-        ) {
-            // An empty body of known length would be announced as `Content-Length: 0`, which
-            // these answers must not have (RFC 9110 §8.6).
-            *response.body_mut() = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
-        }
-        let headers = response.headers_mut();
-        headers
-            .entry(CACHE_CONTROL)
-            .or_insert(HeaderValue::from_static("no-store"));
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        request_id::echo(&request_id, headers);
+        complete(&mut response, version);
+        request_id::echo(&request_id, response.headers_mut());
         if self.in_flight.is_some() {
             let duration = self.clock.instant().saturating_duration_since(started);
             seen.log(&request_id, trace_parent.as_ref(), &response, duration);
         }
         response
     }
+}
+
+/// Adds what every answer has.
+fn complete(response: &mut Response, version: Version) {
+    let status = response.status();
+    if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        // An empty body of known length would be announced as `Content-Length: 0`, which
+        // these answers must not have (RFC 9110 §8.6).
+        *response.body_mut() = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
+    }
+    let headers = response.headers_mut();
+    // What has a validator may be kept by the client, which asks each time whether it changed.
+    let is_kept =
+        headers.contains_key(ETAG) && (status.is_success() || status == StatusCode::NOT_MODIFIED);
+    let caching = if is_kept {
+        "private, no-cache"
+    } else {
+        "no-store"
+    };
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static(caching));
+    // The rest of the body is not read, so the connection cannot be used again.
+    if version <= Version::HTTP_11 && LEAVES_BODY.contains(&status) {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
 /// The position in a trace that the client sent. One that is not valid counts as absent, and
@@ -204,6 +232,7 @@ pub(crate) struct Operation<S, Fut> {
     frame: Arc<Frame>,
     state: Arc<S>,
     handle: fn(Arc<S>, Call) -> Fut,
+    is_idempotent: bool,
 }
 
 impl<S, Fut> Operation<S, Fut> {
@@ -218,13 +247,23 @@ impl<S, Fut> Operation<S, Fut> {
             frame: Arc::clone(frame),
             state: Arc::clone(state),
             handle,
+            is_idempotent: false,
         }
+    }
+
+    /// An operation that has no effect the second time, also without a key.
+    pub(crate) fn idempotent(mut self) -> Self {
+        self.is_idempotent = true;
+        self
     }
 }
 
 impl<S, Fut> Clone for Operation<S, Fut> {
     fn clone(&self) -> Self {
-        Self::new(self.name, &self.frame, &self.state, self.handle)
+        Self {
+            is_idempotent: self.is_idempotent,
+            ..Self::new(self.name, &self.frame, &self.state, self.handle)
+        }
     }
 }
 
@@ -242,9 +281,10 @@ where
                 frame,
                 state,
                 handle,
+                is_idempotent,
             } = self;
             frame
-                .answer(name, request, |call| handle(state, call))
+                .answer(name, is_idempotent, request, |call| handle(state, call))
                 .await
         })
     }

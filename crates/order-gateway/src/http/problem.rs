@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use axum::response::Response;
 use http::{
-    HeaderMap, HeaderValue, Method, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{
-        CONNECTION, ETAG, LINK, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+        ACCEPT_ENCODING, CONNECTION, ETAG, LINK, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+        WWW_AUTHENTICATE,
     },
 };
-use order_core::{Error, Reason, RequestId, Retry, TraceParent};
+use order_core::{Error, OrderId, Reason, Repeat, RequestId, TraceParent};
 
 pub(in crate::http) use self::document::Document;
 use self::document::FieldError;
@@ -23,6 +24,9 @@ pub(crate) use self::{
     document::slug,
     protocol::{ALL_PROTOCOL, ProtocolError, ProtocolFacts},
 };
+
+/// Says what a `POST` may send (Linked Data Platform §7.1).
+const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
 
 /// Why a request gets no other answer.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub(crate) enum Problem {
     /// The system says no; what it says about fields is about the parameters of the path
     /// and the query, and about headers.
     Parameters(Error),
+    /// The same of a new order, which has this id if it was stored all the same.
+    Create(Error, OrderId),
     /// The request never got that far.
     Protocol(ProtocolError),
 }
@@ -49,10 +55,10 @@ impl From<ProtocolError> for Problem {
 }
 
 impl Problem {
-    /// Logs the problem and makes the answer of it. `method` decides whether a request
-    /// with an unknown outcome may be repeated.
-    pub(crate) fn into_response(self, request_id: &RequestId, method: &Method) -> Response {
-        self.into_traced_response(request_id, None, method)
+    /// Logs the problem and makes the answer of it. `is_idempotent` tells whether the request
+    /// may be repeated although its outcome is unknown.
+    pub(crate) fn into_response(self, request_id: &RequestId, is_idempotent: bool) -> Response {
+        self.into_traced_response(request_id, None, is_idempotent)
     }
 
     /// The same for a request that may be part of a trace.
@@ -60,10 +66,10 @@ impl Problem {
         self,
         request_id: &RequestId,
         trace_parent: Option<&TraceParent>,
-        method: &Method,
+        is_idempotent: bool,
     ) -> Response {
         let (status, code, title) = match &self {
-            Self::Core(error) | Self::Parameters(error) => {
+            Self::Core(error) | Self::Parameters(error) | Self::Create(error, _) => {
                 let reason = error.reason();
                 (status_of(reason), reason.as_str(), reason.title())
             }
@@ -76,49 +82,71 @@ impl Problem {
         document.trace_id = trace_parent.map(|trace| trace.trace_id().to_owned());
         self.log(request_id, &document);
         document.errors = self.field_errors();
-        if let Self::Core(error) | Self::Parameters(error) = &self {
+        if let Some(error) = self.error() {
             document.describe(error);
-            document.retryable = match error.retry() {
-                Retry::Never | Retry::Reread => false,
-                Retry::After(_) => true,
-                Retry::IfIdempotent => method.is_safe(),
+            document.retryable = match error.reason().repeat() {
+                Repeat::Never | Repeat::AfterReading => false,
+                Repeat::Always => true,
+                Repeat::IfIdempotent => is_idempotent,
             };
+        }
+        // With a key the order may be that of an earlier request, which has another id.
+        if let Self::Create(error, order_id) = &self
+            && error.reason().repeat() == Repeat::IfIdempotent
+            && !is_idempotent
+        {
+            document.order_id = Some(order_id.to_string());
         }
         let mut response = document.respond(status);
         self.add_headers(status, &document, response.headers_mut());
         response
     }
 
+    /// What the system says.
+    const fn error(&self) -> Option<&Error> {
+        match self {
+            Self::Core(error) | Self::Parameters(error) | Self::Create(error, _) => Some(error),
+            Self::Protocol(_) => None,
+        }
+    }
+
     fn detail(&self) -> String {
         match self {
             Self::Core(Error::InvalidArgument { violations })
+            | Self::Create(Error::InvalidArgument { violations }, _)
                 if violations.iter().all(|v| v.field.is_empty()) =>
             {
                 // About the body as a whole, which has no name to put before the rule.
                 let rules: Vec<&str> = violations.iter().map(|v| v.rule.as_str()).collect();
                 format!("the body {}", rules.join("; "))
             }
-            Self::Core(error) | Self::Parameters(error) => error.to_string(),
+            Self::Core(error) | Self::Parameters(error) | Self::Create(error, _) => {
+                error.to_string()
+            }
             Self::Protocol(error) => error.to_string(),
         }
     }
 
     fn field_errors(&self) -> Vec<FieldError> {
         match self {
-            Self::Core(Error::InvalidArgument { violations }) => {
+            Self::Core(Error::InvalidArgument { violations })
+            | Self::Create(Error::InvalidArgument { violations }, _) => {
                 violations.iter().map(FieldError::in_body).collect()
             }
             Self::Parameters(Error::InvalidArgument { violations }) => {
                 violations.iter().map(FieldError::in_parameter).collect()
             }
-            Self::Core(_) | Self::Parameters(_) | Self::Protocol(_) => Vec::new(),
+            _ => Vec::new(),
         }
     }
 
     /// Adds the headers that go with a status or say what a member of the document says.
     fn add_headers(&self, status: StatusCode, document: &Document, headers: &mut HeaderMap) {
-        if let Self::Core(error) | Self::Parameters(error) = self {
-            if let Retry::After(delay) = error.retry() {
+        if let Some(error) = self.error() {
+            // Who obeys it repeats the request.
+            if document.retryable
+                && let Some(delay) = error.retry_after()
+            {
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds(delay)));
             }
             if let Error::EtagMismatch { current, .. } = error
@@ -139,6 +167,11 @@ impl Problem {
                 HeaderValue::from_static("Ticket realm=\"order-system\""),
             );
         }
+        if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            // RFC 9110 §15.5.16: the answer says what would be accepted.
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            headers.insert(ACCEPT_POST, HeaderValue::from_static("application/json"));
+        }
         if status == StatusCode::UPGRADE_REQUIRED {
             // RFC 9110 §15.5.22 and RFC 6455 §4.4: the answer says which protocol.
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -148,11 +181,11 @@ impl Problem {
     }
 
     fn log(&self, request_id: &RequestId, document: &Document) {
-        let (status, code) = (document.status, document.code);
-        match self {
+        let code = document.code;
+        match self.error() {
             // A process that stops says no until it is gone, and nothing has failed.
-            Self::Core(error) | Self::Parameters(error)
-                if status >= 500 && !matches!(error, Error::ShuttingDown { .. }) =>
+            Some(error)
+                if error.reason().is_fault() && !matches!(error, Error::ShuttingDown { .. }) =>
             {
                 tracing::error!(
                     request.id = %request_id,
@@ -163,7 +196,7 @@ impl Problem {
                 );
             }
             // The detail may hold names of fields that the client made up: it is escaped.
-            Self::Core(_) | Self::Parameters(_) | Self::Protocol(_) => tracing::debug!(
+            _ => tracing::debug!(
                 request.id = %request_id,
                 trace.id = document.trace_id.as_deref(),
                 error.code = code,
@@ -175,29 +208,9 @@ impl Problem {
 }
 
 /// The status of every answer that has this reason.
-pub(crate) const fn status_of(reason: Reason) -> StatusCode {
-    match reason {
-        Reason::InvalidArgument => StatusCode::BAD_REQUEST,
-        Reason::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-        Reason::TicketInvalid => StatusCode::UNAUTHORIZED,
-        Reason::PermissionDenied => StatusCode::FORBIDDEN,
-        Reason::OrderNotFound => StatusCode::NOT_FOUND,
-        Reason::OrderAlreadyExists
-        | Reason::ExternalIdTaken
-        | Reason::RequestInProgress
-        | Reason::OrderNotCancellable
-        | Reason::OrderNotRetryable
-        | Reason::TransitionRefused
-        | Reason::VersionConflict => StatusCode::CONFLICT,
-        Reason::EtagMismatch => StatusCode::PRECONDITION_FAILED,
-        Reason::LimitExceeded => StatusCode::TOO_MANY_REQUESTS,
-        Reason::Overloaded
-        | Reason::StoreUnavailable
-        | Reason::ServiceUnavailable
-        | Reason::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-        Reason::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-        Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-    }
+pub(crate) fn status_of(reason: Reason) -> StatusCode {
+    // Every status of the table is one.
+    StatusCode::from_u16(reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// Whole seconds, rounded up, at least one: 0 would ask for an immediate retry.

@@ -4,6 +4,7 @@
 use std::num::{IntErrorKind, ParseIntError};
 
 use order_core::{Error, PageSize, Version};
+use percent_encoding::percent_decode_str;
 
 use super::{
     fields::{Violations, shorten},
@@ -28,20 +29,22 @@ impl Query {
             given: Vec::new(),
             violations: Violations::default(),
         };
-        let query = query.unwrap_or_default().as_bytes();
-        for (name, value) in form_urlencoded::parse(query) {
+        for (name, value) in pairs(query) {
+            let name = name.unwrap_or_default();
             let is_named = |known: &&&'static str| **known == name;
-            if let Some(known) = repeatable.iter().find(is_named) {
-                parsed.given.push((known, value.into_owned()));
-            } else if let Some(known) = single.iter().find(is_named) {
-                if parsed.find(known).is_some() {
+            let is_repeatable = repeatable.iter().any(|known| *known == name);
+            let known = repeatable.iter().chain(single).find(is_named);
+            match (known, value) {
+                (None, _) => parsed
+                    .violations
+                    .push(shorten(&name), "unknown query parameter"),
+                (Some(known), None) => parsed
+                    .violations
+                    .push(*known, "must be percent-encoded UTF-8"),
+                (Some(known), Some(_)) if !is_repeatable && parsed.find(known).is_some() => {
                     parsed.violations.push(*known, "is given twice");
-                } else {
-                    parsed.given.push((known, value.into_owned()));
                 }
-            } else {
-                let name = shorten(&name);
-                parsed.violations.push(name, "unknown query parameter");
+                (Some(known), Some(value)) => parsed.given.push((known, value)),
             }
         }
         parsed
@@ -82,6 +85,22 @@ impl Query {
             .finish(Some(value))
             .map_err(Problem::Parameters)
     }
+}
+
+/// The names and values of a query; `None` for one that is not UTF-8, which the usual reader of
+/// forms would change.
+pub(crate) fn pairs(query: Option<&str>) -> impl Iterator<Item = (Option<String>, Option<String>)> {
+    let pairs = query.unwrap_or_default().split('&');
+    pairs.filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(name), decode(value))
+    })
+}
+
+fn decode(text: &str) -> Option<String> {
+    let text = text.replace('+', " ");
+    let decoded = percent_decode_str(&text).decode_utf8().ok()?;
+    Some(decoded.into_owned())
 }
 
 /// Reads the size of a page (AIP-158).

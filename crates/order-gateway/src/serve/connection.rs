@@ -43,12 +43,13 @@ pub(super) struct ConnectionLimits {
     pub(super) first_byte: Duration,
     pub(super) header: Duration,
     pub(super) idle: Duration,
+    pub(super) write: Duration,
 }
 
 impl ConnectionLimits {
     /// How often the timer looks: what begins between two looks ends after the next one.
     fn look_interval(&self) -> Duration {
-        self.header.min(self.idle)
+        self.header.min(self.idle).min(self.write)
     }
 }
 
@@ -265,7 +266,7 @@ impl WatchedStream {
     fn deadline(&self) -> (Option<Instant>, Phase) {
         let state = self.progress.lock();
         let cut_at = self.cut_at.filter(|_| state.is_waiting());
-        let unblock_by = self.blocked_since.map(|since| since + self.limits.idle);
+        let unblock_by = self.blocked_since.map(|since| since + self.limits.write);
         let deadline = [state.deadline(&self.limits), cut_at, unblock_by]
             .into_iter()
             .flatten()

@@ -11,7 +11,10 @@ use axum::{
     extract::{ConnectInfo, Request, State},
     response::Response,
 };
-use http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{CONNECTION, SEC_WEBSOCKET_PROTOCOL},
+};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use order_core::{Error, RequestId};
@@ -21,11 +24,13 @@ use super::{
     Shared,
     command::Ticket,
     connection::{Connection, Guest},
-    origin,
 };
-use crate::http::{
-    problem::{Problem, ProtocolError},
-    request_id,
+use crate::{
+    http::{
+        problem::{Problem, ProtocolError},
+        query, request_id,
+    },
+    origin,
 };
 
 /// The subprotocol a client may name; one that names none speaks the same.
@@ -36,7 +41,7 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, mut request: Requ
     let request_id = request_id::accept(request.headers(), &*shared.ids);
     match accept(&shared, &request_id, &mut request).await {
         Ok(response) => response,
-        Err(problem) => problem.into_response(&request_id, request.method()),
+        Err(problem) => problem.into_response(&request_id, true),
     }
 }
 
@@ -45,7 +50,7 @@ pub(super) async fn route_not_found(
     request: Request,
 ) -> Response {
     let request_id = request_id::accept(request.headers(), &*shared.ids);
-    Problem::from(ProtocolError::RouteNotFound).into_response(&request_id, request.method())
+    Problem::from(ProtocolError::RouteNotFound).into_response(&request_id, true)
 }
 
 pub(super) async fn method_not_allowed(
@@ -53,7 +58,7 @@ pub(super) async fn method_not_allowed(
     request: Request,
 ) -> Response {
     let request_id = request_id::accept(request.headers(), &*shared.ids);
-    Problem::from(ProtocolError::MethodNotAllowed).into_response(&request_id, request.method())
+    Problem::from(ProtocolError::MethodNotAllowed).into_response(&request_id, true)
 }
 
 async fn accept(
@@ -64,10 +69,11 @@ async fn accept(
     if shared.stop.is_cancelled() {
         return Err(Error::shutting_down().into());
     }
-    if !origin::is_allowed(request.headers(), &shared.config.allowed_origins) {
+    if !origin::may_upgrade(request.headers(), &shared.config.allowed_origins) {
         return Err(ProtocolError::OriginNotAllowed.into());
     }
     let ticket = parse_ticket(request.uri().query())?;
+    join_connection_lines(request.headers_mut());
     let mut response = create_response_with_body(request, Body::empty)
         .map_err(|_| ProtocolError::UpgradeRequired)?;
     let on_upgrade = request
@@ -121,16 +127,26 @@ async fn accept(
 /// hold a ticket all the same.
 fn parse_ticket(query: Option<&str>) -> Result<Option<Ticket>, Error> {
     let mut ticket = None;
-    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-        if name != "ticket" || ticket.is_some() {
+    for (name, value) in query::pairs(query) {
+        let (Some("ticket"), Some(value), None) = (name.as_deref(), value, &ticket) else {
             return Err(Error::invalid(
                 "ticket",
                 "must be the only query parameter, and be given once",
             ));
-        }
-        ticket = Some(Ticket::new(value.into_owned()));
+        };
+        ticket = Some(Ticket::new(value));
     }
     Ok(ticket)
+}
+
+/// Makes one line of several that say the same (RFC 9110 §5.3): what checks the handshake reads
+/// the first one only.
+fn join_connection_lines(headers: &mut HeaderMap) {
+    let lines = headers.get_all(CONNECTION).iter();
+    let lines: Vec<_> = lines.map(HeaderValue::as_bytes).collect();
+    if let Ok(line) = HeaderValue::from_bytes(&lines.join(&b", "[..])) {
+        headers.insert(CONNECTION, line);
+    }
 }
 
 fn names_subprotocol(headers: &HeaderMap) -> bool {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use order_core::{CallContext, Error, ErrorKind, OrderId, RequestId, UserId, WatchOrder};
+use order_core::{CallContext, Error, OrderId, RequestId, UserId, WatchOrder};
 use order_hub::{CatchUp, Form, Session, Subscribed};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
@@ -122,11 +122,7 @@ fn refuse(ctx: &CallContext, id: Option<u64>, order_id: Option<OrderId>, error: 
 
 /// Logs what is not the client's doing.
 fn log(ctx: &CallContext, order_id: Option<OrderId>, error: &Error, message: &str) {
-    let is_ours = matches!(
-        error.kind(),
-        ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::Internal
-    );
-    if is_ours {
+    if error.reason().is_fault() {
         tracing::warn!(
             request.id = %ctx.request_id,
             order.id = order_id.map(tracing::field::display),

@@ -44,7 +44,6 @@ mod connection;
 mod frame;
 mod handshake;
 mod lookup;
-mod origin;
 mod rate;
 
 #[cfg(test)]
@@ -59,6 +58,7 @@ use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{admission::Admission, command::Ticket};
+use crate::origin::Origin;
 
 /// What the endpoint stands on.
 pub struct WsDeps {
@@ -82,9 +82,9 @@ pub struct WsDeps {
 /// What the endpoint allows. How many orders one socket follows is a matter of the hub.
 #[derive(Clone, Debug)]
 pub struct WsConfig {
-    /// Origins of the web pages that may connect, like `https://shop.example`. Empty: pages
-    /// on the host that serves the socket, on any port.
-    pub allowed_origins: Vec<String>,
+    /// Origins of the web pages that may connect besides those on the host that serves the
+    /// socket, on any port.
+    pub allowed_origins: Vec<Origin>,
     /// Sockets at the same time.
     pub connections_max: usize,
     /// Sockets at the same time from one IPv4 address or one IPv6 /64 network.

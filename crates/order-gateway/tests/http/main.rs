@@ -10,6 +10,7 @@ mod conditions;
 mod document;
 mod events;
 mod live;
+mod origins;
 mod prefer;
 mod problems;
 mod support;

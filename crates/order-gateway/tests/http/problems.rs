@@ -258,6 +258,10 @@ fn ticket(body: &'static str) -> Request<Body> {
     )
 }
 
+fn retry() -> Request<Body> {
+    request("POST", &format!("/orders/{KNOWN}/retry"), "")
+}
+
 fn retries() -> Vec<Case> {
     let unknown = "/orders/00000000-0000-7000-8000-000000000000";
     vec![
@@ -265,6 +269,7 @@ fn retries() -> Vec<Case> {
             "retry of an unknown id",
             request("POST", &format!("{unknown}/retry"), ""),
         ),
+        ("retry with a key", keyed(retry(), "k")),
         (
             "retry with fields",
             with(
@@ -287,6 +292,10 @@ fn retries() -> Vec<Case> {
 fn tickets() -> Vec<Case> {
     vec![
         ("ticket for nobody", ticket("{}")),
+        (
+            "ticket with a key",
+            keyed(ticket(r#"{"user_id":"u"}"#), "k"),
+        ),
         ("ticket for an empty user", ticket(r#"{"user_id":""}"#)),
         (
             "ticket with too much",
@@ -297,7 +306,6 @@ fn tickets() -> Vec<Case> {
 
 fn headers() -> Vec<Case> {
     let get = || request("GET", &format!("/orders/{KNOWN}"), "");
-    let retry = || request("POST", &format!("/orders/{KNOWN}/retry"), "");
     let cancel = || request("POST", &format!("/orders/{KNOWN}/cancel"), "");
     let events = || request("GET", &format!("/orders/{KNOWN}/events"), "");
     let mut twice = keyed(create("1"), "a");
@@ -377,6 +385,7 @@ fn lists() -> Vec<Case> {
             list("page_size=many&status=DONE&user_id=&user_id=u&limit=5"),
         ),
         ("negative size", list("page_size=-1")),
+        ("not UTF-8", list("user_id=%FF&external_id=a%C3&%FF=1")),
         ("size below i64", list("page_size=-99999999999999999999")),
         ("forged token", list("page_token=forged")),
         ("empty external id", list("external_id=")),
@@ -411,14 +420,7 @@ fn failures() -> Vec<Case> {
         ("twin in progress", keyed(create_for("twin"), "k")),
         ("not authenticated", create_for("ticket")),
         ("not permitted", create_for("forbidden")),
-        (
-            "not retryable",
-            with(
-                request("POST", &format!("/orders/{KNOWN}/retry"), ""),
-                "x-request-id",
-                "retry",
-            ),
-        ),
+        ("not retryable", with(retry(), "x-request-id", "retry")),
         (
             "part of a trace",
             with(
@@ -438,9 +440,14 @@ fn failures() -> Vec<Case> {
         ("overloaded", create_for("overloaded")),
         ("store down", create_for("store")),
         ("service down", create_for("service")),
+        ("store down, with a key", keyed(create_for("store"), "k")),
         ("shutting down", create_for("stopping")),
         ("deadline passed inside", create_for("deadline")),
         ("no answer in time", create_for("hang")),
+        (
+            "no answer in time, with a key",
+            keyed(create_for("hang"), "k"),
+        ),
         (
             "no answer in time to a safe method",
             request("GET", "/orders?user_id=hang", ""),

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use order_core::{CallContext, Deadline, Error, ErrorKind, RequestId};
+use order_core::{CallContext, Deadline, Error, RequestId};
 use prost::Message;
 use tonic::{Request, Response, Status};
 
@@ -35,12 +35,7 @@ pub(super) async fn answer<T>(
 /// A batch succeeds as a call, so the access log does not see why its parts failed. One
 /// line tells how many did through no fault of the caller and, for the first, why.
 pub(super) fn log_failures<T>(ctx: &CallContext, answers: &[Result<T, Error>]) {
-    let is_ours = |error: &&Error| {
-        matches!(
-            error.kind(),
-            ErrorKind::Internal | ErrorKind::Unavailable | ErrorKind::DeadlineExceeded
-        )
-    };
+    let is_ours = |error: &&Error| error.reason().is_fault();
     let failures = || {
         answers
             .iter()

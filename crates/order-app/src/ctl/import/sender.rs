@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use order_core::{CallContext, CreateOrder, Error, ErrorKind, Receipt, Violation};
+use order_core::{CallContext, CreateOrder, Error, Receipt, Violation};
 use tokio::sync::watch;
 
 use super::reader::{Batch, Checkpoint, LineFailure};
@@ -123,8 +123,10 @@ fn sort_out(
 /// Whether an order may be taken later that was not taken now.
 fn may_pass(error: &Error) -> bool {
     is_transient(error)
-        || error.kind() == ErrorKind::ResourceExhausted
-        || matches!(error, Error::RequestInProgress { .. })
+        || matches!(
+            error,
+            Error::LimitExceeded { .. } | Error::RequestInProgress { .. }
+        )
 }
 
 /// The service names fields from the batch on, `requests/3/user_id`.

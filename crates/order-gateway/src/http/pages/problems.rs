@@ -10,13 +10,13 @@ use http::{
     HeaderMap, HeaderValue,
     header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, VARY},
 };
-use order_core::Reason;
+use order_core::{Reason, Repeat};
 use serde::Serialize;
 
 use crate::http::{
     media::{self, JSON},
     operation::Call,
-    problem::{ALL_PROTOCOL, Document, Problem, ProtocolError, slug, status_of},
+    problem::{ALL_PROTOCOL, Document, Problem, ProtocolError, slug},
 };
 
 const HTML: &str = "text/html";
@@ -69,9 +69,9 @@ static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| {
         address: format!("/problems/{}", slug(reason.as_str())),
         code: reason.as_str(),
         title: reason.title(),
-        status: status_of(*reason).as_u16(),
-        grpc: Some(grpc_code_of(*reason)),
-        retryable: is_retryable(*reason),
+        status: reason.http_status(),
+        grpc: Some(reason.grpc_code().as_str()),
+        retryable: matches!(reason.repeat(), Repeat::Always | Repeat::IfIdempotent),
         advice: reason.advice(),
     });
     let protocol = ALL_PROTOCOL.iter().map(|facts| Kind {
@@ -85,55 +85,6 @@ static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| {
     });
     reasons.chain(protocol).collect()
 });
-
-/// The name of the code with which gRPC answers.
-const fn grpc_code_of(reason: Reason) -> &'static str {
-    match reason {
-        Reason::InvalidArgument | Reason::IdempotencyKeyReused => "INVALID_ARGUMENT",
-        Reason::TicketInvalid => "UNAUTHENTICATED",
-        Reason::PermissionDenied => "PERMISSION_DENIED",
-        Reason::OrderNotFound => "NOT_FOUND",
-        Reason::OrderAlreadyExists | Reason::ExternalIdTaken => "ALREADY_EXISTS",
-        Reason::OrderNotCancellable | Reason::OrderNotRetryable | Reason::TransitionRefused => {
-            "FAILED_PRECONDITION"
-        }
-        Reason::EtagMismatch | Reason::RequestInProgress | Reason::VersionConflict => "ABORTED",
-        Reason::LimitExceeded => "RESOURCE_EXHAUSTED",
-        Reason::Overloaded
-        | Reason::StoreUnavailable
-        | Reason::ServiceUnavailable
-        | Reason::ShuttingDown => "UNAVAILABLE",
-        Reason::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Reason::Internal => "INTERNAL",
-    }
-}
-
-/// Whether an answer with this reason may be followed by the same request, be it with the
-/// same idempotency key.
-const fn is_retryable(reason: Reason) -> bool {
-    match reason {
-        Reason::RequestInProgress
-        | Reason::LimitExceeded
-        | Reason::Overloaded
-        | Reason::StoreUnavailable
-        | Reason::ServiceUnavailable
-        | Reason::ShuttingDown
-        | Reason::DeadlineExceeded => true,
-        Reason::InvalidArgument
-        | Reason::OrderNotFound
-        | Reason::OrderAlreadyExists
-        | Reason::ExternalIdTaken
-        | Reason::IdempotencyKeyReused
-        | Reason::EtagMismatch
-        | Reason::OrderNotCancellable
-        | Reason::OrderNotRetryable
-        | Reason::TransitionRefused
-        | Reason::VersionConflict
-        | Reason::TicketInvalid
-        | Reason::PermissionDenied
-        | Reason::Internal => false,
-    }
-}
 
 /// Lists every kind of problem.
 #[utoipa::path(

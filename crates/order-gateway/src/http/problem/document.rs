@@ -38,7 +38,7 @@ pub(in crate::http) struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, pattern = "^[0-9a-f]{32}$")]
     pub(super) trace_id: Option<String>,
-    /// Whether the same request may succeed later.
+    /// Whether the same request may be sent again and have no effect twice.
     pub(super) retryable: bool,
     /// Where the order stands.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,6 +52,10 @@ pub(in crate::http) struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) existing_order: Option<String>,
+    /// The id that the new order has if it was stored: read it to learn whether it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = "uuid")]
+    pub(super) order_id: Option<String>,
 }
 
 /// One broken rule, and where: a JSON Pointer into the body, or a parameter.
@@ -113,6 +117,7 @@ impl Document {
             current_status: None,
             allowed: None,
             existing_order: None,
+            order_id: None,
         }
     }
 
@@ -134,22 +139,7 @@ impl Document {
             Error::ExternalIdTaken { order_id, .. } => {
                 self.existing_order = Some(format!("/orders/{order_id}"));
             }
-            Error::InvalidArgument { .. }
-            | Error::OrderNotFound { .. }
-            | Error::OrderAlreadyExists { .. }
-            | Error::IdempotencyKeyReused
-            | Error::RequestInProgress { .. }
-            | Error::EtagMismatch { .. }
-            | Error::TicketInvalid
-            | Error::PermissionDenied { .. }
-            | Error::VersionConflict { .. }
-            | Error::LimitExceeded { .. }
-            | Error::Overloaded { .. }
-            | Error::StoreUnavailable { .. }
-            | Error::ServiceUnavailable { .. }
-            | Error::ShuttingDown { .. }
-            | Error::DeadlineExceeded
-            | Error::Internal { .. } => {}
+            _ => {}
         }
     }
 

@@ -73,16 +73,18 @@ pub(in crate::http) async fn create_order(
     media::check_content_type(headers)?;
     let idempotency_key = idempotency_key(headers)?;
     let body = gateway.read(call.body).await?;
+    // The id is made here, so that every retry further in is about the same order.
+    let order_id = gateway.deps.ids.order_id();
     let request = CreateOrder {
-        // The id is made here, so that every retry further in is about the same order.
-        order_id: Some(gateway.deps.ids.order_id()),
+        order_id: Some(order_id),
         idempotency_key,
         ..parse(&body)?
     };
     let ctx = gateway.context(call.request_id, call.trace_parent);
     let Receipt { order, is_replayed } = gateway
         .in_time(gateway.deps.api.create_order(&ctx, request))
-        .await?;
+        .await
+        .map_err(|error| Problem::Create(error, order_id))?;
     let waited = gateway.wait_as_preferred(&ctx, headers, order).await;
     let mut response = order_response(StatusCode::CREATED, &waited.order)?;
     let location = header_value(format!("/orders/{}", waited.order.id))?;

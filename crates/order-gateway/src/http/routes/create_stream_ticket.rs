@@ -12,6 +12,7 @@ use utoipa::{
     },
 };
 
+use super::check_no_idempotency_key;
 use crate::http::{
     Gateway,
     contract::{self, RequestBody},
@@ -47,6 +48,7 @@ pub(in crate::http) async fn create_stream_ticket(
 ) -> Result<Response, Problem> {
     media::check_accept(&call.parts.headers)?;
     media::check_content_type(&call.parts.headers)?;
+    check_no_idempotency_key(&call.parts.headers)?;
     let body = gateway.read(call.body).await?;
     let grant = parse(&body)?;
     let ctx = gateway.context(call.request_id, call.trace_parent);

@@ -14,7 +14,7 @@ use order_core::{Error, IdempotencyKey, OrderId};
 
 use super::{media, problem::Problem};
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(in crate::http) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The order that the path names.
 async fn order_id(parts: &mut Parts) -> Result<OrderId, Problem> {
@@ -41,6 +41,15 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
         .and_then(|text| IdempotencyKey::from_header(text).ok())
         .map(Some)
         .ok_or_else(|| invalid("must have 1 to 255 visible ASCII characters"))
+}
+
+/// Refuses a key where repetitions are not recognised: who sends one relies on it.
+fn check_no_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key(IDEMPOTENCY_KEY) {
+        let rule = "is not supported by this operation";
+        return Err(Problem::Parameters(Error::invalid("Idempotency-Key", rule)));
+    }
+    Ok(())
 }
 
 /// A body that may be left out.

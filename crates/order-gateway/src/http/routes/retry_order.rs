@@ -13,7 +13,7 @@ use utoipa::{
     },
 };
 
-use super::{optional_body, order_id};
+use super::{check_no_idempotency_key, optional_body, order_id};
 use crate::http::{
     Gateway,
     contract::{self, RequestBody},
@@ -57,6 +57,7 @@ pub(in crate::http) async fn retry_order(
     media::check_accept(&call.parts.headers)?;
     let order_id = order_id(&mut call.parts).await?;
     let headers = &call.parts.headers;
+    check_no_idempotency_key(headers)?;
     let if_match = etag::if_match(headers)?;
     let body = gateway.read(call.body).await?;
     if let Some(body) = optional_body(headers, &body)? {

@@ -119,12 +119,14 @@ async fn flood_closes_with_1008() {
 #[tokio::test]
 async fn foreign_page_gets_no_socket() {
     let config = WsConfig {
-        allowed_origins: vec!["https://shop.example".to_owned()],
+        allowed_origins: vec!["https://shop.example".parse().expect("an origin")],
         ..no_drain()
     };
     let server = Server::start(config, HubConfig::default()).await;
     for (origin, is_allowed) in [
         ("https://shop.example", true),
+        // Another port of the host that serves the socket.
+        ("http://127.0.0.1:3000", true),
         ("https://evil.example", false),
         ("null", false),
     ] {
@@ -239,6 +241,23 @@ async fn exchange(server: &Server, head: &str) -> String {
         .expect("an answer")
         .expect("text");
     answer
+}
+
+#[tokio::test]
+async fn connection_may_be_said_in_two_lines() {
+    let server = Server::with_defaults().await;
+    let mut tcp = TcpStream::connect(server.address).await.expect("open");
+    let request = "GET /ws HTTP/1.1\r\nhost: localhost\r\nconnection: keep-alive\r\n\
+        connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    tcp.write_all(request.as_bytes()).await.expect("sent");
+    let mut status = [0; 12];
+    let read = timeout(SOON, tcp.read_exact(&mut status)).await;
+    read.expect("an answer").expect("open");
+
+    assert_eq!(&status, b"HTTP/1.1 101");
+    drop(tcp);
+    server.shut_down().await;
 }
 
 #[tokio::test]

@@ -92,6 +92,7 @@ async fn query_that_is_not_one_ticket_is_refused_and_not_repeated() {
         "?ticket-of-user-1-1",
         "?ticket=ticket-of-user-1-1&user=user-1",
         "?ticket=ticket-of-user-1-1&ticket=ticket-of-user-1-1",
+        "?ticket=ticket-of-user-1-1%FF",
     ] {
         let refused = server.try_connect(server.request_with(query)).await.err();
         let refused = refused.expect(query);
