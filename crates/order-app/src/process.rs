@@ -243,6 +243,7 @@ impl Process {
         let http = HttpConfig {
             request_timeout: self.request_timeout,
             docs: config.api_docs,
+            in_flight_per_address_max: usize::try_from(config.http_max_connections_per_address)?,
             allowed_origins: web.allowed_origins,
             ..HttpConfig::default()
         };

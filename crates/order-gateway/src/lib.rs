@@ -10,4 +10,5 @@ pub mod json {
 }
 pub mod origin;
 pub mod serve;
+mod slots;
 pub mod ws;

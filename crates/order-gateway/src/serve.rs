@@ -7,7 +7,6 @@
 //! and 431 for a head above the limits. The connection is closed after each of them.
 
 mod connection;
-mod slots;
 
 use std::{
     io,
@@ -22,10 +21,8 @@ use socket2::SockRef;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    connection::{ConnectionAcceptor, ConnectionLimits, Stopping},
-    slots::Slots,
-};
+use self::connection::{ConnectionAcceptor, ConnectionLimits, Stopping};
+use crate::slots::Slots;
 
 /// How long requests are still answered after the stop. A client that keeps a connection
 /// busy sends its next request well within that.

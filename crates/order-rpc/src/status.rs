@@ -28,6 +28,10 @@ pub const VIOLATIONS_MAX: usize = 20;
 /// and all of it has to stay below the 16 KiB a client accepts.
 const VIOLATION_BYTES_MAX: usize = 12 * 1024;
 
+/// The same for one order of a batch, of which a thousand have to stay below the 4 MiB of a message
+/// that a client accepts.
+const BATCH_VIOLATION_BYTES_MAX: usize = 2 * 1024;
+
 /// Keys of `ErrorInfo.metadata`.
 mod key {
     pub(super) const ORDER_ID: &str = "order_id";
@@ -43,9 +47,13 @@ mod key {
 
 /// Writes an error for a client. The error itself becomes the source of the status, for the
 /// log; it does not travel.
-pub fn to_status(mut error: Error, request_id: &RequestId) -> Status {
+pub fn to_status(error: Error, request_id: &RequestId) -> Status {
+    to_status_within(VIOLATION_BYTES_MAX, error, request_id)
+}
+
+fn to_status_within(bytes_max: usize, mut error: Error, request_id: &RequestId) -> Status {
     if let Error::InvalidArgument { violations } = &mut error {
-        violations.truncate(n_reportable(violations));
+        violations.truncate(n_reportable(violations, bytes_max));
     }
     let mut details = ErrorDetails::new();
     details.set_error_info(error.reason().as_str(), DOMAIN, metadata(&error));
@@ -77,7 +85,7 @@ pub fn to_status(mut error: Error, request_id: &RequestId) -> Status {
 }
 
 /// How many of the broken rules fit into a status; at least the first one.
-fn n_reportable(violations: &[Violation]) -> usize {
+fn n_reportable(violations: &[Violation], bytes_max: usize) -> usize {
     let mut bytes = 0;
     violations
         .iter()
@@ -85,7 +93,7 @@ fn n_reportable(violations: &[Violation]) -> usize {
         .take_while(|violation| {
             let is_first = bytes == 0;
             bytes += header_bytes(violation);
-            is_first || bytes <= VIOLATION_BYTES_MAX
+            is_first || bytes <= bytes_max
         })
         .count()
 }
@@ -113,7 +121,7 @@ const DETAIL_BYTES: usize = 20;
 
 /// Writes the error of one order of a batch.
 pub(crate) fn to_batch_status(error: Error, request_id: &RequestId) -> BatchStatus {
-    let status = to_status(error, request_id);
+    let status = to_status_within(BATCH_VIOLATION_BYTES_MAX, error, request_id);
     BatchStatus {
         code: status.code().into(),
         message: status.message().to_owned(),

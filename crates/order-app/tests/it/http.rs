@@ -1,10 +1,21 @@
 //! The REST API over real sockets, in one process and cut in two.
 
+use std::time::Duration;
+
 use hyper::Method;
 use order_testkit::server::postgres::PostgresServer;
 use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_tungstenite::connect_async;
 
-use crate::support::{Answer, Database, Engine, Http, Shape, System, database, run, wait_for};
+use crate::{
+    processes::{self, Ports},
+    support::{Answer, Database, Engine, Http, PATIENCE, Shape, System, database, run, wait_for},
+};
 
 #[test]
 fn an_order_is_created_read_and_processed() {
@@ -225,5 +236,43 @@ fn a_dead_database_is_503_and_the_system_recovers_by_itself() {
             .await;
         http.wait_for_status(&before, "PROCESSED").await;
         system.stop().await;
+    });
+}
+
+#[test]
+fn every_request_is_a_line_of_the_log_also_without_its_client() {
+    run(async {
+        let database = database!(Engine::Sqlite);
+        let ports = Ports::free();
+        let settings = [("RUST_LOG", "info"), ("PROCESSOR_DELAY", "1h")];
+        let system = processes::start(&database, &ports, &settings).await;
+        let http = Http::new(([127, 0, 0, 1], ports.http).into());
+        let path = format!("/orders/{}", http.create_order().await);
+        let line = async |words: &str| {
+            let line = system.wait_for_line(words, PATIENCE).await;
+            line.expect("a line of the log")
+        };
+        assert!(
+            line("operation=\"create_order\"")
+                .await
+                .contains("answered")
+        );
+
+        // It gives up while the order is waited for.
+        let mut socket = TcpStream::connect(("127.0.0.1", ports.http))
+            .await
+            .expect("open");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nprefer: wait=20\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.expect("sent");
+        let early = timeout(Duration::from_millis(200), socket.read_u8()).await;
+        assert!(early.is_err(), "it waits");
+        drop(socket);
+        assert!(line("operation=\"get_order\"").await.contains("abandoned"));
+
+        let url = format!("ws://127.0.0.1:{}/ws", ports.ws);
+        let (_socket, response) = connect_async(url).await.expect("a WebSocket");
+        let request_id = response.headers()["x-request-id"].to_str().expect("text");
+        let opened = line("operation=\"open_websocket\"").await;
+        assert!(opened.contains(request_id), "{opened}");
     });
 }

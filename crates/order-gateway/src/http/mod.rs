@@ -6,6 +6,8 @@
 //!
 //! Each answered API request is one line of the log with the target `http_access`.
 
+mod access_log;
+mod admission;
 mod asyncapi;
 mod body;
 mod contract;
@@ -30,18 +32,15 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::Body,
     routing::{get, post},
 };
-use bytes::Bytes;
 use order_core::{CallContext, Clock, Deadline, Error, IdGen, OrderApi, RequestId, TraceParent};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    body::BodyLimits,
+    admission::Admission,
     operation::{Frame, Operation},
-    problem::ProtocolError,
     routes::{
         cancel_order::cancel_order, create_order::create_order,
         create_stream_ticket::create_stream_ticket, get_order::get_order, list_events::list_events,
@@ -75,9 +74,12 @@ pub struct HttpConfig {
     pub body_len_max: usize,
     /// From the end of the head to the end of the body.
     pub body_timeout: Duration,
-    /// Requests at the same time; one more is answered 503 at once. Together with
-    /// `body_len_max` this bounds the memory that bodies take.
+    /// Requests at the same time, from the end of the body to the end of the answer; one more is
+    /// answered 503 at once. As many bodies may arrive at the same time; one more displaces the
+    /// oldest. Together with `body_len_max` this bounds the memory that bodies take.
     pub in_flight_max: usize,
+    /// Such requests from one IPv4 address or one IPv6 /64 network.
+    pub in_flight_per_address_max: usize,
     /// Event streams at the same time; one more is answered 503 at once. A stream counts
     /// until its connection is done with it, and not as a request in flight.
     pub streams_max: usize,
@@ -99,6 +101,7 @@ impl Default for HttpConfig {
             body_len_max: 64 * 1024,
             body_timeout: Duration::from_secs(10),
             in_flight_max: 4096,
+            in_flight_per_address_max: 1_000,
             streams_max: 10_000,
             waiters_max: 1_000,
             docs: true,
@@ -111,7 +114,7 @@ impl Default for HttpConfig {
 /// The REST API, with `/livez` and `/readyz` for whoever can reach no other listener.
 pub fn router(deps: HttpDeps, readiness: Readiness, mut config: HttpConfig) -> Router {
     let origins = std::mem::take(&mut config.allowed_origins);
-    let frame = Frame::limited(&deps, config.in_flight_max);
+    let frame = Frame::limited(&deps, Admission::new(&config));
     let gateway = Arc::new(Gateway::new(deps, config));
     let documents = if gateway.config.docs {
         pages::document_routes(&frame)
@@ -122,25 +125,27 @@ pub fn router(deps: HttpDeps, readiness: Readiness, mut config: HttpConfig) -> R
         .route("/orders", {
             let list = Operation::new("list_orders", &frame, &gateway, list_orders);
             let create = Operation::new("create_order", &frame, &gateway, create_order);
-            get(list).post(create)
+            get(list).post(create.with_body())
         })
         .route("/orders/{order_id}", {
             get(Operation::new("get_order", &frame, &gateway, get_order))
         })
         .route("/orders/{order_id}/cancel", {
             let cancel = Operation::new("cancel_order", &frame, &gateway, cancel_order);
-            post(cancel.idempotent())
+            post(cancel.with_body().idempotent())
         })
         .route("/orders/{order_id}/retry", {
-            post(Operation::new("retry_order", &frame, &gateway, retry_order))
+            let retry = Operation::new("retry_order", &frame, &gateway, retry_order);
+            post(retry.with_body())
         })
         .route("/orders/{order_id}/events", {
-            get(Operation::new("list_events", &frame, &gateway, list_events))
+            let list = Operation::new("list_events", &frame, &gateway, list_events);
+            get(list.with_stream())
         })
         .route("/stream-tickets", {
             let name = "create_stream_ticket";
             let create = Operation::new(name, &frame, &gateway, create_stream_ticket);
-            post(create.idempotent())
+            post(create.with_body().idempotent())
         })
         .merge(documents)
         .merge(pages::problem_routes(&frame))
@@ -172,14 +177,6 @@ impl Gateway {
             deps,
             config,
         }
-    }
-
-    async fn read(&self, body: Body) -> Result<Bytes, ProtocolError> {
-        let limits = BodyLimits {
-            len_max: self.config.body_len_max,
-            timeout: self.config.body_timeout,
-        };
-        body::read(body, limits).await
     }
 
     /// A call that begins now.

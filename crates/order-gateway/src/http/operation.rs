@@ -5,42 +5,46 @@
 //! costs one boxed future however much is done around its handler.
 
 use std::{
-    any::Any, convert::Infallible, net::SocketAddr, panic::AssertUnwindSafe, pin::Pin, sync::Arc,
+    any::Any, convert::Infallible, net::IpAddr, panic::AssertUnwindSafe, pin::Pin, sync::Arc,
     time::Duration,
 };
 
 use axum::{
-    body::Body,
-    extract::{ConnectInfo, Request},
+    body::{Body, HttpBody as _},
+    extract::Request,
     handler::Handler,
     response::Response,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt as _, stream};
 use http::{
-    HeaderMap, HeaderValue, Method, StatusCode, Uri, Version,
+    HeaderMap, HeaderValue, StatusCode, Version,
     header::{CACHE_CONTROL, CONNECTION, ETAG, X_CONTENT_TYPE_OPTIONS},
     request::Parts,
 };
 use order_core::{Clock, Error, IdGen, RequestId, TraceParent};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     HttpDeps,
+    access_log::{Line, client_of},
+    admission::Admission,
+    media::{self, EVENT_STREAM, JSON},
     problem::{Problem, ProtocolError},
     request_id,
     routes::IDEMPOTENCY_KEY,
+    sse,
 };
+use crate::slots::Slot;
 
-/// The longest path that is logged, in bytes. Paths of this API have at most 51.
-const LOGGED_PATH_LEN_MAX: usize = 128;
+/// Refusals that may be over soon.
+const TEMPORARY: [StatusCode; 3] = [
+    StatusCode::TOO_MANY_REQUESTS,
+    StatusCode::SERVICE_UNAVAILABLE,
+    StatusCode::GATEWAY_TIMEOUT,
+];
 
 /// Refusals of a body that has not been read to its end.
-const LEAVES_BODY: [StatusCode; 3] = [
-    StatusCode::REQUEST_TIMEOUT,
-    StatusCode::PAYLOAD_TOO_LARGE,
-    StatusCode::UNSUPPORTED_MEDIA_TYPE,
-];
+const LEAVES_BODY: [StatusCode; 2] = [StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE];
 
 /// A request on its way to a handler.
 pub(crate) struct Call {
@@ -48,92 +52,130 @@ pub(crate) struct Call {
     /// Where the call is in a distributed trace, if the client takes part in one.
     pub(crate) trace_parent: Option<TraceParent>,
     pub(crate) parts: Parts,
-    pub(crate) body: Body,
+    /// Empty if the operation reads none.
+    pub(crate) body: Bytes,
 }
 
 /// What the operations of one router share.
 pub(crate) struct Frame {
     ids: Arc<dyn IdGen>,
     clock: Arc<dyn Clock>,
-    /// `None` for probes: they are answered under any load, and not logged.
-    in_flight: Option<Semaphore>,
+    /// `None` for what is answered under any load: probes, and what has limits of its own.
+    admission: Option<Admission>,
+    is_logged: bool,
 }
 
 impl Frame {
     /// A frame for the API.
-    pub(crate) fn limited(deps: &HttpDeps, in_flight_max: usize) -> Arc<Self> {
+    pub(crate) fn limited(deps: &HttpDeps, admission: Admission) -> Arc<Self> {
         Arc::new(Self {
-            in_flight: Some(Semaphore::new(in_flight_max.min(Semaphore::MAX_PERMITS))),
-            ..Self::bare(deps)
+            ids: Arc::clone(&deps.ids),
+            clock: Arc::clone(&deps.clock),
+            admission: Some(admission),
+            is_logged: true,
         })
     }
 
-    /// A frame for probes.
-    pub(crate) fn unlimited(deps: &HttpDeps) -> Arc<Self> {
-        Arc::new(Self::bare(deps))
+    /// A frame for operations with limits of their own.
+    pub(crate) fn logged(ids: &Arc<dyn IdGen>, clock: &Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self {
+            ids: Arc::clone(ids),
+            clock: Arc::clone(clock),
+            admission: None,
+            is_logged: true,
+        })
     }
 
-    fn bare(deps: &HttpDeps) -> Self {
-        Self {
+    /// A frame for probes, which are not logged.
+    pub(crate) fn unlimited(deps: &HttpDeps) -> Arc<Self> {
+        Arc::new(Self {
             ids: Arc::clone(&deps.ids),
             clock: Arc::clone(&deps.clock),
-            in_flight: None,
-        }
+            admission: None,
+            is_logged: false,
+        })
     }
 
-    fn admit(&self) -> Result<Option<SemaphorePermit<'_>>, Error> {
-        self.in_flight
-            .as_ref()
-            .map(|in_flight| in_flight.try_acquire().map_err(|_| Error::overloaded()))
-            .transpose()
+    /// Waits for the body, if the operation reads it, and takes a place.
+    async fn admit(
+        &self,
+        reads_body: bool,
+        parts: &Parts,
+        body: Body,
+    ) -> Result<(Bytes, Option<Slot>), Problem> {
+        let Some(admission) = &self.admission else {
+            return Ok((Bytes::new(), None));
+        };
+        // Without an address there is only the limit of the process.
+        let client = client_of(parts).map_or(IpAddr::from([0; 4]), |client| client.ip());
+        if !reads_body {
+            return Ok((Bytes::new(), Some(admission.admit(client)?)));
+        }
+        let (body, slot) = admission.receive(client, body).await?;
+        Ok((body, Some(slot)))
     }
 
     async fn answer<Fut>(
         &self,
-        operation: &'static str,
-        is_idempotent: bool,
+        facts: Facts,
         request: Request,
         handle: impl FnOnce(Call) -> Fut,
     ) -> Response
     where
         Fut: Future<Output = Result<Response, Problem>>,
     {
-        let started = self.clock.instant();
         let (parts, body) = request.into_parts();
         let request_id = request_id::accept(&parts.headers, &*self.ids);
         let trace_parent = trace_parent(&parts.headers);
-        let seen = Seen::new(operation, &parts);
+        let named = (&request_id, trace_parent.as_ref());
+        let line = self
+            .is_logged
+            .then(|| Line::new(facts.name, &parts, &self.clock, named));
         let version = parts.version;
         // A key that an operation does not know is refused by it.
-        let is_idempotent =
-            is_idempotent || parts.method.is_safe() || parts.headers.contains_key(IDEMPOTENCY_KEY);
-        let answered = match self.admit() {
-            Ok(_permit) => {
-                let call = Call {
-                    request_id: request_id.clone(),
-                    trace_parent: trace_parent.clone(),
-                    parts,
-                    body,
-                };
-                // A handler shares nothing with others that a panic could leave half done.
-                AssertUnwindSafe(handle(call))
-                    .catch_unwind()
-                    .await
-                    .unwrap_or_else(|panic| Err(panicked(&*panic).into()))
-            }
-            Err(error) => Err(error.into()),
+        let is_idempotent = facts.is_idempotent
+            || parts.method.is_safe()
+            || parts.headers.contains_key(IDEMPOTENCY_KEY);
+        let is_stream = facts.may_stream && wants_stream(&parts.headers);
+        let mut slot = None;
+        let answered = async {
+            let (body, taken) = self.admit(facts.reads_body, &parts, body).await?;
+            slot = taken;
+            let call = Call {
+                request_id: request_id.clone(),
+                trace_parent: trace_parent.clone(),
+                parts,
+                body,
+            };
+            // A handler shares nothing with others that a panic could leave half done.
+            AssertUnwindSafe(handle(call))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|panic| Err(panicked(&*panic).into()))
         };
-        let mut response = answered.unwrap_or_else(|problem| {
-            problem.into_traced_response(&request_id, trace_parent.as_ref(), is_idempotent)
+        let mut response = answered.await.unwrap_or_else(|problem| {
+            let refusal = problem.into_response(&request_id, trace_parent.as_ref(), is_idempotent);
+            if is_stream && TEMPORARY.contains(&refusal.status()) {
+                return sse::come_back_later(&refusal, &request_id);
+            }
+            refusal
         });
         complete(&mut response, version);
         request_id::echo(&request_id, response.headers_mut());
-        if self.in_flight.is_some() {
-            let duration = self.clock.instant().saturating_duration_since(started);
-            seen.log(&request_id, trace_parent.as_ref(), &response, duration);
+        match line {
+            Some(line) => keep(response, line, slot),
+            None => response,
         }
-        response
     }
+}
+
+/// Keeps the line of an answer open, and the place of its request, until the answer is gone. A
+/// stream of events, which ends at some time, has a limit of its own.
+fn keep(response: Response, line: Line, slot: Option<Slot>) -> Response {
+    let (parts, body) = response.into_parts();
+    let slot = slot.filter(|_| body.size_hint().exact().is_some());
+    let body = line.answered(parts.status, body, slot);
+    Response::from_parts(parts, body)
 }
 
 /// Adds what every answer has.
@@ -163,6 +205,10 @@ fn complete(response: &mut Response, version: Version) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
+fn wants_stream(headers: &HeaderMap) -> bool {
+    media::negotiate(headers, &[JSON, EVENT_STREAM]).is_ok_and(|chosen| chosen == EVENT_STREAM)
+}
+
 /// The position in a trace that the client sent. One that is not valid counts as absent, and
 /// so do several (W3C Trace Context §3.2 and §4.3).
 fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
@@ -180,59 +226,24 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
     Error::internal(format!("the handler panicked: {message}"))
 }
 
-/// What the access log keeps of a request.
-struct Seen {
-    operation: &'static str,
-    method: Method,
-    uri: Uri,
-    client: Option<SocketAddr>,
-}
-
-impl Seen {
-    fn new(operation: &'static str, parts: &Parts) -> Self {
-        Self {
-            operation,
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            client: parts
-                .extensions
-                .get::<ConnectInfo<SocketAddr>>()
-                .map(|ConnectInfo(address)| *address),
-        }
-    }
-
-    /// The query stays out of the log: it names users.
-    fn log(
-        &self,
-        request_id: &RequestId,
-        trace_parent: Option<&TraceParent>,
-        response: &Response,
-        duration: Duration,
-    ) {
-        let path = self.uri.path();
-        tracing::event!(
-            target: "http_access",
-            tracing::Level::INFO,
-            request.id = %request_id,
-            trace.id = trace_parent.map(TraceParent::trace_id),
-            http.operation = self.operation,
-            http.method = self.method.as_str(),
-            http.path = path.get(..LOGGED_PATH_LEN_MAX).unwrap_or(path),
-            http.status = response.status().as_u16(),
-            duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
-            client.address = self.client.map(tracing::field::display),
-            "answered"
-        );
-    }
+/// What never changes about an operation.
+#[derive(Clone, Copy)]
+struct Facts {
+    /// Its name in the log.
+    name: &'static str,
+    /// Whether it has no effect the second time, also without a key.
+    is_idempotent: bool,
+    reads_body: bool,
+    /// Whether it can answer with a stream of events.
+    may_stream: bool,
 }
 
 /// A handler in its [`Frame`].
 pub(crate) struct Operation<S, Fut> {
-    name: &'static str,
+    facts: Facts,
     frame: Arc<Frame>,
     state: Arc<S>,
     handle: fn(Arc<S>, Call) -> Fut,
-    is_idempotent: bool,
 }
 
 impl<S, Fut> Operation<S, Fut> {
@@ -243,17 +254,33 @@ impl<S, Fut> Operation<S, Fut> {
         handle: fn(Arc<S>, Call) -> Fut,
     ) -> Self {
         Self {
-            name,
+            facts: Facts {
+                name,
+                is_idempotent: false,
+                reads_body: false,
+                may_stream: false,
+            },
             frame: Arc::clone(frame),
             state: Arc::clone(state),
             handle,
-            is_idempotent: false,
         }
     }
 
     /// An operation that has no effect the second time, also without a key.
     pub(crate) fn idempotent(mut self) -> Self {
-        self.is_idempotent = true;
+        self.facts.is_idempotent = true;
+        self
+    }
+
+    /// An operation that can answer with a stream of events.
+    pub(crate) fn with_stream(mut self) -> Self {
+        self.facts.may_stream = true;
+        self
+    }
+
+    /// An operation that has the body of its request.
+    pub(crate) fn with_body(mut self) -> Self {
+        self.facts.reads_body = true;
         self
     }
 }
@@ -261,8 +288,8 @@ impl<S, Fut> Operation<S, Fut> {
 impl<S, Fut> Clone for Operation<S, Fut> {
     fn clone(&self) -> Self {
         Self {
-            is_idempotent: self.is_idempotent,
-            ..Self::new(self.name, &self.frame, &self.state, self.handle)
+            facts: self.facts,
+            ..Self::new(self.facts.name, &self.frame, &self.state, self.handle)
         }
     }
 }
@@ -277,14 +304,13 @@ where
     fn call(self, request: Request, (): ()) -> Self::Future {
         Box::pin(async move {
             let Self {
-                name,
+                facts,
                 frame,
                 state,
                 handle,
-                is_idempotent,
             } = self;
             frame
-                .answer(name, is_idempotent, request, |call| handle(state, call))
+                .answer(facts, request, |call| handle(state, call))
                 .await
         })
     }

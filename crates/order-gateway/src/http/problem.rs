@@ -57,12 +57,7 @@ impl From<ProtocolError> for Problem {
 impl Problem {
     /// Logs the problem and makes the answer of it. `is_idempotent` tells whether the request
     /// may be repeated although its outcome is unknown.
-    pub(crate) fn into_response(self, request_id: &RequestId, is_idempotent: bool) -> Response {
-        self.into_traced_response(request_id, None, is_idempotent)
-    }
-
-    /// The same for a request that may be part of a trace.
-    pub(crate) fn into_traced_response(
+    pub(crate) fn into_response(
         self,
         request_id: &RequestId,
         trace_parent: Option<&TraceParent>,

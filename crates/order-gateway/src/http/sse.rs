@@ -3,29 +3,38 @@
 //! A stream begins after the version that the client has seen and ends with the order: the
 //! event that makes it PROCESSED or CANCELLED is followed by `event: end`. A FAILED order may
 //! be retried, so its stream stays open. Whatever else ends a stream, ends it without that,
-//! and the client comes back with the id of the last event it got.
+//! and the client comes back with the id of the last event it got. So does one that is refused
+//! for a time.
 //!
 //! A stream holds one place of the server until its body is dropped, a watch, and no
 //! buffer: the next event is asked for when the last one was taken.
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    ops::Range,
+    time::Duration,
+};
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{
-    HeaderName, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue,
     header::{CACHE_CONTROL, CONTENT_TYPE, VARY},
 };
-use order_core::{Error, OrderEvent, OrderEventStream};
+use order_core::{Error, OrderEvent, OrderEventStream, RequestId};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::{dto::event_json, media::EVENT_STREAM};
 
-/// The first thing on a stream: how long a client waits before it comes back, in
-/// milliseconds.
-const OPENING: &str = "retry: 2000\n\n";
+/// How long a client waits before it comes back, in milliseconds. Each is told another time, so
+/// that those of a server that stops do not come back together.
+const RETRY_MILLIS: Range<u64> = 1_000..3_000;
+
+/// The same after a refusal.
+const RETRY_REFUSED_MILLIS: Range<u64> = 2_000..10_000;
 
 /// How long a stream is silent before it says that it is still there.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -40,6 +49,8 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 pub(super) struct EventStream {
     /// What happens to the order, beginning with what the client has not seen.
     pub(super) events: OrderEventStream,
+    /// The request that opened it.
+    pub(super) request_id: RequestId,
     /// Ends the stream early.
     pub(super) stop: CancellationToken,
 }
@@ -60,18 +71,17 @@ impl EventStream {
             Some((Ok::<_, Infallible>(frame), (stream, place, progress)))
         });
         let mut response = Response::new(Body::from_stream(frames));
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-        headers.insert(VARY, HeaderValue::from_static("accept"));
+        add_headers(response.headers_mut());
         response
     }
 
     /// The next bytes, and where the stream is then. `None` at the end.
     async fn next_frame(&mut self, progress: Progress) -> Option<(Bytes, Progress)> {
         match progress {
-            Progress::Opening => Some((Bytes::from_static(OPENING.as_bytes()), Progress::Open)),
+            Progress::Opening => {
+                let opening = retry_in(RETRY_MILLIS, &self.request_id);
+                Some((opening.into(), Progress::Open))
+            }
             Progress::Ended => None,
             Progress::Open => tokio::select! {
                 biased;
@@ -83,6 +93,32 @@ impl EventStream {
             },
         }
     }
+}
+
+/// The first thing on a stream. Its time follows from the name of the request, of which no two are
+/// the same.
+fn retry_in(millis: Range<u64>, request_id: &RequestId) -> String {
+    let mut hasher = DefaultHasher::new();
+    request_id.as_str().hash(&mut hasher);
+    let millis = millis.start + hasher.finish() % (millis.end - millis.start);
+    format!("retry: {millis}\n\n")
+}
+
+/// The answer to a stream that is refused for a time. A browser gives a stream up for good when
+/// it is answered with an error (WHATWG HTML §9.2.3), so this is a stream that ends at once.
+pub(super) fn come_back_later(refusal: &Response, request_id: &RequestId) -> Response {
+    let status = refusal.status();
+    let text = format!(": {status}\n{}", retry_in(RETRY_REFUSED_MILLIS, request_id));
+    let mut response = Response::new(Body::from(text));
+    add_headers(response.headers_mut());
+    response
+}
+
+fn add_headers(headers: &mut HeaderMap) {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    headers.insert(VARY, HeaderValue::from_static("accept"));
 }
 
 /// An event as it is streamed; `None` if the watch was cut.

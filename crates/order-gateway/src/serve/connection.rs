@@ -30,7 +30,7 @@ use tokio::{
 };
 use tower::Service;
 
-use super::slots::{Slot, Slots};
+use crate::slots::{Slot, Slots};
 
 /// How long a connection with nothing in flight may hold up a drain: one round trip in
 /// which an HTTP/2 peer acknowledges the GOAWAY, so that it knows which of its requests

@@ -6,18 +6,14 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use axum::{
-    body::Body,
-    extract::{ConnectInfo, Request, State},
-    response::Response,
-};
+use axum::{body::Body, extract::ConnectInfo, response::Response};
 use http::{
-    HeaderMap, HeaderValue,
+    HeaderMap, HeaderValue, Request,
     header::{CONNECTION, SEC_WEBSOCKET_PROTOCOL},
 };
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use order_core::{Error, RequestId};
+use order_core::Error;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 use super::{
@@ -27,8 +23,9 @@ use super::{
 };
 use crate::{
     http::{
+        operation::Call,
         problem::{Problem, ProtocolError},
-        query, request_id,
+        query,
     },
     origin,
 };
@@ -37,35 +34,9 @@ use crate::{
 const SUBPROTOCOL: &str = "orders.v1";
 
 /// Answers `/ws`: with a socket if everything is right.
-pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, mut request: Request) -> Response {
-    let request_id = request_id::accept(request.headers(), &*shared.ids);
-    match accept(&shared, &request_id, &mut request).await {
-        Ok(response) => response,
-        Err(problem) => problem.into_response(&request_id, true),
-    }
-}
-
-pub(super) async fn route_not_found(
-    State(shared): State<Arc<Shared>>,
-    request: Request,
-) -> Response {
-    let request_id = request_id::accept(request.headers(), &*shared.ids);
-    Problem::from(ProtocolError::RouteNotFound).into_response(&request_id, true)
-}
-
-pub(super) async fn method_not_allowed(
-    State(shared): State<Arc<Shared>>,
-    request: Request,
-) -> Response {
-    let request_id = request_id::accept(request.headers(), &*shared.ids);
-    Problem::from(ProtocolError::MethodNotAllowed).into_response(&request_id, true)
-}
-
-async fn accept(
-    shared: &Arc<Shared>,
-    request_id: &RequestId,
-    request: &mut Request,
-) -> Result<Response, Problem> {
+pub(super) async fn upgrade(shared: Arc<Shared>, call: Call) -> Result<Response, Problem> {
+    let request_id = &call.request_id;
+    let mut request = Request::from_parts(call.parts, ());
     if shared.stop.is_cancelled() {
         return Err(Error::shutting_down().into());
     }
@@ -74,7 +45,7 @@ async fn accept(
     }
     let ticket = parse_ticket(request.uri().query())?;
     join_connection_lines(request.headers_mut());
-    let mut response = create_response_with_body(request, Body::empty)
+    let mut response = create_response_with_body(&request, Body::empty)
         .map_err(|_| ProtocolError::UpgradeRequired)?;
     let on_upgrade = request
         .extensions_mut()
@@ -104,7 +75,7 @@ async fn accept(
             HeaderValue::from_static(SUBPROTOCOL),
         );
     }
-    let task_shared = Arc::clone(shared);
+    let task_shared = Arc::clone(&shared);
     let guest = Guest {
         request_id: request_id.clone(),
         admitted,

@@ -58,7 +58,10 @@ use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{admission::Admission, command::Ticket};
-use crate::origin::Origin;
+use crate::{
+    http::operation::{self, Frame, Operation},
+    origin::Origin,
+};
 
 /// What the endpoint stands on.
 pub struct WsDeps {
@@ -133,7 +136,6 @@ struct Shared {
     hub: Arc<Hub>,
     tickets: Arc<dyn TicketOffice>,
     clock: Arc<dyn Clock>,
-    ids: Arc<dyn IdGen>,
     config: WsConfig,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -172,19 +174,19 @@ pub fn router(deps: WsDeps) -> Router {
         tracker,
         stop,
     } = deps;
+    let frame = Frame::logged(&ids, &clock);
     let shared = Arc::new(Shared {
         admission: Admission::new(&config),
         hub,
         tickets,
         clock,
-        ids,
         config,
         tracker,
         stop,
     });
+    let upgrade = Operation::new("open_websocket", &frame, &shared, handshake::upgrade);
     Router::new()
-        .route("/ws", get(handshake::upgrade))
-        .fallback(handshake::route_not_found)
-        .method_not_allowed_fallback(handshake::method_not_allowed)
-        .with_state(shared)
+        .route("/ws", get(upgrade))
+        .fallback(operation::route_not_found(&frame))
+        .method_not_allowed_fallback(operation::method_not_allowed(&frame))
 }

@@ -9,6 +9,7 @@ mod answers;
 mod conditions;
 mod document;
 mod events;
+mod limits;
 mod live;
 mod origins;
 mod prefer;

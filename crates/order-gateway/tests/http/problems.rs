@@ -353,22 +353,6 @@ fn headers() -> Vec<Case> {
             "stream from beyond all versions",
             with(stream(events()), "last-event-id", "4294967296"),
         ),
-        (
-            "stream beyond those of the system behind",
-            with(
-                with(stream(events()), "last-event-id", "2"),
-                "x-request-id",
-                "limit",
-            ),
-        ),
-        (
-            "stream that cannot be opened",
-            with(
-                with(stream(events()), "last-event-id", "2"),
-                "x-request-id",
-                "store",
-            ),
-        ),
     ]
 }
 

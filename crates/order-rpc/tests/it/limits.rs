@@ -4,7 +4,10 @@ use futures_util::StreamExt as _;
 use order_core::{
     CreateOrder, Error, ListOrders, Metadata, OrderApi, PageSize, UserId, WatchOrder,
 };
-use order_rpc::{REQUEST_BYTES_MAX, RpcServerConfig, proto};
+use order_rpc::{
+    REQUEST_BYTES_MAX, RpcServerConfig,
+    proto::{self, order_service_client::OrderServiceClient},
+};
 use tokio::sync::oneshot;
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -13,6 +16,7 @@ use crate::{
     fake::Act,
     raw::RawClient,
     support::{TestServer, create, ctx, id, server_config, soon},
+    workers::channel,
 };
 
 #[tokio::test]
@@ -44,6 +48,33 @@ async fn largest_batch_and_its_answer_pass() {
         .await;
     assert_eq!(answers.expect("a batch").len(), 1_000);
     assert_eq!(server.api.calls().len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn answer_to_a_batch_of_broken_orders_passes() {
+    let server = TestServer::start([]).await;
+    // A thousand orders with as many broken rules as fit into a message.
+    let metadata = (0..33)
+        .map(|n| (format!("\u{1}{n}"), String::new()))
+        .collect();
+    let broken = proto::CreateOrderRequest {
+        metadata,
+        ..proto::CreateOrderRequest::default()
+    };
+    let request = proto::BatchCreateOrdersRequest {
+        requests: vec![broken; 1_000],
+    };
+    // It accepts 4 MiB, as every gRPC client does.
+    let mut client = OrderServiceClient::new(channel(&server));
+
+    let answer = client.batch_create_orders(request).await;
+
+    let results = answer
+        .expect("an answer that can be read")
+        .into_inner()
+        .results;
+    assert_eq!(results.len(), 1_000);
     server.stop().await;
 }
 

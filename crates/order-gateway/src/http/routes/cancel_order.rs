@@ -63,8 +63,7 @@ pub(in crate::http) async fn cancel_order(
     let headers = &call.parts.headers;
     let idempotency_key = idempotency_key(headers)?;
     let if_match = etag::if_match(headers)?;
-    let body = gateway.read(call.body).await?;
-    let reason = match optional_body(headers, &body)? {
+    let reason = match optional_body(headers, &call.body)? {
         Some(body) => parse_reason(body)?,
         None => None,
     };

@@ -72,13 +72,12 @@ pub(in crate::http) async fn create_order(
     media::check_accept(headers)?;
     media::check_content_type(headers)?;
     let idempotency_key = idempotency_key(headers)?;
-    let body = gateway.read(call.body).await?;
     // The id is made here, so that every retry further in is about the same order.
     let order_id = gateway.deps.ids.order_id();
     let request = CreateOrder {
         order_id: Some(order_id),
         idempotency_key,
-        ..parse(&body)?
+        ..parse(&call.body)?
     };
     let ctx = gateway.context(call.request_id, call.trace_parent);
     let Receipt { order, is_replayed } = gateway

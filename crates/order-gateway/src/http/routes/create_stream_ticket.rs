@@ -49,8 +49,7 @@ pub(in crate::http) async fn create_stream_ticket(
     media::check_accept(&call.parts.headers)?;
     media::check_content_type(&call.parts.headers)?;
     check_no_idempotency_key(&call.parts.headers)?;
-    let body = gateway.read(call.body).await?;
-    let grant = parse(&body)?;
+    let grant = parse(&call.body)?;
     let ctx = gateway.context(call.request_id, call.trace_parent);
     let ticket = gateway
         .in_time(gateway.deps.api.create_ticket(&ctx, grant))

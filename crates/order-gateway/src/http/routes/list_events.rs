@@ -221,6 +221,7 @@ async fn stream(
     }
     let stream = EventStream {
         events: gateway.watch(ctx, order_id, since).await?,
+        request_id: ctx.request_id.clone(),
         stop: gateway.deps.stop.clone(),
     };
     Ok(stream.into_response(place))

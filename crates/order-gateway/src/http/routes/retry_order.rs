@@ -59,8 +59,7 @@ pub(in crate::http) async fn retry_order(
     let headers = &call.parts.headers;
     check_no_idempotency_key(headers)?;
     let if_match = etag::if_match(headers)?;
-    let body = gateway.read(call.body).await?;
-    if let Some(body) = optional_body(headers, &body)? {
+    if let Some(body) = optional_body(headers, &call.body)? {
         Fields::parse(body, &[])?.violations.finish(Some(()))?;
     }
     let request = RetryOrder { order_id, if_match };

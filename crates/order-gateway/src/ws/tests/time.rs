@@ -33,7 +33,6 @@ impl World {
             hub: deps.hub,
             tickets: deps.tickets,
             clock: deps.clock,
-            ids: deps.ids,
             config: deps.config,
             tracker: deps.tracker,
             stop: deps.stop,

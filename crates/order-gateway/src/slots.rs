@@ -1,4 +1,4 @@
-//! How many connections there may be, in all and from one place.
+//! How many connections or requests there may be, in all and from one address.
 
 use std::{
     collections::HashMap,
@@ -6,9 +6,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// The places for connections of one listener.
+/// The places for the connections of a listener, or for requests.
 #[derive(Clone)]
-pub(super) struct Slots(Arc<Shared>);
+pub(crate) struct Slots(Arc<Shared>);
 
 struct Shared {
     total_max: usize,
@@ -23,7 +23,7 @@ struct Held {
 }
 
 impl Slots {
-    pub(super) fn new(total_max: usize, per_address_max: usize) -> Self {
+    pub(crate) fn new(total_max: usize, per_address_max: usize) -> Self {
         Self(Arc::new(Shared {
             total_max,
             per_address_max,
@@ -31,8 +31,8 @@ impl Slots {
         }))
     }
 
-    /// Takes a place for a connection from `address`; `None` if there is none left.
-    pub(super) fn try_take(&self, address: IpAddr) -> Option<Slot> {
+    /// Takes a place for somebody at `address`; `None` if there is none left.
+    pub(crate) fn try_take(&self, address: IpAddr) -> Option<Slot> {
         let address = network(address);
         let mut held = self.0.lock();
         if held.total >= self.0.total_max {
@@ -58,8 +58,8 @@ impl Shared {
     }
 }
 
-/// The place of one connection. Dropping it gives the place back.
-pub(super) struct Slot {
+/// One place. Dropping it gives it back.
+pub(crate) struct Slot {
     shared: Arc<Shared>,
     address: IpAddr,
 }
