@@ -30,7 +30,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::service::Routes;
+use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::{Health as HealthApi, HealthServer};
 use tower::ServiceBuilder;
 
@@ -49,7 +49,7 @@ use connection::{ConnectionAge, ConnectionStack, serve_connection};
 use dispatch::Dispatch;
 use handler::OrderRpc;
 use health::Health;
-use reflection::reflection;
+use reflection::add_reflection;
 use worker::WorkerRpc;
 
 /// How long a failed accept pauses the loop: out of file descriptors, mostly, which nothing
@@ -180,15 +180,22 @@ fn services(
 ) -> Result<Dispatch<OrderServiceServer<OrderRpc>>, ServeError> {
     let mut others = Routes::new(health);
     if config.reflection {
-        let reflection = reflection(workers.is_some()).map_err(ServeError::Descriptors)?;
-        others = others.add_service(reflection);
+        others = add_reflection(others, workers.is_some()).map_err(ServeError::Descriptors)?;
     }
     if let Some(workers) = workers {
         let workers = WorkerServiceServer::new(WorkerRpc::new(workers, Arc::clone(clock)));
-        others = others.add_service(workers.max_decoding_message_size(REQUEST_BYTES_MAX));
+        others = others.add_service(
+            workers
+                .max_decoding_message_size(REQUEST_BYTES_MAX)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Gzip),
+        );
     }
     let orders = OrderRpc::new(Arc::clone(api), Arc::clone(clock), config.watches_max);
-    let orders = OrderServiceServer::new(orders).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let orders = OrderServiceServer::new(orders)
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
     Ok(Dispatch::new(orders, others))
 }
 

@@ -7,7 +7,7 @@
 
 mod decode;
 
-use std::{collections::HashMap, error::Error as _, sync::Arc};
+use std::{collections::HashMap, error::Error as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use order_core::{BoxError, Error, OrderStatus, RequestId, Violation};
@@ -28,9 +28,9 @@ pub const VIOLATIONS_MAX: usize = 20;
 /// and all of it has to stay below the 16 KiB a client accepts.
 const VIOLATION_BYTES_MAX: usize = 12 * 1024;
 
-/// The same for one order of a batch, of which a thousand have to stay below the 4 MiB of a message
-/// that a client accepts.
-const BATCH_VIOLATION_BYTES_MAX: usize = 2 * 1024;
+/// The same for all the parts of a batch, whose answer has to stay below the 4 MiB of a message that
+/// a client accepts.
+const BATCH_VIOLATION_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Keys of `ErrorInfo.metadata`.
 mod key {
@@ -48,18 +48,24 @@ mod key {
 /// Writes an error for a client. The error itself becomes the source of the status, for the
 /// log; it does not travel.
 pub fn to_status(error: Error, request_id: &RequestId) -> Status {
-    to_status_within(VIOLATION_BYTES_MAX, error, request_id)
+    let retry_after = error.retry_after();
+    write(error, request_id, VIOLATION_BYTES_MAX, retry_after)
 }
 
-fn to_status_within(bytes_max: usize, mut error: Error, request_id: &RequestId) -> Status {
+fn write(
+    mut error: Error,
+    request_id: &RequestId,
+    violation_bytes_max: usize,
+    retry_after: Option<Duration>,
+) -> Status {
     if let Error::InvalidArgument { violations } = &mut error {
-        violations.truncate(n_reportable(violations, bytes_max));
+        violations.truncate(n_reportable(violations, violation_bytes_max));
     }
     let mut details = ErrorDetails::new();
     details.set_error_info(error.reason().as_str(), DOMAIN, metadata(&error));
     details.set_request_info(request_id.as_str(), "");
-    if let Some(delay) = error.retry_after() {
-        details.set_retry_info(Some(delay));
+    if retry_after.is_some() {
+        details.set_retry_info(retry_after);
     }
     match &error {
         Error::InvalidArgument { violations } => {
@@ -119,9 +125,11 @@ const SEPARATOR_BYTES: usize = 8;
 /// More than tags, lengths and separators of a broken rule take in the details.
 const DETAIL_BYTES: usize = 20;
 
-/// Writes the error of one order of a batch.
-pub(crate) fn to_batch_status(error: Error, request_id: &RequestId) -> BatchStatus {
-    let status = to_status_within(BATCH_VIOLATION_BYTES_MAX, error, request_id);
+/// Writes the error of one part of a batch that has `n_parts`.
+pub(crate) fn to_batch_status(error: Error, request_id: &RequestId, n_parts: usize) -> BatchStatus {
+    let bytes_max = VIOLATION_BYTES_MAX.min(BATCH_VIOLATION_BYTES_MAX / n_parts.max(1));
+    let retry_after = error.retry_after();
+    let status = write(error, request_id, bytes_max, retry_after);
     BatchStatus {
         code: status.code().into(),
         message: status.message().to_owned(),
@@ -159,13 +167,14 @@ pub(crate) fn complete_refusal(
             details.set_request_info(request_id.as_str(), "");
             Status::with_error_details(status.code(), status.message(), details)
         }
-        Code::OutOfRange => to_status(
-            Error::LimitExceeded {
+        Code::OutOfRange => {
+            let error = Error::LimitExceeded {
                 what: "bytes per message".to_owned(),
                 limit: u64::try_from(request_bytes_max).unwrap_or(u64::MAX),
-            },
-            request_id,
-        ),
+            };
+            // The same message is as long at any time.
+            write(error, request_id, VIOLATION_BYTES_MAX, None)
+        }
         Code::Internal => to_status(
             Error::invalid("request", "is not a message of this method"),
             request_id,

@@ -22,17 +22,23 @@ pub(super) async fn create_batch(
     let (valid, refused) = split(requests);
     let answers = api.create_orders(ctx, valid).await?;
     log_failures(ctx, &answers);
+    let answers = merge(answers, refused);
+    let n_parts = answers.len();
     let result = |answer| match answer {
         Ok(Receipt { order, is_replayed }) => BatchResult {
             result: Some(BatchItem::Order(convert::order_to_proto(order))),
             replayed: is_replayed,
         },
         Err(error) => BatchResult {
-            result: Some(BatchItem::Error(to_batch_status(error, &ctx.request_id))),
+            result: Some(BatchItem::Error(to_batch_status(
+                error,
+                &ctx.request_id,
+                n_parts,
+            ))),
             replayed: false,
         },
     };
-    let results = merge(answers, refused).into_iter().map(result).collect();
+    let results = answers.into_iter().map(result).collect();
     Ok(proto::BatchCreateOrdersResponse { results })
 }
 

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Body as HttpBody;
 use order_core::{BoxError, RequestId};
 use pin_project_lite::pin_project;
@@ -57,7 +57,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let request_id = request.extensions().get().cloned();
-        let inner = if request.uri().path().starts_with(ORDERS_PREFIX) {
+        let inner = if !is_grpc(request.headers()) {
+            Inner::OtherProtocol
+        } else if request.uri().path().starts_with(ORDERS_PREFIX) {
             Inner::Orders {
                 future: self.orders.call(request),
             }
@@ -68,6 +70,20 @@ where
         };
         DispatchFuture { inner, request_id }
     }
+}
+
+/// Whether a request says that it is gRPC, and not JSON or gRPC-Web.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let suffix = value.and_then(|value| value.strip_prefix(b"application/grpc"));
+    suffix.is_some_and(|suffix| matches!(suffix.first(), None | Some(b'+' | b';')))
+}
+
+/// What the specification of gRPC over HTTP/2 wants of a request that is none.
+fn unsupported_media_type() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response
 }
 
 /// Routes take one type of body.
@@ -100,6 +116,7 @@ pin_project! {
     enum Inner<A, B> {
         Orders { #[pin] future: A },
         Others { #[pin] future: B },
+        OtherProtocol,
     }
 }
 
@@ -115,6 +132,7 @@ where
         let response = ready!(match this.inner.project() {
             InnerProjection::Orders { future } => future.poll(cx),
             InnerProjection::Others { future } => future.poll(cx),
+            InnerProjection::OtherProtocol => Poll::Ready(Ok(unsupported_media_type())),
         })?;
         // An answer that begins with its status is a refusal; others end with it.
         if !response.headers().contains_key(Status::GRPC_STATUS) {

@@ -263,7 +263,7 @@ impl OrderService for OrderRpc {
             .extensions()
             .get::<StreamDeadline>()
             .and_then(|deadline| deadline.0.remaining(self.clock.instant()));
-        answer(&ctx, async {
+        let watched = answer(&ctx, async {
             let orders = convert::watches_from_proto(request.get_ref())?;
             let place = Arc::clone(&self.watches)
                 .try_acquire_owned()
@@ -273,7 +273,10 @@ impl OrderService for OrderRpc {
             Ok(WatchStream::new(
                 events, request_id, draining, time_left, place,
             ))
-        })
-        .await
+        });
+        let mut watched = watched.await?;
+        // Each event would be compressed by itself, and be held back until it is.
+        watched.disable_compression();
+        Ok(watched)
     }
 }

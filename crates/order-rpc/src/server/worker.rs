@@ -97,11 +97,12 @@ impl WorkerRpc {
     ) -> Result<Vec<proto::ReportResult>, Error> {
         let answers = self.workers.report(ctx, reports).await?;
         log_failures(ctx, &answers);
+        let n_parts = answers.len();
         let results = answers.into_iter().map(|answer| match answer {
             Ok(Completed::Applied(_)) => result_of(report_result::Outcome::Applied),
             Ok(Completed::Stale) => result_of(report_result::Outcome::Stale),
             Err(error) => proto::ReportResult {
-                error: Some(to_batch_status(error, &ctx.request_id)),
+                error: Some(to_batch_status(error, &ctx.request_id, n_parts)),
                 ..result_of(report_result::Outcome::Failed)
             },
         });

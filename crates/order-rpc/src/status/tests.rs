@@ -158,7 +158,7 @@ proptest! {
     #[test]
     fn every_error_of_a_batch_survives_the_way(error in any_error()) {
         let sent = text(&error);
-        let status = to_batch_status(error, &request_id());
+        let status = to_batch_status(error, &request_id(), 1);
         prop_assert_eq!(text(&from_batch_status(status)), sent);
     }
 

@@ -26,6 +26,8 @@ async fn too_large_message_is_refused_with_the_limit() {
     let path = "/order.v1.OrderService/CreateOrder";
     let answer = raw.send(path, &[], &vec![0; REQUEST_BYTES_MAX + 1]).await;
     assert_eq!(answer.status.code(), Code::ResourceExhausted);
+    let retry = answer.status.get_details_retry_info();
+    assert!(retry.is_none(), "it will never be shorter");
     let error = answer.error();
     let Error::LimitExceeded { what, limit } = error else {
         panic!("unexpected {error:?}");

@@ -32,5 +32,6 @@ mod retry;
 mod support;
 #[cfg(test)]
 mod trace;
+mod transport;
 #[cfg(test)]
 mod workers;

@@ -4,7 +4,7 @@ use std::{convert::Infallible, net::SocketAddr};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
@@ -87,6 +87,16 @@ impl RawClient {
             request = request.header(*name, *value);
         }
         request.body(body).expect("valid")
+    }
+
+    /// The status of HTTP with which a request of this type is answered.
+    pub(crate) async fn status_for(&mut self, content_type: &'static str) -> StatusCode {
+        let path = "/order.v1.OrderService/GetOrder";
+        let mut request = self.request(path, &[], Full::default().boxed_unsync());
+        let value = HeaderValue::from_static(content_type);
+        request.headers_mut().insert("content-type", value);
+        let response = soon(self.sender.send_request(request)).await;
+        response.expect("an answer").status()
     }
 
     /// Sends a call of a method of the order service.

@@ -12,6 +12,11 @@ use tonic_reflection::pb::v1::{
     server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest,
     server_reflection_response::MessageResponse,
 };
+use tonic_reflection::pb::v1alpha::{
+    self, server_reflection_client::ServerReflectionClient as OldClient,
+    server_reflection_request::MessageRequest as OldRequest,
+    server_reflection_response::MessageResponse as OldResponse,
+};
 
 use crate::{
     fake_workers::FakeWorkers,
@@ -54,15 +59,46 @@ async fn services(server: &TestServer) -> Vec<String> {
 async fn reflection_lists_what_is_served() {
     let health = "grpc.health.v1.Health";
     let reflection = "grpc.reflection.v1.ServerReflection";
+    let old = "grpc.reflection.v1alpha.ServerReflection";
     let server = TestServer::start([]).await;
-    assert_eq!(services(&server).await, [health, reflection, SERVICE_NAME]);
+    assert_eq!(
+        services(&server).await,
+        [health, reflection, old, SERVICE_NAME]
+    );
     server.stop().await;
     let workers = Arc::new(FakeWorkers::default());
     let server = TestServer::start_with_workers(workers, server_config()).await;
     assert_eq!(
         services(&server).await,
-        [health, reflection, SERVICE_NAME, WORKER_SERVICE_NAME]
+        [health, reflection, old, SERVICE_NAME, WORKER_SERVICE_NAME]
     );
+    server.stop().await;
+}
+
+/// What Postman, older grpcurl and many others speak.
+#[tokio::test]
+async fn reflection_answers_in_its_old_version() {
+    let server = TestServer::start([]).await;
+    let question = v1alpha::ServerReflectionRequest {
+        message_request: Some(OldRequest::ListServices(String::new())),
+        ..v1alpha::ServerReflectionRequest::default()
+    };
+    let mut client = OldClient::new(channel(&server));
+
+    let answers = client
+        .server_reflection_info(stream::iter([question]))
+        .await;
+
+    let mut answers = answers.expect("an answer").into_inner();
+    let answer = soon(answers.next())
+        .await
+        .expect("a message")
+        .expect("no error");
+    let Some(OldResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("unexpected {answer:?}");
+    };
+    assert_eq!(list.service.len(), 4);
+    drop(client);
     server.stop().await;
 }
 
