@@ -434,6 +434,9 @@ fn parse_shutdown_timeout(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use order_gateway::http::HttpConfig;
+    use order_rpc::RpcServerConfig;
+
     use super::*;
 
     #[test]
@@ -471,6 +474,20 @@ mod tests {
             let error = bad.parse::<DatabaseUrl>().expect_err(bad);
             assert!(!error.contains("secret"), "{error}");
         }
+    }
+
+    /// The contracts name this default; tests of the transports hold them against theirs.
+    #[test]
+    fn transports_have_the_request_timeout_that_is_the_default() {
+        #[derive(Parser)]
+        struct Settings {
+            #[command(flatten)]
+            process: ProcessConfig,
+        }
+        let settings = Settings::parse_from(["order-service"]);
+        let timeout = settings.process.request_timeout;
+        assert_eq!(RpcServerConfig::default().deadline_default, timeout);
+        assert_eq!(HttpConfig::default().request_timeout, timeout);
     }
 
     #[test]

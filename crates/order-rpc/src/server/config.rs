@@ -64,7 +64,7 @@ impl Default for RpcServerConfig {
             keepalive_timeout: Duration::from_secs(10),
             connection_age_max: Duration::from_mins(30),
             connection_grace: Duration::from_secs(30),
-            deadline_default: Duration::from_secs(10),
+            deadline_default: Duration::from_secs(5),
             deadline_max: Duration::from_secs(30),
             readiness_interval: Duration::from_secs(5),
             reflection: true,
