@@ -7,8 +7,8 @@ use crate::{Error, currency};
 /// A positive amount in the minor units of an ISO 4217 currency.
 ///
 /// No floating point is ever involved: amounts are parsed from decimal text and written
-/// back as decimal text. The largest amount is 2^53 − 1 minor units, so that clients
-/// whose numbers are IEEE 754 doubles read every amount exactly (RFC 8259 §6).
+/// back as decimal text. An amount has at most 15 digits, which a client whose numbers are
+/// IEEE 754 doubles reads exactly and writes back unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Money {
     minor_units: i64,
@@ -19,12 +19,12 @@ pub struct Money {
 /// Three capital ASCII letters.
 type CurrencyCode = [u8; 3];
 
-/// The longest amount that is looked at, in bytes. The largest valid one has 17.
+/// The longest amount that is looked at, in bytes. The longest canonical one has 16.
 const TEXT_LEN_MAX: usize = 64;
 
 impl Money {
-    /// The largest amount, in minor units.
-    pub const MINOR_UNITS_MAX: i64 = (1 << 53) - 1;
+    /// The largest amount, in minor units: 15 digits, as many as a double keeps of any decimal.
+    pub const MINOR_UNITS_MAX: i64 = 10_i64.pow(f64::DIGITS) - 1;
 
     /// The currency of a request that names none.
     pub const CURRENCY_DEFAULT: &'static str = "USD";
@@ -114,7 +114,7 @@ impl Money {
         })
     }
 
-    /// The amount in minor units, 1 to 2^53 − 1.
+    /// The amount in minor units, 1 to 10^15 − 1 if it was accepted by this version.
     pub const fn minor_units(&self) -> i64 {
         self.minor_units
     }
@@ -248,13 +248,27 @@ mod tests {
             ("99.95", 9_995),
             ("99.5", 9_950),
             ("0.01", 1),
-            ("90071992547409.91", Money::MINOR_UNITS_MAX),
+            ("9999999999999.99", Money::MINOR_UNITS_MAX),
         ] {
             let money = Money::parse(text, "USD").expect(text);
             assert_eq!(
                 (money.minor_units(), money.to_string().as_str()),
                 (minor_units, text)
             );
+        }
+    }
+
+    /// What JavaScript's `JSON.parse` and `JSON.stringify` do to the largest and the smallest
+    /// amounts.
+    #[test]
+    fn amounts_survive_a_client_that_computes_in_doubles() {
+        for currency in ["JPY", "USD", "KWD", "CLF"] {
+            let largest = Money::MINOR_UNITS_MAX - 10_000..=Money::MINOR_UNITS_MAX;
+            for minor_units in largest.chain(1..=10_000) {
+                let money = Money::from_minor_units(minor_units, currency).expect("in range");
+                let double: f64 = money.to_string().parse().expect("a number");
+                assert_eq!(double.to_string(), money.to_string(), "{currency}");
+            }
         }
     }
 
@@ -311,12 +325,12 @@ mod tests {
             (
                 "1e400",
                 "USD",
-                "amount: must be at most 90071992547409.91 USD",
+                "amount: must be at most 9999999999999.99 USD",
             ),
             (
                 "1e99999999999999999999",
                 "USD",
-                "amount: must be at most 90071992547409.91 USD",
+                "amount: must be at most 9999999999999.99 USD",
             ),
             (
                 "1e-99999999999999999999",
@@ -324,9 +338,9 @@ mod tests {
                 "amount: must have at most 2 decimal places in USD",
             ),
             (
-                "90071992547409.92",
+                "10000000000000",
                 "USD",
-                "amount: must be at most 90071992547409.91 USD",
+                "amount: must be at most 9999999999999.99 USD",
             ),
             ("1", "usd", "currency: must be an ISO 4217 code like USD"),
             ("1", "ZZZ", "currency: must be an ISO 4217 code like USD"),

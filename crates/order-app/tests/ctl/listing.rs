@@ -106,7 +106,7 @@ async fn a_history_is_read_to_its_end() {
 
 /// Orders with everything that is hard to write.
 const LINES: &str = r#"{"user_id":"a,\"b\"","amount":"1.00","metadata":{"x":"","note":"say \"hi\", ok"}}
-{"user_id":"ü","amount":90071992547409.91,"external_id":"e-1","metadata":{"y":"2"}}
+{"user_id":"ü","amount":9999999999999.99,"external_id":"e-1","metadata":{"y":"2"}}
 {"user_id":"plain","amount":5,"currency":"JPY"}
 "#;
 
@@ -144,7 +144,7 @@ async fn an_export_can_be_imported() {
         table,
         "user_id,amount,currency,external_id,metadata.note,metadata.x,metadata.y\n\
          plain,5,JPY,,,,\n\
-         ü,90071992547409.91,USD,e-1,,,2\n\
+         ü,9999999999999.99,USD,e-1,,,2\n\
          \"a,\"\"b\"\"\",1,USD,,\"say \"\"hi\"\", ok\",\"\",\n"
     );
 }

@@ -26,8 +26,8 @@ fn json_lines_become_requests() {
             "u 100 USD - []",
         ),
         (
-            r#"{"user_id":"\u00fc\"","amount":90071992547409.91,"currency":"USD"}"#,
-            "ü\" 90071992547409.91 USD - []",
+            r#"{"user_id":"\u00fc\"","amount":9999999999999.99,"currency":"USD"}"#,
+            "ü\" 9999999999999.99 USD - []",
         ),
         (
             r#"{"user_id":"u","amount":5,"currency":"JPY","external_id":"x-1","metadata":{"b":"2","a":""}}"#,
