@@ -1,6 +1,6 @@
 //! JSON out: the order of the base contract, its history, and the answers made of them.
 //!
-//! Each struct is also the schema of what it writes.
+//! `api/openapi.yaml` has the schema of each struct; tests hold real answers against it.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -16,7 +16,7 @@ use order_core::{
 use serde::{Serialize, Serializer, ser};
 use serde_json::value::RawValue;
 
-use super::{etag::entity_tag, schema};
+use super::etag::entity_tag;
 
 /// Comes with the answer to a repeated request
 /// (draft-ietf-httpapi-idempotency-key-header-07).
@@ -103,54 +103,42 @@ fn json_response(status: StatusCode, body: &impl Serialize) -> Result<Response, 
 }
 
 /// An order as JSON, in the form of the base contract.
-#[derive(Serialize, utoipa::ToSchema)]
-#[schema(as = Order)]
+#[derive(Serialize)]
 pub struct OrderBody<'a> {
     /// Its id.
     #[serde(serialize_with = "as_text")]
-    #[schema(value_type = String, format = "uuid")]
     order_id: OrderId,
     /// Who placed it.
     user_id: &'a str,
     /// What it is worth, in major units, exactly.
     #[serde(serialize_with = "as_number")]
-    #[schema(value_type = f64, exclusive_minimum = 0)]
     amount: Money,
     /// ISO 4217.
-    #[schema(pattern = "^[A-Z]{3}$")]
     currency: &'a str,
     /// Where it stands.
-    #[schema(schema_with = schema::status)]
     status: &'static str,
     /// Its position in its own history: 1 when it is created, raised by one with every
     /// change. Also in `ETag`.
-    #[schema(minimum = 1, format = Int64)]
     version: u32,
     /// What the client attached to it; absent if nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     metadata: Option<BTreeMap<&'a str, &'a str>>,
     /// Its name in the client's own system.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     external_id: Option<&'a str>,
     /// Why it failed, while it is FAILED.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     failure: Option<CauseBody<'a>>,
     /// When the database first saw it.
     #[serde(serialize_with = "as_micros")]
-    #[schema(value_type = String, format = DateTime)]
     created_at: jiff::Timestamp,
     /// When it last changed.
     #[serde(serialize_with = "as_micros")]
-    #[schema(value_type = String, format = DateTime)]
     updated_at: jiff::Timestamp,
 }
 
 /// Why an order moved.
-#[derive(Serialize, utoipa::ToSchema)]
-#[schema(as = Cause)]
+#[derive(Serialize)]
 pub struct CauseBody<'a> {
     /// For programs.
     code: &'a str,
@@ -159,69 +147,55 @@ pub struct CauseBody<'a> {
 }
 
 /// A page of orders, newest first.
-#[derive(Serialize, utoipa::ToSchema)]
-#[schema(as = OrderPage)]
-pub(super) struct PageBody<'a> {
+#[derive(Serialize)]
+struct PageBody<'a> {
     /// The orders.
     orders: Vec<OrderBody<'a>>,
     /// Where the next page begins; absent on the last page, and only there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     next_page_token: Option<&'a str>,
 }
 
 /// A page of the history of an order, oldest event first.
-#[derive(Serialize, utoipa::ToSchema)]
-#[schema(as = EventPage)]
-pub(super) struct EventsBody<'a> {
+#[derive(Serialize)]
+struct EventsBody<'a> {
     /// The order.
     #[serde(serialize_with = "as_text")]
-    #[schema(value_type = String, format = "uuid")]
     order_id: OrderId,
     /// The events.
     events: Vec<EventBody<'a>>,
     /// The value of `after` for the next page; absent on the last page, and only there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, minimum = 1, format = Int64)]
     next_after: Option<u32>,
 }
 
 /// One entry of the history of an order. Versions start at 1 and have no gaps.
-#[derive(Serialize, utoipa::ToSchema)]
-#[schema(as = OrderEvent)]
+#[derive(Serialize)]
 pub struct EventBody<'a> {
     /// The order.
     #[serde(serialize_with = "as_text")]
-    #[schema(value_type = String, format = "uuid")]
     order_id: OrderId,
     /// The status that the order moved to.
-    #[schema(schema_with = schema::status)]
     status: &'static str,
     /// The position in the history.
-    #[schema(minimum = 1, format = Int64)]
     version: u32,
     /// When.
     #[serde(serialize_with = "as_micros")]
-    #[schema(value_type = String, format = DateTime)]
     at: jiff::Timestamp,
     /// Why, where there is a reason to give.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     cause: Option<CauseBody<'a>>,
 }
 
 /// A ticket with which a client opens one stream.
-#[derive(Serialize, utoipa::ToSchema)]
-#[schema(as = StreamTicket)]
-pub(super) struct TicketBody<'a> {
+#[derive(Serialize)]
+struct TicketBody<'a> {
     /// The ticket. It is shown once.
-    #[schema(pattern = "^[A-Za-z0-9_-]{43}$")]
     ticket: String,
     /// Whose orders may be watched with it.
     user_id: &'a str,
     /// When it is worth nothing any more.
     #[serde(serialize_with = "as_micros")]
-    #[schema(value_type = String, format = DateTime)]
     expires_at: jiff::Timestamp,
 }
 

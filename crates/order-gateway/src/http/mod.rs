@@ -8,14 +8,11 @@
 
 mod access_log;
 mod admission;
-mod asyncapi;
 mod body;
-mod contract;
 pub(crate) mod dto;
 mod etag;
 mod fields;
 mod media;
-mod openapi;
 pub(crate) mod operation;
 mod pages;
 mod prefer;
@@ -24,7 +21,6 @@ pub(crate) mod query;
 pub(crate) mod request_id;
 mod rfc3339;
 mod routes;
-mod schema;
 mod sse;
 mod wait;
 

@@ -18,11 +18,10 @@ use http::{
 };
 use order_core::{Error, OrderId, Reason, Repeat, RequestId, TraceParent};
 
-pub(in crate::http) use self::document::Document;
-use self::document::FieldError;
+use self::document::{Document, FieldError};
 pub(crate) use self::{
     document::slug,
-    protocol::{ALL_PROTOCOL, ProtocolError, ProtocolFacts},
+    protocol::{ALL_PROTOCOL, ProtocolError},
 };
 
 /// Says what a `POST` may send (Linked Data Platform §7.1).

@@ -26,12 +26,20 @@ async fn answers_are_those_of_the_contract() {
             let line = format!("{} {}", request.method(), request.uri());
             let (method, path) = (request.method().clone(), request.uri().path().to_owned());
             let response = send(request).await;
-            document.assert_has(&method, &path, &response);
+            let response = document.assert_has(&method, &path, response).await;
             let answer = render(response).await;
             writeln!(text, "== {name}\n{line}\n{answer}").expect("a string takes everything");
         }
         insta::assert_snapshot!(group, text);
     }
+    document.assert_seen(&[
+        "Order",
+        "Cause",
+        "OrderPage",
+        "EventPage",
+        "OrderEvent",
+        "StreamTicket",
+    ]);
 }
 
 fn creates() -> Vec<Case> {

@@ -5,15 +5,19 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod amounts;
 mod answers;
 mod conditions;
 mod document;
 mod events;
+mod inputs;
 mod limits;
 mod live;
 mod origins;
 mod prefer;
 mod problems;
+#[path = "../documents/schema.rs"]
+mod schema;
 mod support;
 
 use axum::body::Body;

@@ -1,8 +1,8 @@
 //! What the API says about itself: its documents, a page for each problem, and a page on
 //! which to try it out.
 //!
-//! Everything here is made from the code, once per process, and served as bytes. A page
-//! loads nothing from another host and is told not to by its `Content-Security-Policy`.
+//! The documents are files of `api/`, which the build turns into JSON. A page loads nothing from
+//! another host and is told not to by its `Content-Security-Policy`.
 
 pub(super) mod problems;
 mod swagger;
@@ -20,16 +20,16 @@ use http::{
 };
 
 use super::{
-    asyncapi, media, openapi,
+    media::{self, JSON},
     operation::{Call, Frame, Operation},
     problem::Problem,
 };
 
 static OPENAPI: LazyLock<Document> =
-    LazyLock::new(|| Document::json(&openapi::document().to_json().unwrap_or_default()));
+    LazyLock::new(|| Document::json(include_bytes!(concat!(env!("OUT_DIR"), "/openapi.json"))));
 
 static ASYNCAPI: LazyLock<Document> =
-    LazyLock::new(|| Document::json(&asyncapi::document().to_string()));
+    LazyLock::new(|| Document::json(include_bytes!(concat!(env!("OUT_DIR"), "/asyncapi.json"))));
 
 /// The pages of the problems, which every problem document names.
 pub(super) fn problem_routes(frame: &Arc<Frame>) -> Router {
@@ -82,35 +82,13 @@ pub(super) fn document_routes(frame: &Arc<Frame>) -> Router {
 }
 
 /// The OpenAPI document of this API.
-#[utoipa::path(
-    get,
-    path = "/openapi.json",
-    tag = "documents",
-    params(("If-None-Match" = Option<String>, Header, description = "The copy there is.")),
-    responses(
-        (status = 200, description = "This document.", content_type = "application/json",
-            body = Object, headers(("ETag" = String, description = "Changes with the document."))),
-        (status = 304, description = "The copy that `If-None-Match` names is current."),
-    ),
-)]
-pub(super) async fn get_openapi(_: Arc<()>, call: Call) -> Result<Response, Problem> {
+async fn get_openapi(_: Arc<()>, call: Call) -> Result<Response, Problem> {
     media::check_accept(&call.parts.headers)?;
     Ok(OPENAPI.respond(&call.parts.headers))
 }
 
 /// The AsyncAPI document of the WebSocket endpoint and of the event streams.
-#[utoipa::path(
-    get,
-    path = "/asyncapi.json",
-    tag = "documents",
-    params(("If-None-Match" = Option<String>, Header, description = "The copy there is.")),
-    responses(
-        (status = 200, description = "The document.", content_type = "application/json",
-            body = Object, headers(("ETag" = String, description = "Changes with the document."))),
-        (status = 304, description = "The copy that `If-None-Match` names is current."),
-    ),
-)]
-pub(super) async fn get_asyncapi(_: Arc<()>, call: Call) -> Result<Response, Problem> {
+async fn get_asyncapi(_: Arc<()>, call: Call) -> Result<Response, Problem> {
     media::check_accept(&call.parts.headers)?;
     Ok(ASYNCAPI.respond(&call.parts.headers))
 }
@@ -139,11 +117,8 @@ impl Document {
         }
     }
 
-    fn json(text: &str) -> Self {
-        Self::new(
-            Bytes::copy_from_slice(text.as_bytes()),
-            HeaderValue::from_static("application/json"),
-        )
+    fn json(bytes: &'static [u8]) -> Self {
+        Self::new(Bytes::from_static(bytes), HeaderValue::from_static(JSON))
     }
 
     /// The document, or 304 if the client has it.

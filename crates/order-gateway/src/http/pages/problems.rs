@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::http::{
     media::{self, JSON},
     operation::Call,
-    problem::{ALL_PROTOCOL, Document, Problem, ProtocolError, slug},
+    problem::{ALL_PROTOCOL, Problem, ProtocolError, slug},
 };
 
 const HTML: &str = "text/html";
@@ -31,24 +31,19 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;mar
     code{font-size:.9em}:root{color-scheme:light dark}";
 
 /// What a kind of problem means.
-#[derive(Serialize, utoipa::ToSchema)]
-#[schema(as = ProblemKind)]
-pub(in crate::http) struct Kind {
+#[derive(Serialize)]
+struct Kind {
     /// The `type` of its problem documents: the address of this page.
     #[serde(rename = "type")]
-    #[schema(format = "uri-reference", pattern = "^/problems/[a-z0-9-]+$")]
     address: String,
     /// The `code` of its problem documents, and the reason in gRPC.
-    #[schema(pattern = "^[A-Z][A-Z0-9_]*$")]
     code: &'static str,
     /// The `title` of its problem documents.
     title: &'static str,
     /// The HTTP status.
-    #[schema(minimum = 400, maximum = 599)]
     status: u16,
     /// The gRPC code; absent for what can only go wrong in HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     grpc: Option<&'static str>,
     /// Whether the same request may succeed when it is repeated.
     retryable: bool,
@@ -57,9 +52,8 @@ pub(in crate::http) struct Kind {
 }
 
 /// Every kind of problem.
-#[derive(Serialize, utoipa::ToSchema)]
-#[schema(as = ProblemKinds)]
-pub(in crate::http) struct Kinds {
+#[derive(Serialize)]
+struct Kinds {
     /// Those of orders first, then those of HTTP itself.
     problems: &'static [Kind],
 }
@@ -87,15 +81,6 @@ static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| {
 });
 
 /// Lists every kind of problem.
-#[utoipa::path(
-    get,
-    path = "/problems",
-    tag = "problems",
-    responses((status = 200, description = "Every kind of problem.", content(
-        (Kinds = "application/json"),
-        (String = "text/html"),
-    ))),
-)]
 pub(in crate::http) async fn list_problems(_: Arc<()>, call: Call) -> Result<Response, Problem> {
     answer(
         &call.parts.headers,
@@ -105,22 +90,6 @@ pub(in crate::http) async fn list_problems(_: Arc<()>, call: Call) -> Result<Res
 }
 
 /// Says what one kind of problem means.
-#[utoipa::path(
-    get,
-    path = "/problems/{slug}",
-    tag = "problems",
-    params(("slug" = String, Path,
-        description = "The last part of the `type` of a problem document.",
-        example = "order-not-found")),
-    responses(
-        (status = 200, description = "The kind of problem.", content(
-            (Kind = "application/json"),
-            (String = "text/html"),
-        )),
-        (status = 404, description = "`ROUTE_NOT_FOUND`: There is no such kind of problem.",
-            content_type = "application/problem+json", body = Document),
-    ),
-)]
 pub(in crate::http) async fn get_problem(_: Arc<()>, mut call: Call) -> Result<Response, Problem> {
     let wanted = call.parts.extract::<Path<String>>().await;
     let wanted = wanted.map_or_else(|_| String::new(), |Path(slug)| slug);

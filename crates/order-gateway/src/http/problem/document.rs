@@ -5,69 +5,54 @@ use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
 use order_core::{Error, OrderId, OrderStatus, RequestId, Violation};
 use serde::Serialize;
 
-use crate::http::schema;
-
 /// Why a request was refused (RFC 9457).
-#[derive(Serialize, utoipa::ToSchema)]
-#[schema(as = Problem)]
-pub(in crate::http) struct Document {
+#[derive(Serialize)]
+pub(super) struct Document {
     /// The kind of problem: an address that documents it.
     #[serde(rename = "type")]
-    #[schema(format = "uri-reference", pattern = "^/problems/[a-z0-9-]+$")]
     pub(super) kind: String,
     /// The kind of problem in a few words, always the same ones.
     pub(super) title: &'static str,
     /// The status of the answer.
-    #[schema(minimum = 400, maximum = 599)]
     pub(super) status: u16,
     /// What is wrong, for people.
     pub(super) detail: String,
     /// A URI for this very request.
-    #[schema(format = "uri")]
     pub(super) instance: String,
     /// The kind of problem, for programs.
-    #[schema(pattern = "^[A-Z][A-Z0-9_]*$")]
     pub(super) code: &'static str,
     /// Every broken rule that was found.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(min_items = 1)]
     pub(super) errors: Vec<FieldError>,
     /// The value of `X-Request-Id`.
     pub(super) request_id: String,
     /// The trace that the request belongs to, if it came with a `traceparent`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, pattern = "^[0-9a-f]{32}$")]
     pub(super) trace_id: Option<String>,
     /// Whether the same request may be sent again and have no effect twice.
     pub(super) retryable: bool,
     /// Where the order stands.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = schema::status)]
     current_status: Option<&'static str>,
     /// The statuses that the order may still move to.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = schema::statuses)]
     allowed: Option<Vec<&'static str>>,
     /// The address of the order that has what was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pub(super) existing_order: Option<String>,
     /// The id that the new order has if it was stored: read it to learn whether it was.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, format = "uuid")]
     pub(super) order_id: Option<String>,
 }
 
 /// One broken rule, and where: a JSON Pointer into the body, or a parameter.
-#[derive(Serialize, utoipa::ToSchema)]
-pub(in crate::http) struct FieldError {
+#[derive(Serialize)]
+pub(super) struct FieldError {
     /// A JSON Pointer (RFC 6901) to the part of the body; empty for the whole.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pointer: Option<String>,
     /// The name of the parameter of the path or the query, or of the header.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     parameter: Option<String>,
     /// The rule.
     detail: String,

@@ -1,59 +1,23 @@
 //! `POST /orders/{order_id}/cancel`: withdraws an order.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::response::Response;
 use http::StatusCode;
-use order_core::{CancelOrder, Reason};
-use utoipa::{
-    IntoParams, IntoResponses,
-    openapi::{
-        self, RefOr,
-        path::{Parameter, ParameterIn},
-    },
-};
+use order_core::CancelOrder;
 
 use super::{idempotency_key, optional_body, order_id};
 use crate::http::{
     Gateway,
-    contract::{self, RequestBody},
-    dto::{OrderBody, announce_replay, order_response},
+    dto::{announce_replay, order_response},
     etag,
     fields::Fields,
     media,
     operation::Call,
     problem::Problem,
-    schema::CancelOrderRequest,
 };
 
-/// Withdraws an order.
-///
-/// One that is already cancelled is answered as it is.
-#[utoipa::path(
-    post,
-    path = "/orders/{order_id}/cancel",
-    tag = "orders",
-    operation_id = "cancel_order",
-    params(Contract),
-    request_body(
-        content = Option<CancelOrderRequest>,
-        example = json!({"reason": "changed my mind"}),
-    ),
-    responses(
-        (
-            status = 200,
-            description = "The order is cancelled.",
-            body = OrderBody,
-            headers(
-                ("ETag" = String, description = "The version of the order, quoted."),
-                ("Idempotent-Replayed" = String, description = "`true` if an earlier request \
-                    with the same key did the work."),
-                ("X-Request-Id" = String, description = "The request."),
-            ),
-        ),
-        Contract,
-    ),
-)]
+/// Answers an order that is already cancelled as it is.
 pub(in crate::http) async fn cancel_order(
     gateway: Arc<Gateway>,
     mut call: Call,
@@ -80,37 +44,6 @@ pub(in crate::http) async fn cancel_order(
     let mut response = order_response(StatusCode::OK, &receipt.order)?;
     announce_replay(receipt.is_replayed, &mut response);
     Ok(response)
-}
-
-/// What the operation takes and how it refuses.
-struct Contract;
-
-impl IntoParams for Contract {
-    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let mut parameters = contract::common_parameters();
-        parameters.extend([
-            contract::order_id(),
-            contract::idempotency_key(),
-            contract::if_match(),
-        ]);
-        parameters
-    }
-}
-
-impl IntoResponses for Contract {
-    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
-        contract::refusals(
-            RequestBody::Read,
-            &[
-                Reason::InvalidArgument,
-                Reason::OrderNotFound,
-                Reason::OrderNotCancellable,
-                Reason::VersionConflict,
-                Reason::EtagMismatch,
-                Reason::IdempotencyKeyReused,
-            ],
-        )
-    }
 }
 
 fn parse_reason(body: &[u8]) -> Result<Option<String>, Problem> {

@@ -1,69 +1,22 @@
 //! `POST /orders`: stores an order and has it processed.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::response::Response;
 use http::{StatusCode, header::LOCATION};
-use order_core::{CreateOrder, Error, ExternalId, Metadata, Money, Reason, Receipt, UserId};
-use utoipa::{
-    IntoParams, IntoResponses,
-    openapi::{
-        self, RefOr,
-        path::{Parameter, ParameterIn},
-    },
-};
+use order_core::{CreateOrder, Error, ExternalId, Metadata, Money, Receipt, UserId};
 
 use super::idempotency_key;
 use crate::http::{
     Gateway,
-    contract::{self, RequestBody},
-    dto::{OrderBody, announce_replay, header_value, order_response},
+    dto::{announce_replay, header_value, order_response},
     fields::Fields,
     media,
     operation::Call,
     problem::Problem,
-    schema::CreateOrderRequest,
 };
 
-/// Stores an order and has it processed.
-///
-/// The answer comes when the order is durable. It is processed in the background.
-#[utoipa::path(
-    post,
-    path = "/orders",
-    tag = "orders",
-    operation_id = "create_order",
-    params(Contract),
-    request_body(
-        content = CreateOrderRequest,
-        examples(
-            ("shortest" = (value = json!({"user_id": "user-1", "amount": 100}))),
-            ("everything" = (value = json!({
-                "user_id": "user-1",
-                "amount": "99.95",
-                "currency": "EUR",
-                "external_id": "cart-17",
-                "metadata": {"channel": "web"}
-            }))),
-        ),
-    ),
-    responses(
-        (
-            status = 201,
-            description = "The order is stored.",
-            body = OrderBody,
-            headers(
-                ("Location" = String, description = "The address of the order."),
-                ("ETag" = String, description = "The version of the order, quoted."),
-                ("Idempotent-Replayed" = String, description = "`true` if an earlier request \
-                    with the same key did the work."),
-                ("Preference-Applied" = String, description = "The wait that was granted."),
-                ("X-Request-Id" = String, description = "The request."),
-            ),
-        ),
-        Contract,
-    ),
-)]
+/// Answers when the order is durable; it is processed in the background.
 pub(in crate::http) async fn create_order(
     gateway: Arc<Gateway>,
     call: Call,
@@ -91,32 +44,6 @@ pub(in crate::http) async fn create_order(
     announce_replay(is_replayed, &mut response);
     waited.announce(&mut response)?;
     Ok(response)
-}
-
-/// What the operation takes and how it refuses.
-struct Contract;
-
-impl IntoParams for Contract {
-    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let mut parameters = contract::common_parameters();
-        parameters.extend([contract::idempotency_key(), contract::prefer()]);
-        parameters
-    }
-}
-
-impl IntoResponses for Contract {
-    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
-        contract::refusals(
-            RequestBody::Read,
-            &[
-                Reason::InvalidArgument,
-                Reason::OrderAlreadyExists,
-                Reason::ExternalIdTaken,
-                Reason::RequestInProgress,
-                Reason::IdempotencyKeyReused,
-            ],
-        )
-    }
 }
 
 fn parse(body: &[u8]) -> Result<CreateOrder, Problem> {

@@ -1,47 +1,16 @@
 //! `POST /stream-tickets`: makes a ticket with which a client opens one stream.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::response::Response;
-use order_core::{Reason, TicketGrant, UserId};
-use utoipa::{
-    IntoParams, IntoResponses,
-    openapi::{
-        self, RefOr,
-        path::{Parameter, ParameterIn},
-    },
-};
+use order_core::{TicketGrant, UserId};
 
 use super::check_no_idempotency_key;
 use crate::http::{
-    Gateway,
-    contract::{self, RequestBody},
-    dto::{TicketBody, ticket_response},
-    fields::Fields,
-    media,
-    operation::Call,
-    problem::Problem,
-    schema::StreamTicketRequest,
+    Gateway, dto::ticket_response, fields::Fields, media, operation::Call, problem::Problem,
 };
 
 /// Makes a ticket with which a client opens one WebSocket within 30 seconds.
-#[utoipa::path(
-    post,
-    path = "/stream-tickets",
-    tag = "streams",
-    operation_id = "create_stream_ticket",
-    params(Contract),
-    request_body(content = StreamTicketRequest, example = json!({"user_id": "user-1"})),
-    responses(
-        (
-            status = 201,
-            description = "The ticket.",
-            body = TicketBody,
-            headers(("X-Request-Id" = String, description = "The request.")),
-        ),
-        Contract,
-    ),
-)]
 pub(in crate::http) async fn create_stream_ticket(
     gateway: Arc<Gateway>,
     call: Call,
@@ -55,21 +24,6 @@ pub(in crate::http) async fn create_stream_ticket(
         .in_time(gateway.deps.api.create_ticket(&ctx, grant))
         .await?;
     Ok(ticket_response(&ticket)?)
-}
-
-/// What the operation takes and how it refuses.
-struct Contract;
-
-impl IntoParams for Contract {
-    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        contract::common_parameters()
-    }
-}
-
-impl IntoResponses for Contract {
-    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
-        contract::refusals(RequestBody::Read, &[Reason::InvalidArgument])
-    }
 }
 
 fn parse(body: &[u8]) -> Result<TicketGrant, Problem> {

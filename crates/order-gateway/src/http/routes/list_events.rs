@@ -1,26 +1,18 @@
 //! `GET /orders/{order_id}/events`: the history of an order, as a page or as it happens.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{body::Body, response::Response};
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{LINK, VARY},
 };
-use order_core::{CallContext, Error, ListEvents, Order, OrderId, PageSize, Reason, Version};
-use utoipa::{
-    IntoParams, IntoResponses,
-    openapi::{
-        self, RefOr,
-        path::{Parameter, ParameterIn},
-    },
-};
+use order_core::{CallContext, Error, ListEvents, Order, OrderId, PageSize, Version};
 
 use super::order_id;
 use crate::http::{
     Gateway,
-    contract::{self, RequestBody},
-    dto::{EventsBody, events_response, header_value, next_after},
+    dto::{events_response, header_value, next_after},
     media::{self, EVENT_STREAM, JSON},
     operation::Call,
     problem::Problem,
@@ -30,36 +22,7 @@ use crate::http::{
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Reads the history of an order, as a page or as it happens.
-///
-/// With `Accept: text/event-stream` the answer is a stream of Server-Sent Events: `id` is the
-/// version, the event `order.status` has the same fields as an entry of a page, and `end`
-/// follows the last one of an order that is PROCESSED or CANCELLED. A client that comes back
-/// after that gets 204.
-#[utoipa::path(
-    get,
-    path = "/orders/{order_id}/events",
-    tag = "streams",
-    operation_id = "list_events",
-    params(Contract),
-    responses(
-        (
-            status = 200,
-            description = "The events after those that the client has seen.",
-            content(
-                (EventsBody = "application/json"),
-                (String = "text/event-stream", example = json!("retry: 2000\n\nid: 1\nevent: \
-                    order.status\ndata: {…}\n\n")),
-            ),
-            headers(
-                ("Link" = String, description = "The next page, if there is one (RFC 8288)."),
-                ("X-Request-Id" = String, description = "The request."),
-            ),
-        ),
-        (status = 204, description = "The stream is over: nothing comes after what was seen."),
-        Contract,
-    ),
-)]
+/// Answers with a stream of Server-Sent Events if the client prefers one, else with a page.
 pub(in crate::http) async fn list_events(
     gateway: Arc<Gateway>,
     mut call: Call,
@@ -79,44 +42,6 @@ pub(in crate::http) async fn list_events(
         page_size: given.page_size,
     };
     page(&gateway, &ctx, list).await
-}
-
-/// What the operation takes and how it refuses.
-struct Contract;
-
-impl IntoParams for Contract {
-    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let mut parameters = contract::common_parameters();
-        parameters.extend([
-            contract::order_id(),
-            contract::version_seen(
-                "after",
-                ParameterIn::Query,
-                "The last version that was seen; 0 begins with the creation.",
-            ),
-            contract::version_seen(
-                "Last-Event-ID",
-                ParameterIn::Header,
-                "For streams: the last version that was seen. Counts before the query.",
-            ),
-            contract::version_seen(
-                "last_event_id",
-                ParameterIn::Query,
-                "For streams: the same, for clients that cannot send headers.",
-            ),
-            contract::page_size(),
-        ]);
-        parameters
-    }
-}
-
-impl IntoResponses for Contract {
-    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
-        contract::refusals(
-            RequestBody::Ignored,
-            &[Reason::InvalidArgument, Reason::OrderNotFound],
-        )
-    }
 }
 
 /// What the client has seen, and how it said so.

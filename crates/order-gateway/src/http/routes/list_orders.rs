@@ -1,51 +1,23 @@
 //! `GET /orders`: reads orders page by page, newest first.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::response::Response;
 use http::header::LINK;
 use jiff::Timestamp;
-use order_core::{Error, ExternalId, ListOrders, OrderStatus, Reason, UserId};
-use utoipa::{
-    IntoParams, IntoResponses,
-    openapi::{
-        self, RefOr,
-        path::{Parameter, ParameterIn},
-    },
-};
+use order_core::{Error, ExternalId, ListOrders, OrderStatus, UserId};
 
 use crate::http::{
     Gateway,
-    contract::{self, RequestBody},
-    dto::{PageBody, header_value, page_response},
+    dto::{header_value, page_response},
     media,
     operation::Call,
     problem::Problem,
     query::{Query, parse_page_size},
     rfc3339::{self, Rounding},
-    schema,
 };
 
 /// Reads orders page by page, newest first.
-#[utoipa::path(
-    get,
-    path = "/orders",
-    tag = "orders",
-    operation_id = "list_orders",
-    params(Contract),
-    responses(
-        (
-            status = 200,
-            description = "A page of orders.",
-            body = PageBody,
-            headers(
-                ("Link" = String, description = "The next page, if there is one (RFC 8288)."),
-                ("X-Request-Id" = String, description = "The request."),
-            ),
-        ),
-        Contract,
-    ),
-)]
 pub(in crate::http) async fn list_orders(
     gateway: Arc<Gateway>,
     call: Call,
@@ -64,51 +36,6 @@ pub(in crate::http) async fn list_orders(
             .insert(LINK, header_value(next_link(&request, token))?);
     }
     Ok(response)
-}
-
-/// What the operation takes and how it refuses.
-struct Contract;
-
-impl IntoParams for Contract {
-    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let mut parameters = contract::common_parameters();
-        parameters.extend([
-            contract::query("user_id", schema::user_id(), "Only orders of this user."),
-            contract::query(
-                "external_id",
-                schema::external_id(),
-                "Only orders with this name in the client's own system.",
-            ),
-            contract::query(
-                "status",
-                schema::statuses(),
-                "Only orders with one of these statuses; may be repeated.",
-            ),
-            contract::query(
-                "created_after",
-                schema::time(),
-                "Only orders created after this.",
-            ),
-            contract::query(
-                "created_before",
-                schema::time(),
-                "Only orders created before this.",
-            ),
-            contract::page_size(),
-            contract::query(
-                "page_token",
-                contract::any_text(),
-                "Where to go on, as the page before said; only with the same filters.",
-            ),
-        ]);
-        parameters
-    }
-}
-
-impl IntoResponses for Contract {
-    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
-        contract::refusals(RequestBody::Ignored, &[Reason::InvalidArgument])
-    }
 }
 
 const SINGLE: &[&str] = &[
