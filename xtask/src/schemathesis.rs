@@ -3,7 +3,8 @@
 //! Schemathesis reads `/openapi.json` and makes requests from it, right and wrong ones, one
 //! by one and in sequences that follow the links of the document. Every answer must be one
 //! that the document announces. Which of its checks mean something else here, and why, is
-//! in `xtask/schemathesis.toml`.
+//! in `xtask/schemathesis.toml`; what no schema can say about a request is in
+//! `xtask/schemathesis.py`.
 
 use std::fs;
 use std::path::Path;
@@ -71,6 +72,10 @@ fn test(programs: &Path, url: &str, args: &SchemathesisArgs) -> anyhow::Result<(
         .args(["--max-examples", &args.max_examples.to_string()])
         .args(["--report", "json", "--report-json-path"])
         .arg(&report)
+        .env(
+            "SCHEMATHESIS_HOOKS",
+            workspace_root().join("xtask/schemathesis.py"),
+        )
         // Whatever else it writes goes to its working directory.
         .current_dir(&directory)
         .stdin(Stdio::null());
