@@ -157,7 +157,7 @@ fn check_name(field: &str, text: &str, chars_max: usize) -> Result<(), Error> {
 }
 
 /// Whether a character leaves a mark: white space, controls, the soft hyphen and the characters
-/// that only direct or join others do not. The API's schemas list the same ones.
+/// that only direct or join others do not. `UserId` in `api/openapi.yaml` lists the same ones.
 fn is_visible(c: char) -> bool {
     let is_blank = matches!(
         c,

@@ -142,3 +142,22 @@ fn frame_of(event: Result<OrderEvent, Error>) -> Option<(Bytes, Progress)> {
     frame.push_str("\n\n");
     Some((frame.into(), Progress::Ended))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn document_names_the_intervals() {
+        let document = include_str!(concat!(env!("OUT_DIR"), "/asyncapi.json"));
+        let silence = KEEP_ALIVE_INTERVAL.as_secs();
+        let (again, later) = (RETRY_MILLIS, RETRY_REFUSED_MILLIS);
+        for words in [
+            format!("`retry` is {} to {} ms", again.start, again.end),
+            format!("`retry` of {} to {} ms", later.start, later.end),
+            format!("every {silence} s without an event"),
+        ] {
+            assert!(document.contains(&words), "{words}");
+        }
+    }
+}

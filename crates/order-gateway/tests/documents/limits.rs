@@ -108,6 +108,38 @@ async fn words_of_the_api_name_the_limits_of_the_code() {
     }
 }
 
+/// The patterns of names and texts allow the characters that the code allows, wherever they
+/// stand.
+#[tokio::test]
+async fn characters_of_names_and_texts_are_those_of_the_code() {
+    let document = get_json("/openapi.json").await;
+    let schemas = &document["components"]["schemas"];
+    let is_valid = |name: &str, text: &str| {
+        let value = if name == "Metadata" {
+            json!({ "name": text })
+        } else {
+            json!(text)
+        };
+        check(&document, &schemas[name], &value).is_ok()
+    };
+    let chars = ('\0'..'\u{3100}').chain('\u{fe00}'..='\u{ffff}');
+    for c in chars.chain(['\u{1f600}', '\u{e0001}']) {
+        let texts = [
+            format!("{c}"),
+            format!("a{c}"),
+            format!("{c}a"),
+            format!("a{c}b"),
+        ];
+        for text in texts {
+            let is_user = UserId::parse(&text).is_ok();
+            assert_eq!(is_valid("UserId", &text), is_user, "{text:?}");
+            let is_value = Metadata::new([("name".to_owned(), text.clone())]).is_ok();
+            assert_eq!(is_valid("Metadata", &text), is_value, "{text:?}");
+        }
+    }
+    assert_eq!(schemas["ExternalId"]["$ref"], "#/components/schemas/UserId");
+}
+
 /// Every currency that an amount may have, by its number of decimal places. The code knows,
 /// and is asked about each code there could be.
 fn currencies_by_decimal_places() -> BTreeMap<u8, Vec<String>> {
