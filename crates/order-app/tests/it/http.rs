@@ -175,12 +175,11 @@ fn a_gateway_without_a_service_says_so_and_recovers() {
         let answer = http
             .post("/orders", r#"{"user_id":"user-1","amount":100}"#)
             .await;
-        assert_eq!(
-            (answer.status, answer.header("retry-after")),
-            (503, Some("1")),
-            "{answer:?}"
-        );
+        assert_eq!(answer.status, 503, "{answer:?}");
+        // Without a key it could have taken effect.
+        assert_eq!(answer.header("retry-after"), None);
         assert_eq!(answer.json()["code"], "SERVICE_UNAVAILABLE");
+        assert!(answer.json()["order_id"].is_string());
         let addr = format!("127.0.0.1:{port}");
         let system = System::start(Shape::Split, &database, &["--grpc-addr", &addr]).await;
         wait_for("the gateway reaches the service", async || {
@@ -217,7 +216,7 @@ fn a_dead_database_is_503_and_the_system_recovers_by_itself() {
         })
         .await;
         assert_eq!(answer.json()["code"], "STORE_UNAVAILABLE");
-        assert!(answer.header("retry-after").is_some());
+        assert_eq!(answer.json()["retryable"], false);
         // The gateway asks the service's health, which looks at the database now and then.
         wait_for("the gateway is not ready", async || {
             (http.get("/readyz").await.status == 503).then_some(())
