@@ -2,7 +2,7 @@
 //!
 //! No index has the status of an order, which changes too often. But an order has a job exactly
 //! while it is PENDING, PROCESSING or FAILED, and one that was cancelled has an event that says
-//! so. Each source here is one partial index, by the id of the order.
+//! so. Each source here is read by the id of the order, from a small table or a partial index.
 
 use order_core::{OrderQuery, OrderStatus};
 
