@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use crate::{
     Cause, Error, EventPage, ExternalId, IdempotencyKey, ListEvents, ListOrders, Metadata, Money,
@@ -49,6 +50,9 @@ pub struct CallContext {
     pub deadline: Deadline,
     /// Where the call is in a distributed trace, if the caller takes part in one.
     pub trace_parent: Option<TraceParent>,
+    /// Names the change that the call makes, if the caller may repeat it: a store that keeps
+    /// the id answers the repetition as it answered the first call.
+    pub change_id: Option<Uuid>,
 }
 
 impl CallContext {
@@ -58,6 +62,7 @@ impl CallContext {
             request_id,
             deadline,
             trace_parent: None,
+            change_id: None,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::{
     CallContext, Change, Committed, Completed, Completion, Created, Error, Extended,
@@ -64,6 +65,18 @@ pub trait OrderStore: Send + Sync + 'static {
     /// Where the answer to a commit can be lost, a change that is sent again with the same
     /// [`Change::id`] is answered as the first time, with the order as it is now.
     async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>>;
+
+    /// Whether the history of an order has a change with this [`Change::id`], read from the
+    /// primary. A store that keeps no ids, because it answers every commit, finds none.
+    async fn has_change(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+        change_id: Uuid,
+    ) -> Result<bool, Error> {
+        let _ = (ctx, order_id, change_id);
+        Ok(false)
+    }
 
     /// Reads what a key was used for, from the primary.
     async fn find_key(

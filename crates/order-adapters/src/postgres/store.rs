@@ -94,6 +94,17 @@ impl OrderStore for PostgresStore {
         self.commit_all(changes).await
     }
 
+    async fn has_change(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+        change_id: Uuid,
+    ) -> Result<bool, Error> {
+        let sql = "SELECT FROM order_events WHERE order_id = $1 AND change_id = $2";
+        let params: [&(dyn ToSql + Sync); 2] = [order_id.as_uuid(), &change_id];
+        Ok(!self.requests.read(ctx, sql, &params).await?.is_empty())
+    }
+
     async fn find_key(
         &self,
         ctx: &CallContext,

@@ -178,3 +178,38 @@ async fn change_is_recognised_by_its_id_alone() {
     };
     assert_eq!((order.version, event), (3, first));
 }
+
+/// A gateway that got no answer sends the request again, to a service that knows nothing of the
+/// first one.
+#[tokio::test]
+async fn change_that_is_requested_again_under_its_id_is_answered_as_the_clients_own() {
+    let fixture = available!(fixture());
+    let store = Arc::clone(&fixture.store);
+    let (mut lanes, mut other_lanes) = (JoinSet::new(), JoinSet::new());
+    let first = service(&store, &mut lanes);
+    let second = service(&store, &mut other_lanes);
+    store.create(&[due(1)]).await;
+    let request = CancelOrder {
+        order_id: due(1).id,
+        reason: None,
+        if_match: Some(IfMatch::Versions(vec![1])),
+        idempotency_key: None,
+    };
+    let named = |n| CallContext {
+        change_id: Some(Uuid::from_u128(n)),
+        ..ctx()
+    };
+
+    let made = first.cancel_order(&named(1), request.clone()).await;
+    let made = made.expect("cancelled");
+    let repeated = second.cancel_order(&named(1), request.clone()).await;
+
+    assert_eq!(repeated.expect("the change was the client's own"), made);
+    for other in [named(2), ctx()] {
+        let refused = second.cancel_order(&other, request.clone()).await;
+        assert!(
+            matches!(refused, Err(Error::EtagMismatch { .. })),
+            "{refused:?}"
+        );
+    }
+}

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::{
     CallContext, CancelOrder, Change, Command, Committed, Error, EventBus, Fingerprint,
-    IdempotencyKey, IfMatch, JobDispatch, JobEffect, KeyClaim, KeyOperation, OrderId, OrderStore,
-    Receipt, UserId, decide, service::OrderService, wait_while_in_progress,
+    IdempotencyKey, IfMatch, JobDispatch, JobEffect, KeyClaim, KeyOperation, Order, OrderId,
+    OrderStore, Receipt, UserId, decide, service::OrderService, wait_while_in_progress,
 };
 
 /// How often a change is decided anew when others keep changing the order.
@@ -46,40 +46,49 @@ impl Wanted {
             ..Self::new(order_id, Command::Cancel { reason }, if_match)
         }
     }
+
+    /// The change of `order`, if the precondition and the state allow it.
+    fn decide(&self, order: &Order) -> Result<Option<Change>, Error> {
+        let is_met = |if_match: &IfMatch| if_match.is_met(order.version);
+        if !self.if_match.as_ref().is_none_or(is_met) {
+            return Err(Error::EtagMismatch {
+                order_id: order.id,
+                current: order.version,
+            });
+        }
+        decide(order, self.command.clone())
+    }
 }
 
 impl OrderService {
     /// Checks in the order of the interface: does the order exist, has the key been used,
     /// does the precondition hold, does the state allow it.
     pub(super) async fn change(&self, ctx: &CallContext, wanted: Wanted) -> Result<Receipt, Error> {
-        let Wanted {
-            order_id, command, ..
-        } = &wanted;
-        let id = Some(*self.ids.order_id().as_uuid());
+        let order_id = wanted.order_id;
+        let new_id = || *self.ids.order_id().as_uuid();
+        let id = Some(ctx.change_id.unwrap_or_else(new_id));
         for _ in 0..DECISIONS_MAX {
-            let order = self.find(ctx, *order_id).await?;
+            let order = self.find(ctx, order_id).await?;
             let key = self.key_claim(&wanted, &order.user_id);
             if let Some(key) = &key
                 && self.is_repeated(ctx, key).await?
             {
-                // Read again: the first request may have ended after the read above.
-                let order = self.find(ctx, *order_id).await?;
-                self.store.confirm(ctx).await?;
                 return Ok(Receipt {
-                    order,
+                    order: self.find_again(ctx, order_id).await?,
                     is_replayed: true,
                 });
             }
-            let is_met = |if_match: &IfMatch| if_match.is_met(order.version);
-            if !wanted.if_match.as_ref().is_none_or(is_met) {
-                return Err(Error::EtagMismatch {
-                    order_id: *order_id,
-                    current: order.version,
-                });
-            }
-            let Some(change) = decide(&order, command.clone())? else {
-                self.store.confirm(ctx).await?;
-                return Ok(Receipt::first(order));
+            let change = match wanted.decide(&order) {
+                Ok(Some(change)) => change,
+                Ok(None) => {
+                    self.store.confirm(ctx).await?;
+                    return Ok(Receipt::first(order));
+                }
+                // The first of two calls may have made the change that is now in the way.
+                Err(_) if self.has_change(ctx, order_id).await? => {
+                    return Ok(Receipt::first(self.find_again(ctx, order_id).await?));
+                }
+                Err(refusal) => return Err(refusal),
             };
             let change = Change { key, id, ..change };
             let committed = wait_while_in_progress(&*self.clock, ctx, || {
@@ -89,9 +98,22 @@ impl OrderService {
                 return Ok(Receipt::first(*order));
             }
         }
-        Err(Error::VersionConflict {
-            order_id: *order_id,
-        })
+        Err(Error::VersionConflict { order_id })
+    }
+
+    /// Reads an order that a change was found for: it may have moved since it was last read.
+    async fn find_again(&self, ctx: &CallContext, order_id: OrderId) -> Result<Order, Error> {
+        let order = self.find(ctx, order_id).await?;
+        self.store.confirm(ctx).await?;
+        Ok(order)
+    }
+
+    /// Whether the caller's own change is in the history.
+    async fn has_change(&self, ctx: &CallContext, order_id: OrderId) -> Result<bool, Error> {
+        match ctx.change_id {
+            Some(change_id) => self.store.has_change(ctx, order_id, change_id).await,
+            None => Ok(false),
+        }
     }
 
     fn key_claim(&self, wanted: &Wanted, owner: &UserId) -> Option<KeyClaim> {

@@ -177,10 +177,10 @@ impl Gateway {
 
     /// A call that begins now.
     fn context(&self, request_id: RequestId, trace_parent: Option<TraceParent>) -> CallContext {
+        let deadline = Deadline::at(self.deps.clock.instant() + self.config.request_timeout);
         CallContext {
-            request_id,
-            deadline: Deadline::at(self.deps.clock.instant() + self.config.request_timeout),
             trace_parent,
+            ..CallContext::new(request_id, deadline)
         }
     }
 

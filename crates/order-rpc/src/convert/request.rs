@@ -5,6 +5,7 @@ use order_core::{
     CancelOrder, Cause, Error, ExternalId, IdempotencyKey, IfMatch, ListEvents, ListOrders,
     OrderId, OrderStatus, PageSize, RetryOrder, UpdateStatus, UserId, WatchOrder,
 };
+use uuid::Uuid;
 
 use super::{
     check::{Checker, check_cause, check_len, within},
@@ -22,6 +23,18 @@ pub(crate) const WATCHES_MAX: usize = 100;
 /// [`Error::InvalidArgument`] for `order_id`.
 pub(crate) fn order_id_from_proto(text: &str) -> Result<OrderId, Error> {
     OrderId::parse_field("order_id", text)
+}
+
+/// Reads the name that a caller gave to a change.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for `change_id`.
+pub(crate) fn change_id_from_proto(text: &str) -> Result<Option<Uuid>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let id = Uuid::parse_str(text).map_err(|_| Error::invalid("change_id", "must be a UUID"))?;
+    Ok(Some(id))
 }
 
 /// Reads a wanted page.
@@ -104,6 +117,7 @@ pub(crate) fn cancel_to_proto(request: &CancelOrder) -> proto::CancelOrderReques
         reason: text_of(request.reason.as_deref()),
         etag: etag_of_request(request.if_match.as_ref()),
         idempotency_key: text_of(request.idempotency_key.as_ref().map(IdempotencyKey::as_str)),
+        change_id: String::new(),
     }
 }
 
@@ -123,6 +137,7 @@ pub(crate) fn retry_to_proto(request: &RetryOrder) -> proto::RetryOrderRequest {
     proto::RetryOrderRequest {
         order_id: request.order_id.to_string(),
         etag: etag_of_request(request.if_match.as_ref()),
+        change_id: String::new(),
     }
 }
 
@@ -161,6 +176,7 @@ pub(crate) fn update_to_proto(request: &UpdateStatus) -> proto::UpdateStatusRequ
         status: status_to_proto(request.status).into(),
         cause: request.cause.clone().map(cause_to_proto),
         etag: etag_of_request(request.if_match.as_ref()),
+        change_id: String::new(),
     }
 }
 

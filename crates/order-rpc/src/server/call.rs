@@ -6,7 +6,7 @@ use order_core::{CallContext, Deadline, Error, RequestId};
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use crate::{RESPONSE_BYTES_MAX, interceptor::unknown_request_id, status::to_status};
+use crate::{RESPONSE_BYTES_MAX, convert, interceptor::unknown_request_id, status::to_status};
 
 /// What the interceptors found out about the call.
 pub(super) fn context<T>(request: &Request<T>) -> CallContext {
@@ -18,7 +18,16 @@ pub(super) fn context<T>(request: &Request<T>) -> CallContext {
             .unwrap_or_else(unknown_request_id),
         deadline: extensions.get().copied().unwrap_or(Deadline::NONE),
         trace_parent: extensions.get().cloned(),
+        change_id: None,
     }
+}
+
+/// The context of a change that the caller may repeat under `change_id`.
+pub(super) fn with_change_id(ctx: &CallContext, change_id: &str) -> Result<CallContext, Error> {
+    Ok(CallContext {
+        change_id: convert::change_id_from_proto(change_id)?,
+        ..ctx.clone()
+    })
 }
 
 /// Answers with a message.

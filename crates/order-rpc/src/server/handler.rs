@@ -14,7 +14,7 @@ use tonic::{
 
 use super::{
     batch::create_batch,
-    call::{answer, context, n_fitting},
+    call::{answer, context, n_fitting, with_change_id},
     watch::WatchStream,
 };
 use crate::{
@@ -173,6 +173,7 @@ impl OrderService for OrderRpc {
         let ctx = context(&request);
         let response = answer(&ctx, async {
             let (metadata, _, message) = request.into_parts();
+            let ctx = with_change_id(&ctx, &message.change_id)?;
             let mut cancel = convert::cancel_from_proto(message)?;
             cancel.idempotency_key = agreed_key(&metadata, cancel.idempotency_key)?;
             let receipt = self.api.cancel_order(&ctx, cancel).await?;
@@ -192,6 +193,7 @@ impl OrderService for OrderRpc {
     ) -> Result<Response<proto::UpdateStatusResponse>, Status> {
         let ctx = context(&request);
         answer(&ctx, async {
+            let ctx = with_change_id(&ctx, &request.get_ref().change_id)?;
             let request = convert::update_from_proto(request.get_ref())?;
             let order = self.api.update_status(&ctx, request).await?;
             Ok(proto::UpdateStatusResponse {
@@ -207,6 +209,7 @@ impl OrderService for OrderRpc {
     ) -> Result<Response<proto::RetryOrderResponse>, Status> {
         let ctx = context(&request);
         answer(&ctx, async {
+            let ctx = with_change_id(&ctx, &request.get_ref().change_id)?;
             let request = convert::retry_from_proto(request.get_ref())?;
             let order = self.api.retry_order(&ctx, request).await?;
             Ok(proto::RetryOrderResponse {

@@ -28,7 +28,7 @@ fn cancel(etag: &str) -> proto::CancelOrderRequest {
         order_id: id(1).to_string(),
         reason: "changed my mind".to_owned(),
         etag: etag.to_owned(),
-        idempotency_key: String::new(),
+        ..proto::CancelOrderRequest::default()
     }
 }
 
@@ -169,12 +169,13 @@ async fn etag_is_checked_and_a_malformed_one_refused() {
     let retry = proto::RetryOrderRequest {
         order_id: order_id.clone(),
         etag: "three".to_owned(),
+        change_id: String::new(),
     };
     let update = proto::UpdateStatusRequest {
         order_id,
         status: proto::OrderStatus::Failed.into(),
-        cause: None,
         etag: "three".to_owned(),
+        ..proto::UpdateStatusRequest::default()
     };
     assert_eq!(
         field(raw.call("CancelOrder", &[], &cancel("three")).await),

@@ -125,6 +125,7 @@ fn changes_report_every_broken_field() {
             message: "x".repeat(501),
         }),
         etag: "x".to_owned(),
+        ..proto::UpdateStatusRequest::default()
     };
     assert_eq!(
         fields(update_from_proto(&bad)),
@@ -135,6 +136,7 @@ fn changes_report_every_broken_field() {
         reason: "\n".to_owned(),
         etag: "W/3".to_owned(),
         idempotency_key: "\u{e4}".to_owned(),
+        ..proto::CancelOrderRequest::default()
     };
     assert_eq!(
         fields(cancel_from_proto(bad)),
@@ -143,6 +145,7 @@ fn changes_report_every_broken_field() {
     let bad = proto::RetryOrderRequest {
         order_id: "x".to_owned(),
         etag: "\"\"".to_owned(),
+        ..proto::RetryOrderRequest::default()
     };
     assert_eq!(fields(retry_from_proto(&bad)), ["order_id", "etag"]);
     let bad = proto::ListOrderEventsRequest {
