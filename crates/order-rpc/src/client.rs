@@ -12,7 +12,6 @@ mod outlier;
 mod remote;
 mod resolve;
 mod retry;
-mod turn;
 
 use std::sync::Arc;
 
@@ -24,20 +23,19 @@ use order_core::{
     StreamTicket, TicketGrant, UpdateStatus, WatchOrder,
     supervisor::{STEP_TIME_MAX, Supervisor, Task},
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::Status;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 pub use config::{ConfigError, RpcClientConfig};
 pub use resolve::Resolve;
 
-use crate::{SERVICE_NAME, convert, proto, status::from_status};
+use crate::{convert, proto, status::from_status};
 use config::targets;
 use create::Creates;
 use endpoints::Endpoints;
-use remote::{Manner, Remote, Repeat, SendDeadline};
+use remote::{Manner, Remote, SendDeadline};
 use resolve::{Resolver, SystemResolver};
+use retry::Repeat;
 
 /// The gRPC client as an [`OrderApi`].
 ///
@@ -45,18 +43,19 @@ use resolve::{Resolver, SystemResolver};
 /// commit that shares transactions on the other side. [`OrderApi::create_orders`] is sent as
 /// it comes, in as few calls as their limits allow (1000 orders, 1 MiB).
 ///
-/// Calls go round all addresses of all names, which are looked up again every few seconds; a
-/// rush of creates stays with each address for a moment. An address that cannot be reached,
-/// breaks several calls in a row or says that it is shutting down is left alone for a while,
-/// unless no other is left.
+/// Calls go round all addresses of all names, which are looked up again every few seconds. Each
+/// connection is watched through the standard health service: an address that cannot be
+/// reached, is silent or says that it does not serve gets no calls while another one serves. An
+/// address that fails most of its calls is left alone for some seconds if others do not.
 ///
-/// Connects when it is first called, so it may start before the service does. Calls fail at
-/// once with [`Error::ServiceUnavailable`] while nobody answers, and work again when
-/// somebody does. Calls whose repetition is harmless are repeated after an UNAVAILABLE, at
-/// most twice, within their deadline and within a budget, and on another address if there is
-/// one; [`Error::Overloaded`] is final. A call that never left goes to another address in
-/// any case.
+/// Connects as soon as the names are looked up, so it may start before the service does. Calls
+/// fail at once with [`Error::ServiceUnavailable`] while no address can be reached, and work
+/// again when one can. Calls whose repetition is harmless are repeated after an UNAVAILABLE or
+/// a second of silence, at most twice, within their deadline and within a budget, and on
+/// another address if there is one; [`Error::Overloaded`] is final. A call that was not sent
+/// goes to another address in any case.
 pub struct RemoteOrderApi {
+    endpoints: Arc<Endpoints>,
     remote: Arc<Remote>,
     creates: Creates,
     supervisor: Arc<Supervisor>,
@@ -92,13 +91,14 @@ impl RemoteOrderApi {
         resolve: Arc<dyn Resolve>,
     ) -> Result<(Self, RunningLanes), ConfigError> {
         let targets = targets(&config.urls)?;
-        let endpoints = Arc::new(Endpoints::new(config));
+        let supervisor = Supervisor::new(clock);
+        let endpoints = Arc::new(Endpoints::new(config, &supervisor));
         let remote = Arc::new(Remote::new(config, Arc::clone(&endpoints), clock));
         let (creates, mut lanes) =
             Creates::new(&remote, clock, config.connections, config.in_flight_max);
         let resolver = Resolver {
             resolve,
-            endpoints,
+            endpoints: Arc::clone(&endpoints),
             names: targets.into_iter().map(|name| (name, vec![])).collect(),
             interval: config.resolve_interval,
             timeout: config.connect_timeout,
@@ -113,9 +113,9 @@ impl RemoteOrderApi {
                 closed.run_until_cancelled(running).await;
             }
         }));
-        let supervisor = Supervisor::new(clock);
         let lanes = lanes.into_iter().map(|lane| supervisor.run(lane)).collect();
         let remote = Self {
+            endpoints,
             remote,
             creates,
             supervisor,
@@ -186,15 +186,19 @@ impl OrderApi for RemoteOrderApi {
             Cause::check_message("reason", reason)?;
         }
         // Without a key, a precondition that the first attempt met fails at the second.
-        let is_repeatable = request.idempotency_key.is_some()
+        let is_harmless = request.idempotency_key.is_some()
             || !matches!(request.if_match, Some(IfMatch::Versions(_)));
-        let repeat = if is_repeatable {
+        let repeat = if is_harmless {
             Repeat::Harmless
         } else {
-            Repeat::IfRefused
+            Repeat::Change
         };
+        let change_id = change_id(ctx);
         let answer = self.remote.call(ctx, repeat, |attempt| {
-            let message = attempt.request(convert::cancel_to_proto(&request));
+            let message = attempt.request(proto::CancelOrderRequest {
+                change_id: change_id.clone(),
+                ..convert::cancel_to_proto(&request)
+            });
             async move { attempt.orders().cancel_order(message).await }
         });
         let answer = answer.await?;
@@ -205,9 +209,12 @@ impl OrderApi for RemoteOrderApi {
     }
 
     async fn retry_order(&self, ctx: &CallContext, request: RetryOrder) -> Result<Order, Error> {
-        // After the first attempt a worker may have moved the order, and the second would fail.
-        let answer = self.remote.call(ctx, Repeat::IfRefused, |attempt| {
-            let message = attempt.request(convert::retry_to_proto(&request));
+        let change_id = change_id(ctx);
+        let answer = self.remote.call(ctx, Repeat::Change, |attempt| {
+            let message = attempt.request(proto::RetryOrderRequest {
+                change_id: change_id.clone(),
+                ..convert::retry_to_proto(&request)
+            });
             async move { attempt.orders().retry_order(message).await }
         });
         convert::order_from_proto(answer.await?.order)
@@ -218,9 +225,12 @@ impl OrderApi for RemoteOrderApi {
         ctx: &CallContext,
         request: UpdateStatus,
     ) -> Result<Order, Error> {
-        // As for a retry.
-        let answer = self.remote.call(ctx, Repeat::IfRefused, |attempt| {
-            let message = attempt.request(convert::update_to_proto(&request));
+        let change_id = change_id(ctx);
+        let answer = self.remote.call(ctx, Repeat::Change, |attempt| {
+            let message = attempt.request(proto::UpdateStatusRequest {
+                change_id: change_id.clone(),
+                ..convert::update_to_proto(&request)
+            });
             async move { attempt.orders().update_status(message).await }
         });
         convert::order_from_proto(answer.await?.order)
@@ -280,24 +290,20 @@ impl OrderApi for RemoteOrderApi {
 
     async fn check_ready(&self, ctx: &CallContext) -> Result<(), Error> {
         self.supervisor.check()?;
-        // One address that does not serve, perhaps because it is about to stop, says nothing
-        // of the others: asking is repeated at another one.
-        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
-            let service = SERVICE_NAME.to_owned();
-            let message = attempt.request(HealthCheckRequest { service });
-            async move {
-                let answer = attempt.health().check(message).await?;
-                match answer.get_ref().status() {
-                    ServingStatus::Serving => Ok(answer),
-                    ServingStatus::Unknown
-                    | ServingStatus::NotServing
-                    | ServingStatus::ServiceUnknown => {
-                        Err(Status::unavailable("the order service is not serving"))
-                    }
-                }
-            }
-        });
-        answer.await?;
-        Ok(())
+        let left = self.remote.time_left(ctx.deadline)?;
+        match timeout(left, self.endpoints.is_serving()).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(Error::service_unavailable(
+                "the order service is not serving",
+            )),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::DeadlineExceeded),
+        }
     }
+}
+
+/// The id under which all attempts of a call make their change: the caller's, or a new one.
+fn change_id(ctx: &CallContext) -> String {
+    let new = || uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+    ctx.change_id.unwrap_or_else(new).to_string()
 }

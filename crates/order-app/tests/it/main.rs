@@ -15,6 +15,7 @@ mod promises;
 mod readme;
 mod scale;
 mod shutdown;
+mod sick;
 mod simulation;
 mod startup;
 mod support;

@@ -127,6 +127,22 @@ impl Running {
         }
     }
 
+    /// Starts an `order-service`.
+    pub(crate) async fn service(database_url: &str) -> Self {
+        let config = ServiceConfig::parse_from([
+            "order-service",
+            "--ws-addr",
+            LOOPBACK,
+            "--grpc-addr",
+            LOOPBACK,
+            "--admin-addr",
+            LOOPBACK,
+            "--database-url",
+            database_url,
+        ]);
+        Self::new(Process::start_service(config).await.expect("it starts"))
+    }
+
     /// Starts an `order-worker`.
     pub(crate) async fn worker(database: &Database, flags: &[&str]) -> Self {
         let args = [

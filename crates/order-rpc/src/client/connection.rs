@@ -1,47 +1,59 @@
-//! One HTTP/2 connection to one address of the service: made when it is first needed, made
-//! anew when it is lost, and without a queue of its own between the caller and HTTP/2.
+//! One HTTP/2 connection to one address of the service, kept by a task of its own: made,
+//! watched through the health service of the other side (gRFC A17), and made again when it is
+//! lost.
 //!
-//! Invariants: at most one attempt to connect runs at a time for a connection; nobody waits
-//! for a connection whose last attempt failed.
+//! Invariants: a connection carries calls only after the health service has answered on it,
+//! which proves that the other side speaks HTTP/2 and runs; an address is dialled by one
+//! connection at a time and never by a call.
 
 use std::{
-    io,
     net::SocketAddr,
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock},
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, future::BoxFuture};
-use http::{Request, Response, Uri};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream, stream::BoxStream};
+use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use order_core::BoxError;
+use order_core::{
+    BoxError,
+    supervisor::{STEP_TIME_MAX, Supervisor, Task},
+};
 use tokio::{
     net::TcpStream,
-    sync::{Mutex, OwnedMutexGuard},
-    time::{Instant, timeout},
+    sync::Notify,
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until, timeout},
 };
-use tokio_util::task::TaskTracker;
-use tonic::{Status, body::Body};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+use tonic::{Code, Status, body::Body};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_client::HealthClient,
+};
 use tower::Service;
 
 use super::endpoints::Endpoint;
-use crate::executor::TrackedExecutor;
+use crate::{SERVICE_NAME, executor::TrackedExecutor};
 
-/// The least time between two attempts to connect beside the calls, so that a service that
-/// is down is not dialled with every call.
-const REDIAL_PAUSE: Duration = Duration::from_millis(100);
+/// The least time between two attempts to connect. It doubles with each failure.
+const REDIAL_PAUSE_MIN: Duration = Duration::from_millis(100);
 
-/// A quiet connection is asked for a sign of life this often.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// The longest pause before an address is dialled again; one attempt costs little.
+const REDIAL_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// A connection that gives none for this long is closed.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A PING is sent after this much silence. It is short because a frozen replica is found by it:
+/// its kernel still acknowledges everything.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A connection whose PING is not answered for this long is closed, and its calls go elsewhere.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Unread answer bytes of a connection. The 64 KiB of the protocol hold about 300 small
 /// answers, fewer than a gateway has under way.
@@ -56,236 +68,240 @@ const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// The service does not answer at its address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot connect to {address}")]
-struct ConnectFailed {
+pub(super) struct ConnectFailed {
     address: SocketAddr,
     #[source]
     source: BoxError,
 }
 
+/// The health service ended its stream before its first answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the health service gave no answer")]
+struct NoHealth;
+
 /// The connection ended before it took the call.
 #[derive(Debug, thiserror::Error)]
-#[error("the call did not leave")]
+#[error("the call was not sent")]
 struct NotSent(#[source] hyper::Error);
 
 /// Whether the service cannot have seen the call, so that repeating it is always harmless
 /// (the transparent retry of gRFC A6).
 pub(super) fn is_unsent(status: &Status) -> bool {
-    let source = std::error::Error::source(status);
-    source.is_some_and(|source| source.is::<ConnectFailed>() || source.is::<NotSent>())
+    std::error::Error::source(status).is_some_and(<dyn std::error::Error>::is::<NotSent>)
 }
 
-/// How connections are made.
-#[derive(Clone)]
+/// What the connections of a client share.
 pub(super) struct Dialler {
-    connect_timeout: Duration,
-    tasks: TaskTracker,
+    /// For an attempt to connect, from TCP to the first answer of the health service.
+    pub(super) connect_timeout: Duration,
+    pub(super) supervisor: Arc<Supervisor>,
+    pub(super) tasks: TaskTracker,
+    /// Notifies waiting calls when a connection has changed.
+    pub(super) changed: Notify,
+    /// Notifies the resolver when a call or an attempt to connect has failed.
+    pub(super) failed: Notify,
 }
 
-impl Dialler {
-    /// Attempts may take as long as `connect_timeout`.
-    pub(super) fn new(connect_timeout: Duration) -> Self {
-        Self {
-            connect_timeout,
-            tasks: TaskTracker::new(),
-        }
-    }
-}
-
-/// A handle of the connection; clones share it.
-#[derive(Clone)]
-pub(super) struct Connection {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    endpoint: Arc<Endpoint>,
-    dialler: Dialler,
-    /// That of `state`, for those who only choose.
-    phase: AtomicU8,
-    state: RwLock<State>,
-    /// Held by the one attempt to connect.
-    dialling: Arc<Mutex<()>>,
-}
-
-/// What a call would meet; the least is the best.
+/// What a call meets on a connection; the least is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
-    /// An open connection.
-    Open,
-    /// None yet, or none any more.
-    Idle,
-    /// The failure of the last attempt.
+    /// It is open, and the service says that it serves.
+    Serving,
+    /// It is open, and the service says that it does not serve.
+    NotServing,
+    /// It is being made.
+    Pending,
+    /// The last attempt to reach the address has failed.
     Failed,
 }
 
-#[derive(Default)]
-struct State {
-    sender: Option<SendRequest<Body>>,
-    /// Why the last attempt failed, if it did.
-    failure: Option<Arc<ConnectFailed>>,
-    /// The end of the last attempt.
-    dialled_at: Option<Instant>,
-    /// Counts the attempts.
-    n_dials: u64,
+/// A connection and the task that keeps it. Dropping it ends the task; calls under way on the
+/// connection are finished.
+pub(super) struct Connection {
+    link: Arc<Link>,
+    _stop: DropGuard,
 }
 
 impl Connection {
-    /// Makes none yet.
-    pub(super) fn new(endpoint: Arc<Endpoint>, dialler: Dialler) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                endpoint,
-                dialler,
-                phase: AtomicU8::new(Phase::Idle as u8),
-                state: RwLock::default(),
-                dialling: Arc::default(),
-            }),
-        }
-    }
-
-    /// The other end.
-    pub(super) fn endpoint(&self) -> &Endpoint {
-        &self.shared.endpoint
-    }
-
-    /// Scheme and authority of requests.
-    pub(super) fn origin(&self) -> &Uri {
-        &self.shared.endpoint.origin
+    /// Starts to connect, in a task of its own.
+    pub(super) fn start(endpoint: &Arc<Endpoint>, dialler: &Arc<Dialler>) -> Arc<Self> {
+        let link = Arc::new(Link {
+            endpoint: Arc::clone(endpoint),
+            dialler: Arc::clone(dialler),
+            open: RwLock::default(),
+        });
+        let stop = CancellationToken::new();
+        let (kept, stopped) = (Arc::clone(&link), stop.clone());
+        let keep = Task::new("connection", STEP_TIME_MAX, move |_| {
+            let (link, stopped) = (Arc::clone(&kept), stopped.clone());
+            async move {
+                stopped.run_until_cancelled(link.keep()).await;
+            }
+        });
+        dialler.tasks.spawn(dialler.supervisor.run(keep));
+        Arc::new(Self {
+            link,
+            _stop: stop.drop_guard(),
+        })
     }
 
     /// What a call would meet now.
     pub(super) fn phase(&self) -> Phase {
-        const OPEN: u8 = Phase::Open as u8;
-        const IDLE: u8 = Phase::Idle as u8;
-        match self.shared.phase.load(Ordering::Relaxed) {
-            OPEN => Phase::Open,
-            IDLE => Phase::Idle,
-            _ => Phase::Failed,
+        match &*self
+            .link
+            .open
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
+            Some(open) if open.channel.sender.is_closed() => Phase::Pending,
+            Some(open) if open.is_serving => Phase::Serving,
+            Some(_) => Phase::NotServing,
+            None => Phase::Pending,
         }
     }
 
-    /// Whether a call would leave at once.
-    pub(super) fn is_open(&self) -> bool {
-        self.phase() == Phase::Open
-    }
-
-    /// Begins to connect, beside the calls, unless the connection is open, being made, or
-    /// was tried just now. Whether it did.
-    pub(super) fn nudge(&self) -> bool {
-        if self.is_open() {
-            return false;
-        }
-        let is_due = |at: Instant| at.elapsed() >= REDIAL_PAUSE;
-        if !self.shared.read().dialled_at.is_none_or(is_due) {
-            return false;
-        }
-        match Arc::clone(&self.shared.dialling).try_lock_owned() {
-            Ok(guard) => {
-                let shared = Arc::clone(&self.shared);
-                self.shared.dialler.tasks.spawn(shared.dial(guard));
-                true
-            }
-            Err(_) => false,
-        }
-    }
-
-    /// The open connection, after connecting if there is none.
-    async fn sender(&self) -> Result<SendRequest<Body>, Status> {
-        if let Some(known) = self.shared.known() {
-            return known;
-        }
-        let guard = Arc::clone(&self.shared.dialling).lock_owned().await;
-        // Whoever held the lock before has an answer for everybody who waited.
-        if let Some(known) = self.shared.known() {
-            return known;
-        }
-        // A task of its own, because the caller may lose its patience and others wait too.
-        let dial = Arc::clone(&self.shared).dial(guard);
-        if let Err(error) = self.shared.dialler.tasks.spawn(dial).await {
-            return Err(unavailable(Arc::new(error)));
-        }
-        match self.shared.known() {
-            Some(known) => known,
-            None => Err(unavailable(Arc::new(io::Error::from(
-                io::ErrorKind::ConnectionReset,
-            )))),
-        }
+    /// The open connection, if there is one.
+    pub(super) fn channel(&self) -> Option<Channel> {
+        let open = self.link.open.read();
+        let open = open.unwrap_or_else(PoisonError::into_inner);
+        let channel = &open.as_ref()?.channel;
+        (!channel.sender.is_closed()).then(|| channel.clone())
     }
 }
 
-impl Shared {
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
+/// An open connection.
+struct Open {
+    channel: Channel,
+    is_serving: bool,
+}
 
-    /// The open connection or the reason why there is none; `None` if that is not known.
-    fn known(&self) -> Option<Result<SendRequest<Body>, Status>> {
-        let state = self.read();
-        if let Some(failure) = &state.failure {
-            let error: Arc<ConnectFailed> = Arc::clone(failure);
-            return Some(Err(unavailable(error)));
-        }
-        let sender = state.sender.as_ref()?;
-        (!sender.is_closed()).then(|| Ok(sender.clone()))
-    }
+/// A new connection, with the first answer of the health service.
+struct Opened {
+    channel: Channel,
+    is_serving: bool,
+    /// What the health service says from then on.
+    statuses: BoxStream<'static, bool>,
+    /// Moves the connection and ends with it.
+    driver: JoinHandle<()>,
+}
 
-    /// Connects, keeps the outcome and tells the endpoint.
-    async fn dial(self: Arc<Self>, _guard: OwnedMutexGuard<()>) {
-        let connected = match timeout(self.dialler.connect_timeout, self.connect()).await {
-            Ok(connected) => connected,
-            Err(elapsed) => Err(elapsed.into()),
-        };
-        match connected {
-            Ok((sender, driver)) => {
-                let n_dials = self.keep(Ok(sender));
-                self.endpoint.dial_succeeded();
-                let shared = Arc::clone(&self);
-                self.dialler.tasks.spawn(async move {
-                    driver.await;
-                    shared.lose(n_dials);
-                });
+struct Link {
+    endpoint: Arc<Endpoint>,
+    dialler: Arc<Dialler>,
+    open: RwLock<Option<Open>>,
+}
+
+impl Link {
+    /// Connects, follows the health of the service and connects again, forever.
+    async fn keep(&self) {
+        self.set(None);
+        loop {
+            // One at a time: the attempt is also the probe of an address in trouble.
+            let mut n_failures = self.endpoint.dialling.lock().await;
+            if *n_failures > 0 {
+                sleep(redial_pause(*n_failures)).await;
             }
-            Err(source) => {
-                let address = self.endpoint.address;
-                self.keep(Err(Arc::new(ConnectFailed { address, source })));
-                self.endpoint.dial_failed();
+            let dialled_at = Instant::now();
+            let opened = timeout(self.dialler.connect_timeout, self.open()).await;
+            match opened.unwrap_or_else(|elapsed| Err(elapsed.into())) {
+                Ok(opened) => {
+                    *n_failures = 0;
+                    drop(n_failures);
+                    self.endpoint.note(None);
+                    self.follow(opened).await;
+                    self.set(None);
+                }
+                Err(source) => {
+                    *n_failures = n_failures.saturating_add(1);
+                    let address = self.endpoint.address;
+                    self.endpoint.note(Some(ConnectFailed { address, source }));
+                    self.dialler.changed.notify_waiters();
+                    self.dialler.failed.notify_one();
+                }
             }
+            sleep_until(dialled_at + REDIAL_PAUSE_MIN).await;
         }
     }
 
-    /// Keeps the outcome of an attempt. Returns which one it was.
-    fn keep(&self, outcome: Result<SendRequest<Body>, Arc<ConnectFailed>>) -> u64 {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let phase = if outcome.is_ok() {
-            Phase::Open
-        } else {
-            Phase::Failed
-        };
-        let (sender, failure) = match outcome {
-            Ok(sender) => (Some(sender), None),
-            Err(failure) => (None, Some(failure)),
-        };
-        let n_dials = state.n_dials + 1;
-        *state = State {
-            sender,
-            failure,
-            dialled_at: Some(Instant::now()),
-            n_dials,
-        };
-        self.phase.store(phase as u8, Ordering::Relaxed);
-        n_dials
-    }
-
-    /// Notes that a connection has ended, unless there is a newer one.
-    fn lose(&self, n_dials: u64) {
-        let state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if state.n_dials == n_dials {
-            self.phase.store(Phase::Idle as u8, Ordering::Relaxed);
+    /// Passes on what the health service says, until it stops or the connection is lost.
+    async fn follow(&self, opened: Opened) {
+        let Opened {
+            channel,
+            mut is_serving,
+            mut statuses,
+            mut driver,
+        } = opened;
+        let mut was_serving = true;
+        loop {
+            let address = self.endpoint.address;
+            match (was_serving, is_serving) {
+                (true, false) => tracing::warn!(
+                    network.peer.address = %address,
+                    "order service says that it does not serve"
+                ),
+                (false, true) => tracing::info!(
+                    network.peer.address = %address,
+                    "order service says that it serves again"
+                ),
+                (true, true) | (false, false) => {}
+            }
+            was_serving = is_serving;
+            self.set(Some(Open {
+                channel: channel.clone(),
+                is_serving,
+            }));
+            is_serving = tokio::select! {
+                _ = &mut driver => return,
+                status = statuses.next() => match status {
+                    Some(is_serving) => is_serving,
+                    None => return,
+                },
+            };
         }
     }
 
-    /// The connection, and what has to run for it to move.
-    async fn connect(&self) -> Result<(SendRequest<Body>, BoxFuture<'static, ()>), BoxError> {
+    fn set(&self, open: Option<Open>) {
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = open;
+        self.dialler.changed.notify_waiters();
+    }
+
+    /// Connects and waits for the first answer of the health service.
+    async fn open(&self) -> Result<Opened, BoxError> {
+        let (channel, driver) = self.connect().await?;
+        let origin = self.endpoint.origin.clone();
+        let mut health = HealthClient::with_origin(channel.clone(), origin);
+        let service = SERVICE_NAME.to_owned();
+        let watch = async {
+            let statuses = health.watch(HealthCheckRequest { service }).await?;
+            let mut statuses = statuses.into_inner();
+            let first = statuses.message().await?;
+            Ok((first, statuses))
+        };
+        let (first, statuses) = match watch.await {
+            Ok((first, statuses)) => {
+                // A stream that fails ends the connection, as gRFC A17 has it.
+                let statuses = statuses
+                    .take_while(|status| std::future::ready(status.is_ok()))
+                    .filter_map(async |status| Some(is_serving(status.ok()?)));
+                (first.ok_or(NoHealth)?, statuses.boxed())
+            }
+            // A service without a health service is healthy while it is connected.
+            Err(status) if Status::code(&status) == Code::Unimplemented => {
+                let mut serving = HealthCheckResponse::default();
+                serving.set_status(ServingStatus::Serving);
+                (serving, stream::pending().boxed())
+            }
+            Err(status) => return Err(status.into()),
+        };
+        Ok(Opened {
+            channel,
+            is_serving: is_serving(first),
+            statuses,
+            driver,
+        })
+    }
+
+    async fn connect(&self) -> Result<(Channel, JoinHandle<()>), BoxError> {
         let stream = TcpStream::connect(self.endpoint.address).await?;
         stream.set_nodelay(true)?;
         let executor = TrackedExecutor(self.dialler.tasks.clone());
@@ -299,17 +315,36 @@ impl Shared {
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
             .await?;
-        let driver = async move {
+        let driver = self.dialler.tasks.spawn(async move {
             // Calls that it carried report the error themselves.
             if let Err(error) = connection.await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "connection broke");
             }
-        };
-        Ok((sender, driver.boxed()))
+        });
+        Ok((Channel { sender }, driver))
     }
 }
 
-impl Service<Request<Body>> for Connection {
+fn is_serving(response: HealthCheckResponse) -> bool {
+    response.status() == ServingStatus::Serving
+}
+
+/// The pause before the next attempt after `n_failures` in a row, ± 20 %.
+fn redial_pause(n_failures: u32) -> Duration {
+    let factor = 2_u32.saturating_pow(n_failures - 1);
+    let pause = REDIAL_PAUSE_MIN
+        .saturating_mul(factor)
+        .min(REDIAL_PAUSE_MAX);
+    pause.mul_f64(0.8 + 0.4 * rand::random::<f64>())
+}
+
+/// Carries calls over an open connection; clones share it.
+#[derive(Clone)]
+pub(super) struct Channel {
+    sender: SendRequest<Body>,
+}
+
+impl Service<Request<Body>> for Channel {
     type Response = Response<Body>;
     type Error = Status;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
@@ -319,9 +354,8 @@ impl Service<Request<Body>> for Connection {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let connection = self.clone();
+        let mut sender = self.sender.clone();
         async move {
-            let mut sender = connection.sender().await?;
             match sender.try_send_request(request).await {
                 Ok(response) => Ok(response.map(|body| Body::new(body.map_err(broken)))),
                 // The request came back, so it never left.

@@ -10,10 +10,7 @@ use order_core::{
 };
 use tokio::time::timeout;
 
-use super::{
-    remote::{Manner, Remote, Repeat},
-    turn::Rotate,
-};
+use super::{remote::Remote, retry::Repeat};
 use crate::{
     REQUEST_BYTES_MAX,
     convert::{self, CREATES_MAX},
@@ -157,11 +154,7 @@ impl Remote {
         ctx: &CallContext,
         requests: &[CreateOrder],
     ) -> Result<Vec<Result<Receipt, Error>>, Error> {
-        let manner = Manner {
-            rotate: rotate_of(requests),
-            ..repeat_of(requests).into()
-        };
-        let answer = self.call(ctx, manner, |attempt| {
+        let answer = self.call(ctx, repeat_of(requests), |attempt| {
             let requests = requests.iter().map(convert::create_to_proto).collect();
             let message = attempt.request(proto::BatchCreateOrdersRequest { requests });
             async move { attempt.orders().batch_create_orders(message).await }
@@ -243,15 +236,6 @@ fn repeat_of(requests: &[CreateOrder]) -> Repeat {
         Repeat::Harmless
     } else {
         Repeat::Never
-    }
-}
-
-/// So many orders waited for each other, or came together: a sign of a rush.
-fn rotate_of(requests: &[CreateOrder]) -> Rotate {
-    if requests.len() < OVERLAP_BELOW {
-        Rotate::EachCall
-    } else {
-        Rotate::EachSlice
     }
 }
 

@@ -1,20 +1,28 @@
 //! The addresses of the service, and which of them gets the next call.
 //!
-//! Invariants: a call is refused for want of an address only if no name was ever resolved;
-//! an address that left the rotation keeps the calls it has until they end.
+//! Invariants: a call is refused for want of an address only if no name was ever resolved or
+//! the last attempt to connect failed everywhere; an address that left the rotation keeps the
+//! calls it has until they end.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use http::Uri;
-use order_core::Error;
-use tokio::sync::{Notify, watch};
+use order_core::{Error, supervisor::Supervisor};
+use tokio::sync::{Mutex, Notify};
+use tokio_util::task::TaskTracker;
 
 use super::{
     config::RpcClientConfig,
-    connection::{Connection, Dialler},
-    outlier::{Change, Health, Outcome, Standing},
+    connection::{Channel, ConnectFailed, Connection, Dialler, Phase},
+    outlier::{Outcome, Record},
     resolve::ResolveFailed,
-    turn::Turn,
 };
 
 /// The most addresses of all names together.
@@ -24,126 +32,117 @@ const ADDRESSES_MAX: usize = 256;
 pub(super) const TRIES_MAX: usize = 6;
 
 /// One address of the service.
-#[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) address: SocketAddr,
     /// Scheme and authority of requests: the name, not the address.
     pub(super) origin: Uri,
-    health: Health,
-    failed: Arc<Notify>,
+    record: Record,
+    /// Held by the one connection that is being made. Counts attempts that failed in a row.
+    pub(super) dialling: Mutex<u32>,
+    /// Why the last attempt to connect failed, if it did.
+    failure: RwLock<Option<Arc<ConnectFailed>>>,
 }
 
 impl Endpoint {
-    /// Counts a call that began in `epoch`.
-    fn record(&self, outcome: Outcome, epoch: u32) {
-        self.heed(self.health.record(outcome, epoch));
-        if outcome != Outcome::Answered {
-            self.failed.notify_one();
+    /// Notes how an attempt to connect ended, and logs it if the one before ended otherwise.
+    pub(super) fn note(&self, failure: Option<ConnectFailed>) {
+        let mut last = self.failure.write().unwrap_or_else(PoisonError::into_inner);
+        let address = self.address;
+        match (&*last, &failure) {
+            (None, Some(error)) => tracing::warn!(
+                network.peer.address = %address,
+                error = error as &dyn std::error::Error,
+                "address of the order service cannot be reached"
+            ),
+            (Some(_), None) => tracing::info!(
+                network.peer.address = %address,
+                "address of the order service is back"
+            ),
+            (None, None) | (Some(_), Some(_)) => {}
         }
+        *last = failure.map(Arc::new);
     }
 
-    /// Counts an attempt to connect that failed.
-    pub(super) fn dial_failed(&self) {
-        self.heed(self.health.dial_failed());
-        self.failed.notify_one();
-    }
-
-    /// Counts a new connection.
-    pub(super) fn dial_succeeded(&self) {
-        self.heed(self.health.dial_succeeded());
-    }
-
-    fn heed(&self, change: Change) {
-        let network = || tracing::field::display(self.address);
-        match change {
-            Change::None => {}
-            Change::Ejected => {
-                tracing::warn!(
-                    network.peer.address = network(),
-                    "address of the order service is left alone"
-                );
-            }
-            Change::Returned => {
-                tracing::info!(
-                    network.peer.address = network(),
-                    "address of the order service is back"
-                );
-            }
-        }
+    fn failure(&self) -> Option<Arc<ConnectFailed>> {
+        let failure = self.failure.read();
+        failure.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 /// An address with its connections.
 struct Member {
     endpoint: Arc<Endpoint>,
-    connections: Vec<Connection>,
+    connections: Vec<Arc<Connection>>,
 }
 
 /// How good a choice an address is for a call; the least is the best.
 ///
-/// An address that failed this call once is better than one that is ejected, which fails
-/// calls as far as anybody knows.
+/// An address that failed this call once is better than one that is ejected, and one that is
+/// ejected is better than one that says itself that it does not serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    /// The call is its probe.
-    Probe,
-    Open,
-    /// The call would have to wait for a connection.
-    Idle,
-    OpenTried,
-    IdleTried,
-    Ejected,
-    EjectedTried,
+struct Rank {
+    phase: Phase,
+    is_ejected: bool,
+    is_tried: bool,
+}
+
+impl Rank {
+    const WORST: Self = Self {
+        phase: Phase::Failed,
+        is_ejected: true,
+        is_tried: true,
+    };
+
+    /// Whether the address is as good as any.
+    fn is_fresh(self) -> bool {
+        self.phase == Phase::Serving && !self.is_ejected && !self.is_tried
+    }
 }
 
 impl Member {
-    fn rank(&self, is_tried: bool, may_probe: bool) -> Rank {
-        let is_open = self.connections.iter().any(Connection::is_open);
-        let standing = self.endpoint.health.standing();
-        // Connections are made beside the calls as long as there is a better choice. For an
-        // ejected address that is the probe: it risks no call.
-        let is_dialled = !is_open
-            && standing != Standing::Out
-            && self.connections.first().is_some_and(Connection::nudge);
-        let is_probed = standing == Standing::ProbeDue
-            && (is_dialled || (is_open && may_probe && !is_tried))
-            && self.endpoint.health.begin_probe();
-        match (standing, is_open, is_tried) {
-            (Standing::ProbeDue, true, _) if is_probed => Rank::Probe,
-            (Standing::In, true, false) => Rank::Open,
-            (Standing::In, false, false) => Rank::Idle,
-            (Standing::In, true, true) => Rank::OpenTried,
-            (Standing::In, false, true) => Rank::IdleTried,
-            (Standing::Out | Standing::ProbeDue, _, false) => Rank::Ejected,
-            (Standing::Out | Standing::ProbeDue, _, true) => Rank::EjectedTried,
+    fn rank(&self, tried: &Tried) -> Rank {
+        Rank {
+            phase: self.phase(),
+            is_ejected: self.endpoint.record.is_ejected(),
+            is_tried: tried.contains(self.endpoint.address),
+        }
+    }
+
+    /// That of the best connection. A connection that is lost is made again at once, so a call
+    /// waits for it; it does not wait after an attempt has failed.
+    fn phase(&self) -> Phase {
+        let phases = self.connections.iter().map(|connection| connection.phase());
+        match phases.min().unwrap_or(Phase::Pending) {
+            Phase::Pending if self.endpoint.failure().is_some() => Phase::Failed,
+            phase => phase,
         }
     }
 
     /// The best of the connections, in turn among the equals.
-    fn connection(&self, lap: usize) -> Option<&Connection> {
+    fn channel(&self, lap: usize) -> Option<Channel> {
         let n = self.connections.len();
         let in_turn = self.connections.iter().cycle().skip(lap % n.max(1)).take(n);
-        if let Some(first) = in_turn.clone().next() {
-            first.nudge();
-        }
-        in_turn.min_by_key(|connection| connection.phase())
+        let best = in_turn.min_by_key(|connection| connection.phase())?;
+        best.channel()
+    }
+
+    /// Whether calls to the address succeed, as far as is known.
+    fn is_good(&self) -> bool {
+        self.phase() == Phase::Serving && self.endpoint.record.is_good()
     }
 }
 
-/// Which of the `ranks` gets a call, and a number that goes up with each call that it gets.
+/// Which of the `ranks` gets call number `call`, and a number that goes up with each call that
+/// it gets.
 ///
 /// Round robin among the best only. Going past the others instead would give the successor
 /// of an address that is out the share of both.
-fn choose(ranks: &[Rank], turn: Turn) -> Option<(usize, usize)> {
+fn choose(ranks: &[Rank], call: usize) -> Option<(usize, usize)> {
     let best = ranks.iter().min()?;
     let is_best = |(n, rank): (usize, &Rank)| (rank == best).then_some(n);
-    let best = ranks.iter().enumerate().filter_map(is_best);
+    let mut best = ranks.iter().enumerate().filter_map(is_best);
     let n_best = best.clone().count().max(1);
-    let (n, lap) = match turn.slice {
-        None => (turn.call % n_best, turn.call / n_best),
-        Some(slice) => (slice % n_best, turn.call),
-    };
-    Some((best.clone().nth(n)?, lap))
+    Some((best.nth(call % n_best)?, call / n_best))
 }
 
 /// The addresses that a call was tried on.
@@ -174,20 +173,8 @@ impl Tried {
 
 /// The connection that carries a call.
 pub(super) struct Choice {
-    pub(super) connection: Connection,
-    epoch: u32,
-}
-
-impl Choice {
-    /// Where the call goes.
-    pub(super) fn address(&self) -> SocketAddr {
-        self.connection.endpoint().address
-    }
-
-    /// Counts the call for its address.
-    pub(super) fn record(&self, outcome: Outcome) {
-        self.connection.endpoint().record(outcome, self.epoch);
-    }
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) channel: Channel,
 }
 
 /// What is known of the addresses.
@@ -195,36 +182,33 @@ impl Choice {
 struct Rotation {
     /// By address.
     members: Vec<Member>,
-    /// Why there is none.
+    /// Why there is none. Without it the names have not been looked up yet.
     failure: Option<Arc<ResolveFailed>>,
-}
-
-impl Rotation {
-    fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-
-    fn is_pending(&self) -> bool {
-        self.is_empty() && self.failure.is_none()
-    }
 }
 
 /// All addresses of the service.
 pub(super) struct Endpoints {
-    rotation: watch::Sender<Rotation>,
+    rotation: RwLock<Rotation>,
     n_connections: usize,
-    dialler: Dialler,
-    failed: Arc<Notify>,
+    n_calls: AtomicUsize,
+    dialler: Arc<Dialler>,
 }
 
 impl Endpoints {
     /// None yet.
-    pub(super) fn new(config: &RpcClientConfig) -> Self {
+    pub(super) fn new(config: &RpcClientConfig, supervisor: &Arc<Supervisor>) -> Self {
         Self {
-            rotation: watch::Sender::default(),
+            rotation: RwLock::default(),
             n_connections: config.connections,
-            dialler: Dialler::new(config.connect_timeout),
-            failed: Arc::default(),
+            // Clients that start together do not go round together.
+            n_calls: AtomicUsize::new(rand::random::<u16>().into()),
+            dialler: Arc::new(Dialler {
+                connect_timeout: config.connect_timeout,
+                supervisor: Arc::clone(supervisor),
+                tasks: TaskTracker::new(),
+                changed: Notify::new(),
+                failed: Notify::new(),
+            }),
         }
     }
 
@@ -240,28 +224,31 @@ impl Endpoints {
             );
         }
         let found = found.iter().take(ADDRESSES_MAX);
-        self.rotation.send_if_modified(|rotation| {
-            let known = rotation.members.iter().map(|m| &m.endpoint.address);
-            if !rotation.is_empty() && known.eq(found.clone().map(|(a, _)| a)) {
-                return false;
-            }
-            let n_each = self.n_connections.div_ceil(found.len().max(1)).max(1);
-            let members = found.map(|(address, origin)| {
-                let known = rotation
-                    .members
-                    .binary_search_by_key(address, |member| member.endpoint.address)
-                    .ok()
-                    .and_then(|n| rotation.members.get(n));
-                self.member(known, *address, origin, n_each)
-            });
-            rotation.members = members.collect();
-            rotation.failure = failure.map(Arc::new);
-            if !rotation.is_empty() {
-                let n_addresses = rotation.members.len();
-                tracing::info!(n_addresses, "addresses of the order service changed");
-            }
-            true
+        let mut rotation = self
+            .rotation
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let known = rotation.members.iter().map(|m| &m.endpoint.address);
+        if !rotation.members.is_empty() && known.eq(found.clone().map(|(a, _)| a)) {
+            return;
+        }
+        let n_each = self.n_connections.div_ceil(found.len().max(1)).max(1);
+        let members = found.map(|(address, origin)| {
+            let known = rotation
+                .members
+                .binary_search_by_key(address, |member| member.endpoint.address)
+                .ok()
+                .and_then(|n| rotation.members.get(n));
+            self.member(known, *address, origin, n_each)
         });
+        rotation.members = members.collect();
+        rotation.failure = failure.map(Arc::new);
+        let n_addresses = rotation.members.len();
+        drop(rotation);
+        self.dialler.changed.notify_waiters();
+        if n_addresses > 0 {
+            tracing::info!(n_addresses, "addresses of the order service changed");
+        }
     }
 
     fn member(
@@ -275,8 +262,9 @@ impl Endpoints {
             Arc::new(Endpoint {
                 address,
                 origin: origin.clone(),
-                health: Health::default(),
-                failed: Arc::clone(&self.failed),
+                record: Record::default(),
+                dialling: Mutex::default(),
+                failure: RwLock::default(),
             })
         };
         let (endpoint, mut connections) = known.map_or_else(
@@ -284,7 +272,7 @@ impl Endpoints {
             |known| (Arc::clone(&known.endpoint), known.connections.clone()),
         );
         connections.resize_with(n_connections, || {
-            Connection::new(Arc::clone(&endpoint), self.dialler.clone())
+            Connection::start(&endpoint, &self.dialler)
         });
         Member {
             endpoint,
@@ -292,57 +280,97 @@ impl Endpoints {
         }
     }
 
-    /// Waits until the names were looked up once.
-    pub(super) async fn looked_up(&self) {
-        if self.rotation.borrow().is_pending() {
-            // The sender is here, so it cannot be gone.
-            let _ = self
-                .rotation
-                .subscribe()
-                .wait_for(|rotation| !rotation.is_pending())
-                .await;
-        }
-    }
-
     /// Waits until a call or an attempt to connect has failed.
     pub(super) async fn failed(&self) {
-        self.failed.notified().await;
+        self.dialler.failed.notified().await;
     }
 
-    /// Whether some address is not ejected.
-    pub(super) fn has_healthy(&self) -> bool {
-        let is_in = |member: &Member| member.endpoint.health.standing() == Standing::In;
-        self.rotation.borrow().members.iter().any(is_in)
-    }
-
-    /// The connection for the next try of a call whose turn it is. A call that `may_probe` is
-    /// one that may be repeated elsewhere.
+    /// The connection for the next try of a call. Waits while it is not known which address
+    /// can be reached, which is at most as long as looking up and connecting may take.
     ///
     /// # Errors
-    /// [`Error::ServiceUnavailable`] if there is no address at all.
-    pub(super) fn pick(&self, turn: Turn, tried: &Tried, may_probe: bool) -> Result<Choice, Error> {
-        let rotation = self.rotation.borrow();
-        let mut ranks = [Rank::EjectedTried; ADDRESSES_MAX];
-        let mut may_probe = may_probe;
+    /// [`Error::ServiceUnavailable`] if no address can be reached.
+    pub(super) async fn pick(&self, tried: &Tried) -> Result<Choice, Error> {
+        loop {
+            // Registered before the look, so that no change is missed.
+            let changed = self.dialler.changed.notified();
+            match self.try_pick(tried) {
+                Some(choice) => return choice,
+                None => changed.await,
+            }
+        }
+    }
+
+    /// `None` if the next change has to be waited for.
+    fn try_pick(&self, tried: &Tried) -> Option<Result<Choice, Error>> {
+        let rotation = self.read();
+        if rotation.members.is_empty() {
+            let failure = rotation.failure.as_ref()?;
+            self.dialler.failed.notify_one();
+            return Some(Err(Error::service_unavailable(Arc::clone(failure))));
+        }
+        let mut ranks = [Rank::WORST; ADDRESSES_MAX];
         for (rank, member) in ranks.iter_mut().zip(&rotation.members) {
-            let is_tried = tried.contains(member.endpoint.address);
-            *rank = member.rank(is_tried, may_probe);
-            may_probe &= *rank != Rank::Probe;
+            *rank = member.rank(tried);
         }
         let ranks = ranks.get(..rotation.members.len()).unwrap_or_default();
-        let chosen = choose(ranks, turn).and_then(|(n, lap)| {
-            let member = rotation.members.get(n)?;
-            let connection = member.connection(lap)?.clone();
-            let epoch = member.endpoint.health.epoch();
-            Some(Choice { connection, epoch })
-        });
-        chosen.ok_or_else(|| {
-            self.failed.notify_one();
-            match &rotation.failure {
-                Some(failure) => Error::service_unavailable(Arc::clone(failure)),
-                None => Error::Internal { source: None },
-            }
-        })
+        let (n, lap) = choose(ranks, self.n_calls.fetch_add(1, Ordering::Relaxed))?;
+        let member = rotation.members.get(n)?;
+        if let Some(channel) = member.channel(lap) {
+            let endpoint = Arc::clone(&member.endpoint);
+            return Some(Ok(Choice { endpoint, channel }));
+        }
+        let failure = member.endpoint.failure()?;
+        Some(Err(Error::service_unavailable(failure)))
+    }
+
+    /// Waits until it is known whether the service serves somewhere, and returns it.
+    ///
+    /// # Errors
+    /// As for [`Endpoints::pick`].
+    pub(super) async fn is_serving(&self) -> Result<bool, Error> {
+        self.pick(&Tried::default()).await?;
+        let is_serving = |member: &Member| member.phase() == Phase::Serving;
+        Ok(self.read().members.iter().any(is_serving))
+    }
+
+    /// Whether an address that the call was not tried on serves it as well as any.
+    pub(super) fn has_other(&self, tried: &Tried) -> bool {
+        let rotation = self.read();
+        let is_fresh = |member: &Member| member.rank(tried).is_fresh();
+        rotation.members.iter().any(is_fresh)
+    }
+
+    /// Whether new calls go past `endpoint` to others.
+    pub(super) fn is_passed_over(&self, endpoint: &Endpoint) -> bool {
+        let rotation = self.read();
+        let mut usable = rotation
+            .members
+            .iter()
+            .filter(|member| member.rank(&Tried::default()).is_fresh())
+            .map(|member| member.endpoint.address)
+            .peekable();
+        usable.peek().is_some() && usable.all(|address| address != endpoint.address)
+    }
+
+    /// Counts a call. An address that fails most of its calls is ejected if another one does
+    /// not: a database that is away, which fails the calls to all of them, ejects none.
+    pub(super) fn record(&self, endpoint: &Endpoint, outcome: Outcome) {
+        let is_failing = endpoint.record.add(outcome);
+        if outcome == Outcome::Failed {
+            self.dialler.failed.notify_one();
+        }
+        if is_failing && self.read().members.iter().any(Member::is_good) && endpoint.record.eject()
+        {
+            tracing::warn!(
+                network.peer.address = %endpoint.address,
+                "address of the order service fails calls and is left alone for a while"
+            );
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Rotation> {
+        self.rotation.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

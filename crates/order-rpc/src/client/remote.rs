@@ -2,45 +2,29 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use http::Uri;
 use order_core::{CallContext, Clock, Deadline, Error};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 use tonic::{
-    Code, Request, Response, Status,
+    Request, Response, Status,
     metadata::{Ascii, MetadataValue},
 };
-use tonic_health::pb::health_client::HealthClient;
 
 use super::{
     config::RpcClientConfig,
-    connection::{Connection, is_unsent},
-    endpoints::{Endpoints, Tried},
+    connection::{Channel, is_unsent},
+    endpoints::{Choice, Endpoint, Endpoints, Tried},
     outlier::Outcome,
-    retry::{ATTEMPTS_MAX, RetryBudget, backoff, is_retryable},
-    turn::{Rotate, Turns},
+    retry::{ATTEMPTS_MAX, Repeat, RetryBudget, backoff, is_retryable},
 };
 use crate::{
     REQUEST_ID_HEADER, RESPONSE_BYTES_MAX, TRACE_PARENT_HEADER,
     proto::order_service_client::OrderServiceClient, status::from_status,
 };
-
-/// Whether a call may be sent again when it is not known what became of it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Repeat {
-    Harmless,
-    /// Only if the process refused it because it stops, before it did anything.
-    IfRefused,
-    Never,
-}
-
-impl Repeat {
-    const fn is_allowed_after(self, error: &Error) -> bool {
-        match self {
-            Self::Harmless => is_retryable(error),
-            Self::IfRefused => matches!(error, Error::ShuttingDown { .. }),
-            Self::Never => false,
-        }
-    }
-}
 
 /// How the deadline of a call is told to the service.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,7 +38,6 @@ pub(super) enum SendDeadline {
 #[derive(Clone, Copy)]
 pub(super) struct Manner {
     pub(super) repeat: Repeat,
-    pub(super) rotate: Rotate,
     pub(super) send_deadline: SendDeadline,
 }
 
@@ -63,24 +46,32 @@ impl From<Repeat> for Manner {
     fn from(repeat: Repeat) -> Self {
         Self {
             repeat,
-            rotate: Rotate::EachCall,
             send_deadline: SendDeadline::Yes,
         }
     }
 }
 
-/// A replica that gives no answer in this time is in trouble, whatever it was asked. Calls
-/// with less time say nothing about it.
-const SILENCE_MIN: Duration = Duration::from_secs(1);
+/// A replica that gives no answer in this time is in trouble, whatever it was asked. A call that
+/// is harmless to repeat is then sent to another replica too, and the first answer counts. The
+/// first attempt goes on, so a call that is only slow loses nothing.
+const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// The calls themselves.
 pub(super) struct Remote {
     endpoints: Arc<Endpoints>,
-    turns: Turns,
     places: Semaphore,
     retry_budget: RetryBudget,
     deadline_default: Duration,
     clock: Arc<dyn Clock>,
+}
+
+/// The attempts of a call so far.
+struct Progress {
+    deadline: Deadline,
+    tried: Tried,
+    n_attempts: u32,
+    /// How an attempt failed whose work may have been done nevertheless.
+    unknown: Option<Error>,
 }
 
 impl Remote {
@@ -92,7 +83,6 @@ impl Remote {
     ) -> Self {
         Self {
             endpoints,
-            turns: Turns::new(),
             places: Semaphore::new(config.in_flight_max),
             retry_budget: RetryBudget::default(),
             deadline_default: config.deadline_default,
@@ -126,86 +116,149 @@ impl Remote {
     where
         W: Future<Output = Result<Response<T>, Status>>,
     {
-        let Manner {
-            repeat,
-            rotate,
-            send_deadline,
-        } = manner.into();
         let left = self.time_left(ctx.deadline)?;
-        let deadline = Deadline::at(self.clock.instant() + left);
         let _place = self.places.try_acquire().map_err(|_| Error::overloaded())?;
         self.retry_budget.deposit();
-        timeout(left, self.endpoints.looked_up())
+        let progress = Progress {
+            deadline: Deadline::at(self.clock.instant() + left),
+            tried: Tried::default(),
+            n_attempts: 0,
+            unknown: None,
+        };
+        timeout(left, self.attempt(ctx, progress, manner.into(), work))
             .await
-            .map_err(|_| Error::DeadlineExceeded)?;
-        let mut tried = Tried::default();
-        let mut n_attempts = 0;
+            .unwrap_or(Err(Error::DeadlineExceeded))
+    }
+
+    /// Makes attempts until one of them has the answer.
+    async fn attempt<T, W>(
+        &self,
+        ctx: &CallContext,
+        mut progress: Progress,
+        manner: Manner,
+        work: impl Fn(Attempt) -> W,
+    ) -> Result<T, Error>
+    where
+        W: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut running = FuturesUnordered::new();
         loop {
-            let left = self.time_left(deadline)?;
-            let turn = self.turns.next(rotate, self.clock.instant());
-            let may_probe = repeat == Repeat::Harmless;
-            let choice = self.endpoints.pick(turn, &tried, may_probe)?;
-            tried.push(choice.address());
-            let attempt = Attempt::new(&choice.connection, ctx, left, send_deadline)?;
-            let answer = timeout(left, work(attempt)).await;
-            let status = match answer {
-                Ok(Ok(response)) => {
-                    choice.record(Outcome::Answered);
-                    return Ok(response.into_inner());
-                }
-                Ok(Err(status)) => status,
-                Err(_) => {
-                    if left >= SILENCE_MIN {
-                        choice.record(Outcome::Failed);
+            let Choice { endpoint, channel } = self.endpoints.pick(&progress.tried).await?;
+            progress.tried.push(endpoint.address);
+            progress.n_attempts += 1;
+            let left = self.time_left(progress.deadline)?;
+            let answer = work(Attempt::new(&endpoint, channel, ctx, left, manner)?);
+            let answering = Arc::clone(&endpoint);
+            running.push(async move { (answer.await, answering) });
+            let mut is_slow = false;
+            loop {
+                let ended = tokio::select! {
+                    biased;
+                    Some(ended) = running.next() => ended,
+                    () = sleep(ATTEMPT_TIME_MAX) => {
+                        if !is_slow {
+                            self.endpoints.record(&endpoint, Outcome::Failed);
+                        }
+                        is_slow = true;
+                        if self.may_hedge(&progress, manner.repeat, &endpoint) {
+                            break;
+                        }
+                        continue;
                     }
-                    return Err(Error::DeadlineExceeded);
+                };
+                let (status, endpoint) = match ended {
+                    (Ok(response), endpoint) => {
+                        self.endpoints.record(&endpoint, Outcome::Answered);
+                        return Ok(response.into_inner());
+                    }
+                    (Err(status), endpoint) => (status, endpoint),
+                };
+                let failed =
+                    self.after_failure(ctx, &mut progress, manner.repeat, status, &endpoint);
+                match failed.await {
+                    Ok(()) => break,
+                    // Another attempt may still succeed.
+                    Err(error) if is_retryable(&error) && !running.is_empty() => {}
+                    Err(error) => return Err(error),
                 }
-            };
-            let is_unsent = is_unsent(&status);
-            let (outcome, error) = read_failure(status);
-            if is_unsent && tried.has_room() && self.endpoints.has_healthy() {
-                continue;
             }
-            if !is_unsent {
-                choice.record(outcome);
-            }
-            n_attempts += 1;
-            let delay = backoff(n_attempts, rand::random());
-            let may_repeat = repeat.is_allowed_after(&error)
-                && n_attempts < ATTEMPTS_MAX
-                && delay < self.time_left(deadline)?
-                && self.retry_budget.withdraw();
-            if !may_repeat {
-                return Err(error);
-            }
-            tracing::debug!(
-                request.id = ctx.request_id.as_str(),
-                error = error.chain(),
-                "call is repeated"
-            );
-            tokio::time::sleep(delay).await;
         }
     }
-}
 
-/// What a failed call says about its address, and to the caller.
-///
-/// Everything the service itself answers has details, so UNAVAILABLE without any is of the
-/// connection or of a proxy.
-fn read_failure(status: Status) -> (Outcome, Error) {
-    let is_transport = status.code() == Code::Unavailable && status.details().is_empty();
-    let error = from_status(status);
-    let outcome = match error {
-        Error::ShuttingDown { .. } => Outcome::Draining,
-        _ if is_transport => Outcome::Failed,
-        _ => Outcome::Answered,
-    };
-    (outcome, error)
+    /// Whether a call that `endpoint` does not answer is made at another one as well.
+    fn may_hedge(&self, progress: &Progress, repeat: Repeat, endpoint: &Endpoint) -> bool {
+        repeat == Repeat::Harmless
+            && progress.n_attempts < ATTEMPTS_MAX
+            && self.endpoints.has_other(&progress.tried)
+            && self.may_repeat(endpoint)
+    }
+
+    /// Whether a call that failed at `endpoint` may be sent again. The budget keeps retries from
+    /// adding to an overload. The calls that were at an address when it was taken out of the
+    /// rotation are not charged: others do their work in its place, and once.
+    fn may_repeat(&self, endpoint: &Endpoint) -> bool {
+        self.endpoints.is_passed_over(endpoint) || self.retry_budget.withdraw()
+    }
+
+    /// Waits until the call may be attempted again.
+    ///
+    /// # Errors
+    /// What the call is answered with, if it may not.
+    async fn after_failure(
+        &self,
+        ctx: &CallContext,
+        progress: &mut Progress,
+        repeat: Repeat,
+        status: Status,
+        endpoint: &Endpoint,
+    ) -> Result<(), Error> {
+        let is_unsent = is_unsent(&status);
+        let error = from_status(status);
+        if is_unsent && progress.tried.has_room() {
+            progress.n_attempts -= 1;
+            return Ok(());
+        }
+        let is_failure = is_retryable(&error);
+        let outcome = if is_failure {
+            Outcome::Failed
+        } else {
+            Outcome::Answered
+        };
+        self.endpoints.record(endpoint, outcome);
+        if repeat.may_be_own_work(&error)
+            && let Some(unknown) = progress.unknown.take()
+        {
+            return Err(unknown);
+        }
+        let delay = backoff(progress.n_attempts, rand::random());
+        if !is_failure
+            || repeat == Repeat::Never
+            || progress.n_attempts >= ATTEMPTS_MAX
+            || delay >= self.time_left(progress.deadline)?
+        {
+            return Err(error);
+        }
+        sleep(delay).await;
+        // After the pause: a connection that is lost is known to be by now.
+        if !self.may_repeat(endpoint) {
+            return Err(error);
+        }
+        tracing::debug!(
+            request.id = ctx.request_id.as_str(),
+            error = error.chain(),
+            "call is repeated"
+        );
+        if !matches!(error, Error::ShuttingDown { .. }) {
+            progress.unknown = Some(error);
+        }
+        Ok(())
+    }
 }
 
 /// One try of one call.
 pub(super) struct Attempt {
-    connection: Connection,
+    channel: Channel,
+    origin: Uri,
     request_id: MetadataValue<Ascii>,
     trace_parent: Option<MetadataValue<Ascii>>,
     timeout: Option<Duration>,
@@ -213,13 +266,15 @@ pub(super) struct Attempt {
 
 impl Attempt {
     fn new(
-        connection: &Connection,
+        endpoint: &Endpoint,
+        channel: Channel,
         ctx: &CallContext,
         left: Duration,
-        send_deadline: SendDeadline,
+        manner: Manner,
     ) -> Result<Self, Error> {
         Ok(Self {
-            connection: connection.clone(),
+            channel,
+            origin: endpoint.origin.clone(),
             request_id: ctx.request_id.as_str().parse().map_err(Error::internal)?,
             trace_parent: ctx
                 .trace_parent
@@ -227,19 +282,13 @@ impl Attempt {
                 .map(|trace| trace.as_str().parse())
                 .transpose()
                 .map_err(Error::internal)?,
-            timeout: (send_deadline == SendDeadline::Yes).then_some(left),
+            timeout: (manner.send_deadline == SendDeadline::Yes).then_some(left),
         })
     }
 
-    pub(super) fn orders(&self) -> OrderServiceClient<Connection> {
-        let origin = self.connection.origin().clone();
-        OrderServiceClient::with_origin(self.connection.clone(), origin)
+    pub(super) fn orders(&self) -> OrderServiceClient<Channel> {
+        OrderServiceClient::with_origin(self.channel.clone(), self.origin.clone())
             .max_decoding_message_size(RESPONSE_BYTES_MAX)
-    }
-
-    pub(super) fn health(&self) -> HealthClient<Connection> {
-        let origin = self.connection.origin().clone();
-        HealthClient::with_origin(self.connection.clone(), origin)
     }
 
     pub(super) fn request<M>(&self, message: M) -> Request<M> {

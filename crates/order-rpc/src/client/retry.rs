@@ -14,6 +14,31 @@ pub(super) const ATTEMPTS_MAX: u32 = 3;
 /// the next attempt takes another connection anyway.
 const DELAY_BASE: Duration = Duration::from_millis(50);
 
+/// Whether a call may be sent again when it is not known what became of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    Harmless,
+    /// The call names its change, so that the service recognises it when it comes again. A
+    /// service or store that cannot would refuse it because the order has moved.
+    Change,
+    Never,
+}
+
+impl Repeat {
+    /// Whether a repetition may be refused with `error` because the first attempt succeeded.
+    pub(super) const fn may_be_own_work(self, error: &Error) -> bool {
+        matches!(self, Self::Change)
+            && matches!(
+                error,
+                Error::EtagMismatch { .. }
+                    | Error::OrderNotCancellable { .. }
+                    | Error::OrderNotRetryable { .. }
+                    | Error::TransitionRefused { .. }
+                    | Error::VersionConflict { .. }
+            )
+    }
+}
+
 /// Whether the failure may pass soon and is not a plea for less load.
 pub(super) const fn is_retryable(error: &Error) -> bool {
     match error {

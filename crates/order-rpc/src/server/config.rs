@@ -66,7 +66,7 @@ impl Default for RpcServerConfig {
             connection_grace: Duration::from_secs(30),
             deadline_default: Duration::from_secs(5),
             deadline_max: Duration::from_secs(30),
-            readiness_interval: Duration::from_secs(5),
+            readiness_interval: Duration::from_secs(1),
             reflection: true,
             drain_timeout: Duration::from_secs(15),
         }

@@ -333,7 +333,8 @@ async fn readiness_follows_the_api() {
     server.stop().await;
 }
 
-async fn wait_until_ready(api: &dyn OrderApi, wanted: bool) {
+/// Asks until the api is ready, or no longer is.
+pub(crate) async fn wait_until_ready(api: &dyn OrderApi, wanted: bool) {
     let reached = async {
         loop {
             match api.check_ready(&ctx()).await {

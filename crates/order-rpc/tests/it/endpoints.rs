@@ -9,10 +9,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, future::join_all};
+use futures_util::StreamExt as _;
 use order_core::{Clock, Error, OrderApi, WatchOrder};
 use order_rpc::{RemoteOrderApi, Resolve, RpcClientConfig};
-use order_testkit::clock::SimClock;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -21,8 +20,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    calls::wait_until_ready,
     fake::{Act, FakeApi},
-    support::{TestClock, TestServer, create, ctx, ctx_within, id, server_config, soon},
+    support::{TestClock, TestServer, create, ctx, id, server_config, soon},
 };
 
 /// A resolver whose answers the test decides.
@@ -61,10 +61,7 @@ impl Names {
     }
 
     fn client(self: &Arc<Self>) -> RemoteOrderApi {
-        self.client_by(&(Arc::new(TestClock) as _))
-    }
-
-    fn client_by(self: &Arc<Self>, clock: &Arc<dyn Clock>) -> RemoteOrderApi {
+        let clock = Arc::new(TestClock) as Arc<dyn Clock>;
         let config = RpcClientConfig {
             connections: 1,
             connect_timeout: Duration::from_secs(1),
@@ -73,7 +70,7 @@ impl Names {
         };
         let resolver = Arc::clone(self) as Arc<dyn Resolve>;
         let (remote, lanes) =
-            RemoteOrderApi::with_resolver(&config, clock, resolver).expect("a valid URL");
+            RemoteOrderApi::with_resolver(&config, &clock, resolver).expect("a valid URL");
         let tasks = TaskTracker::new();
         for lane in lanes {
             tasks.spawn(lane);
@@ -87,20 +84,20 @@ fn names_of(servers: &[&TestServer]) -> Arc<Names> {
     Names::new(Some(addresses.collect()))
 }
 
-fn client_of(servers: &[&TestServer]) -> RemoteOrderApi {
+pub(crate) fn client_of(servers: &[&TestServer]) -> RemoteOrderApi {
     names_of(servers).client()
 }
 
-fn n_calls(server: &TestServer) -> usize {
+pub(crate) fn n_calls(server: &TestServer) -> usize {
     server.api.calls().len()
 }
 
-async fn get(remote: &RemoteOrderApi) {
+pub(crate) async fn get(remote: &RemoteOrderApi) {
     remote.get_order(&ctx(), id(1)).await.expect("an order");
 }
 
 /// Calls until every server has had one more call.
-async fn call_until_used(remote: &RemoteOrderApi, servers: &[&TestServer]) {
+pub(crate) async fn call_until_used(remote: &RemoteOrderApi, servers: &[&TestServer]) {
     let before: Vec<_> = servers.iter().map(|server| n_calls(server)).collect();
     let used = async {
         while servers.iter().zip(&before).any(|(s, n)| n_calls(s) == *n) {
@@ -112,7 +109,7 @@ async fn call_until_used(remote: &RemoteOrderApi, servers: &[&TestServer]) {
 
 /// Calls until several calls in a row went past `server`, which two addresses in turn never
 /// do.
-async fn call_until_unused(remote: &RemoteOrderApi, server: &TestServer) {
+pub(crate) async fn call_until_unused(remote: &RemoteOrderApi, server: &TestServer) {
     let unused = async {
         loop {
             let before = n_calls(server);
@@ -189,33 +186,6 @@ async fn calls_go_round_all_addresses_of_a_name() {
         .zip(before)
         .map(|(server, n)| n_calls(server) - n);
     assert_eq!(shares.collect::<Vec<_>>(), [10, 10, 10]);
-}
-
-#[tokio::test]
-async fn rush_of_creates_stays_with_an_address_for_a_while() {
-    let servers = [TestServer::start([]).await, TestServer::start([]).await];
-    let all: Vec<_> = servers.iter().collect();
-    let clock = Arc::new(SimClock::new());
-    let remote = names_of(&all).client_by(&(Arc::clone(&clock) as _));
-    call_until_used(&remote, &all).await;
-    let mut used = Vec::new();
-    for _ in 0..45 {
-        let before = n_calls(&servers[0]);
-        let orders = vec![create(None); 8];
-        let created = remote.create_orders(&ctx(), orders).await;
-        assert_eq!(created.expect("receipts").len(), 8);
-        used.push(n_calls(&servers[0]) - before);
-        clock.advance(Duration::from_millis(10));
-    }
-    // A quarter of a second in turns, then 50 ms each.
-    let (in_turn, rush) = used.split_at(25);
-    assert!(in_turn.windows(2).all(|two| two[0] != two[1]), "{used:?}");
-    let slices: Vec<_> = rush.chunks(5).map(|slice| slice[0]).collect();
-    assert!(
-        rush.chunks(5).all(|slice| slice == [slice[0]; 5]),
-        "{used:?}"
-    );
-    assert!(slices.windows(2).all(|two| two[0] != two[1]), "{used:?}");
 }
 
 #[tokio::test]
@@ -313,12 +283,12 @@ async fn replica_killed_in_the_middle_of_a_create_is_answered_by_another() {
     let names = Names::new(Some(vec![wire.address]));
     let remote = names.client();
     get(&remote).await;
-    // The open connection is the better choice, so the create begins there.
-    names.set(Some(vec![wire.address, other.address])).await;
     let context = ctx();
     let creating = remote.create_order(&context, create(Some(id(5))));
     let killing = async {
         killed.api.wait_for_calls(2).await;
+        names.set(Some(vec![wire.address, other.address])).await;
+        call_until_used(&remote, &[&other]).await;
         wire.cut.cancel();
     };
     let (receipt, ()) = soon(async { tokio::join!(creating, killing) }).await;
@@ -371,29 +341,16 @@ async fn replica_that_is_leaving_makes_the_service_no_less_ready() {
     let remote = client_of(&[&going, &staying]);
     for server in [&going, &staying] {
         let alone = client_of(&[server]);
-        soon(async { while alone.check_ready(&ctx()).await.is_err() {} }).await;
+        wait_until_ready(&alone, true).await;
     }
 
     going.leaving.cancel();
 
     let alone = client_of(&[&going]);
-    soon(async { while alone.check_ready(&ctx()).await.is_ok() {} }).await;
+    wait_until_ready(&alone, false).await;
     for _ in 0..20 {
         remote.check_ready(&ctx()).await.expect("one is ready");
     }
-}
-
-#[tokio::test]
-async fn replica_that_is_silent_is_left_alone() {
-    let [silent, other] = [TestServer::start([]).await, TestServer::start([]).await];
-    let remote = client_of(&[&silent, &other]);
-    call_until_used(&remote, &[&silent, &other]).await;
-    silent.api.then([Act::Hang, Act::Hang, Act::Hang]);
-    let context = ctx_within(Duration::from_millis(1_100));
-    let calls = (0..6).map(|_| remote.get_order(&context, id(1)));
-    let answers = soon(join_all(calls)).await;
-    assert_eq!(answers.iter().filter(|answer| answer.is_err()).count(), 3);
-    call_until_unused(&remote, &silent).await;
 }
 
 #[tokio::test]

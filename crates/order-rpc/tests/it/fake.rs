@@ -36,6 +36,8 @@ pub(crate) struct FakeApi {
     /// Streams for watches, in turn; without one a watch never has an event.
     pub(crate) streams: Mutex<VecDeque<OrderEventStream>>,
     pub(crate) is_ready: AtomicBool,
+    /// Whether calls fail for want of a database.
+    pub(crate) is_down: AtomicBool,
     /// What was asked for in batches.
     pub(crate) batches: Mutex<Vec<Vec<CreateOrder>>>,
     /// The ids of orders that came alone, whatever became of them.
@@ -51,6 +53,7 @@ impl FakeApi {
             script: Mutex::new(script.into_iter().collect()),
             streams: Mutex::default(),
             is_ready: AtomicBool::new(true),
+            is_down: AtomicBool::new(false),
             batches: Mutex::default(),
             created: Mutex::default(),
             metadata: Mutex::default(),
@@ -76,6 +79,9 @@ impl FakeApi {
 
     async fn act(&self, ctx: &CallContext) -> Result<(), Error> {
         self.calls.send_modify(|calls| calls.push(ctx.clone()));
+        if self.is_down.load(Ordering::Relaxed) {
+            return Err(Error::store_unavailable("down"));
+        }
         let act = self.script.lock().expect("not poisoned").pop_front();
         match act.unwrap_or(Act::Answer) {
             Act::Answer => Ok(()),

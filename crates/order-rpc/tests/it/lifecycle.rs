@@ -12,6 +12,7 @@ use tonic_health::pb::{
 };
 
 use crate::{
+    calls::wait_until_ready,
     fake::Act,
     support::{TestServer, ctx, id, server_config, soon},
 };
@@ -119,11 +120,11 @@ async fn health_says_not_serving_before_the_end() {
 async fn server_that_is_leaving_serves_on_and_says_that_it_does_not() {
     let server = TestServer::start([]).await;
     let remote = server.client();
-    soon(async { while remote.check_ready(&ctx()).await.is_err() {} }).await;
+    wait_until_ready(&remote, true).await;
 
     server.leaving.cancel();
 
-    soon(async { while remote.check_ready(&ctx()).await.is_ok() {} }).await;
+    wait_until_ready(&remote, false).await;
     remote.get_order(&ctx(), id(1)).await.expect("an order");
     server.stop().await;
 }

@@ -29,6 +29,8 @@ mod reflection;
 #[cfg(test)]
 mod retry;
 #[cfg(test)]
+mod sick;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod trace;

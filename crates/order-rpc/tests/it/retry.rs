@@ -1,9 +1,10 @@
 //! What the client makes again, what it does not, and how it finds the service.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
+use futures_util::future::BoxFuture;
 use order_core::{
-    CancelOrder, CreateOrder, Error, IfMatch, OrderApi, OrderStatus, RequestId, RetryOrder,
+    CancelOrder, CreateOrder, Error, IfMatch, Order, OrderApi, OrderStatus, RequestId, RetryOrder,
     UpdateStatus,
 };
 use order_rpc::{RemoteOrderApi, RpcClientConfig};
@@ -61,52 +62,94 @@ async fn overload_and_unsafe_writes_are_not_repeated() {
     server.stop().await;
 }
 
-/// The first attempt may have been committed: a repetition would then be answered with the
-/// failure of its precondition, which looks like the change of another client.
-#[tokio::test]
-async fn changes_whose_repetition_could_fail_for_the_first_attempt_are_not_repeated() {
-    let cancel = |if_match, idempotency_key| CancelOrder {
+fn etag_mismatch() -> Act {
+    Act::Fail(Error::EtagMismatch {
         order_id: id(1),
-        reason: None,
-        if_match,
-        idempotency_key,
-    };
-    let condition = || Some(IfMatch::Versions(vec![3]));
-    let server = TestServer::start([unavailable(), unavailable(), unavailable()]).await;
-    let remote = server.client();
-    let conditional = remote.cancel_order(&ctx(), cancel(condition(), None)).await;
-    assert!(matches!(conditional, Err(Error::StoreUnavailable { .. })));
-    let retry = RetryOrder {
-        order_id: id(1),
-        if_match: None,
-    };
-    let retried = remote.retry_order(&ctx(), retry).await;
-    assert!(matches!(retried, Err(Error::StoreUnavailable { .. })));
-    let update = UpdateStatus {
-        order_id: id(1),
-        status: OrderStatus::Processing,
-        cause: None,
-        if_match: None,
-    };
-    let updated = remote.update_status(&ctx(), update).await;
-    assert!(matches!(updated, Err(Error::StoreUnavailable { .. })));
-    assert_eq!(server.api.calls().len(), 3);
-    server.stop().await;
+        current: 4,
+    })
+}
 
-    let refused = Act::Fail(Error::shutting_down());
-    let server = TestServer::start([refused, unavailable(), unavailable()]).await;
-    let remote = server.client();
-    let elsewhere = remote.cancel_order(&ctx(), cancel(condition(), None)).await;
-    assert!(
-        matches!(elsewhere, Err(Error::StoreUnavailable { .. })),
-        "{elsewhere:?}"
-    );
-    let keyed = remote
-        .cancel_order(&ctx(), cancel(condition(), Some(key("k"))))
-        .await;
-    assert!(keyed.expect("the second attempt succeeds").is_replayed);
-    assert_eq!(server.api.calls().len(), 4);
-    server.stop().await;
+type Change = for<'a> fn(&'a RemoteOrderApi) -> BoxFuture<'a, Result<Order, Error>>;
+
+/// Each kind of change, all with a precondition that only holds before the change.
+const CHANGES: [Change; 3] = [
+    |remote| {
+        Box::pin(async {
+            let request = CancelOrder {
+                order_id: id(1),
+                reason: None,
+                if_match: Some(IfMatch::Versions(vec![3])),
+                idempotency_key: None,
+            };
+            let receipt = remote.cancel_order(&ctx(), request).await?;
+            Ok(receipt.order)
+        })
+    },
+    |remote| {
+        Box::pin(async {
+            let request = RetryOrder {
+                order_id: id(1),
+                if_match: Some(IfMatch::Versions(vec![3])),
+            };
+            remote.retry_order(&ctx(), request).await
+        })
+    },
+    |remote| {
+        Box::pin(async {
+            let request = UpdateStatus {
+                order_id: id(1),
+                status: OrderStatus::Processing,
+                cause: None,
+                if_match: Some(IfMatch::Versions(vec![3])),
+            };
+            remote.update_status(&ctx(), request).await
+        })
+    },
+];
+
+#[tokio::test]
+async fn change_is_made_again_under_the_same_name() {
+    let mut names = BTreeSet::new();
+    for change in CHANGES {
+        let server = TestServer::start([unavailable()]).await;
+        let changed = change(&server.client()).await;
+        changed.expect("the second attempt succeeds");
+        let calls = server.api.calls();
+        let [first, second] = &calls[..] else {
+            panic!("{calls:?}");
+        };
+        assert_eq!(first.change_id, second.change_id);
+        assert!(names.insert(first.change_id.expect("a name")));
+        server.stop().await;
+    }
+}
+
+/// The first attempt may have been committed, and an older service does not know that the second
+/// is the same change.
+#[tokio::test]
+async fn refusal_of_a_repeated_change_is_not_taken_for_that_of_the_first() {
+    for change in CHANGES {
+        let server = TestServer::start([unavailable(), etag_mismatch()]).await;
+        let changed = change(&server.client()).await;
+        assert!(
+            matches!(changed, Err(Error::StoreUnavailable { .. })),
+            "{changed:?}"
+        );
+        assert_eq!(server.api.calls().len(), 2);
+        // One that did nothing before it refused leaves no doubt.
+        let shutting_down = Act::Fail(Error::shutting_down());
+        server
+            .api
+            .then([shutting_down, etag_mismatch(), etag_mismatch()]);
+        for _ in 0..2 {
+            let changed = change(&server.client()).await;
+            assert!(
+                matches!(changed, Err(Error::EtagMismatch { .. })),
+                "{changed:?}"
+            );
+        }
+        server.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::{
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
 };
 
@@ -18,6 +19,7 @@ use tokio::{
 pub struct Forwarder {
     address: SocketAddr,
     target: Arc<Mutex<SocketAddr>>,
+    is_frozen: watch::Sender<bool>,
     _accepting: JoinSet<()>,
 }
 
@@ -27,11 +29,13 @@ impl Forwarder {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let target = Arc::new(Mutex::new(target));
+        let is_frozen = watch::Sender::new(false);
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, Arc::clone(&target)));
+        accepting.spawn(accept(listener, Arc::clone(&target), is_frozen.subscribe()));
         Ok(Self {
             address,
             target,
+            is_frozen,
             _accepting: accepting,
         })
     }
@@ -45,18 +49,38 @@ impl Forwarder {
     pub fn retarget(&self, target: SocketAddr) {
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
     }
+
+    /// Stops all bytes, as a server that is frozen or a network that drops packets does:
+    /// connections stay open and new ones are accepted. When it thaws, connections from before
+    /// are closed.
+    pub fn freeze(&self, is_frozen: bool) {
+        self.is_frozen.send_replace(is_frozen);
+    }
 }
 
-async fn accept(listener: TcpListener, target: Arc<Mutex<SocketAddr>>) {
+async fn accept(
+    listener: TcpListener,
+    target: Arc<Mutex<SocketAddr>>,
+    is_frozen: watch::Receiver<bool>,
+) {
     // Dropped with this task, which aborts the connections.
     let mut connections = JoinSet::new();
     while let Ok((mut client, _)) = listener.accept().await {
         let target = *target.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_frozen = is_frozen.clone();
         connections.spawn(async move {
-            // A server that is down closes the connection of the client.
-            if let Ok(mut server) = TcpStream::connect(target).await {
-                let _ended = copy_bidirectional(&mut client, &mut server).await;
+            let forwarding = async {
+                // A server that is down closes the connection of the client.
+                if let Ok(mut server) = TcpStream::connect(target).await {
+                    let _ended = copy_bidirectional(&mut client, &mut server).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = is_frozen.wait_for(|is_frozen| *is_frozen) => {}
+                () = forwarding => return,
             }
+            let _ = is_frozen.wait_for(|is_frozen| !is_frozen).await;
         });
         while connections.try_join_next().is_some() {}
     }
