@@ -5,9 +5,10 @@ use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use order_core::{
-    CallContext, CancelOrder, Clock, CreateOrder, Error, EventPage, IdGen, ListEvents, ListOrders,
-    Order, OrderApi, OrderEventStream, OrderId, OrderPage, Receipt, RetryOrder, StreamTicket,
-    TicketGrant, UpdateStatus, WatchOrder,
+    CallContext, CancelOrder, Clock, Completed, CreateOrder, Error, EventPage, IdGen, JobReport,
+    JobToken, LeaseJobs, LeasedJob, ListEvents, ListOrders, Order, OrderApi, OrderEventStream,
+    OrderId, OrderPage, Receipt, RetryOrder, StreamTicket, TicketGrant, UpdateStatus, WatchOrder,
+    WorkerApi,
 };
 use order_gateway::{
     admin::{self, Readiness},
@@ -82,6 +83,35 @@ impl OrderApi for NotStarted {
     }
 }
 
+/// Without it, calls of workers would be UNIMPLEMENTED, which no worker repeats.
+#[async_trait]
+impl WorkerApi for NotStarted {
+    async fn lease(&self, _: &CallContext, _: LeaseJobs) -> Result<Vec<LeasedJob>, Error> {
+        not_started()
+    }
+
+    async fn heartbeat(
+        &self,
+        _: &CallContext,
+        _: Vec<JobToken>,
+        _: Duration,
+    ) -> Result<Vec<JobToken>, Error> {
+        not_started()
+    }
+
+    async fn report(
+        &self,
+        _: &CallContext,
+        _: Vec<JobReport>,
+    ) -> Result<Vec<Result<Completed, Error>>, Error> {
+        not_started()
+    }
+
+    async fn release(&self, _: &CallContext, _: Vec<JobToken>) -> Result<usize, Error> {
+        not_started()
+    }
+}
+
 /// The servers of a process that is starting. Dropping it cuts their connections; the ports
 /// stay bound.
 pub(crate) struct Starting {
@@ -124,7 +154,7 @@ impl Starting {
             let deps = RpcServerDeps {
                 clock: Arc::clone(clock),
                 ids: Arc::clone(ids),
-                workers: None,
+                workers: Some(Arc::new(NotStarted)),
                 leaving: CancellationToken::new(),
             };
             let config = RpcServerConfig {

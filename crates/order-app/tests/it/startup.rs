@@ -6,15 +6,17 @@ use clap::{Arg, CommandFactory as _};
 use order_adapters::system::SystemClock;
 use order_app::config::SystemConfig;
 use order_core::{CallContext, Clock, Deadline, GrpcCode, OrderApi as _, RequestId};
-use order_rpc::{RemoteOrderApi, RpcClientConfig};
+use order_rpc::{RemoteOrderApi, RpcClientConfig, proto::LeaseRequest};
 use order_testkit::server::{
     process::{ChildServer, Signal},
     redis::RedisServer,
 };
+use tonic::Code;
 
 use crate::{
     processes::{self, Ports},
     support::{Engine, Http, PATIENCE, database, run},
+    workers,
 };
 
 /// Default ports may be taken by whatever runs beside the tests.
@@ -247,6 +249,11 @@ fn a_process_that_waits_for_its_database_says_so_on_every_port() {
         );
         let refused = api.check_ready(&ctx).await.expect_err("not serving");
         assert_eq!(refused.reason().grpc_code(), GrpcCode::Unavailable);
+        let address = ([127, 0, 0, 1], ports.grpc).into();
+        let refused = workers::client(address)
+            .lease(LeaseRequest::default())
+            .await;
+        assert_eq!(refused.expect_err("not serving").code(), Code::Unavailable);
 
         process.signal(Signal::Terminate).expect("it runs");
         let exit = process.wait_for_exit(PATIENCE).await.expect("it ends");

@@ -17,9 +17,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::support::{Database, Engine, Http, Shape, System, database, run, wait_for};
 
-type Client = WorkerServiceClient<Channel>;
+pub(crate) type Client = WorkerServiceClient<Channel>;
 
-fn client(address: SocketAddr) -> Client {
+pub(crate) fn client(address: SocketAddr) -> Client {
     let url = format!("http://{address}");
     let endpoint = Endpoint::from_shared(url).expect("a valid URL");
     WorkerServiceClient::new(endpoint.connect_lazy())
