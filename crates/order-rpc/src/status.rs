@@ -198,6 +198,11 @@ pub(crate) fn complete_refusal(
     Some(completed)
 }
 
+/// Whether an error, like the source of an [`Error`], is an answer as gRPC carries it.
+pub fn is_status(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<Status>()
+}
+
 /// The error behind a status with all its sources, else the text of the status.
 pub(crate) fn source_chain(status: &Status) -> String {
     match status.source().and_then(|source| source.downcast_ref()) {

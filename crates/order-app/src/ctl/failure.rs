@@ -4,6 +4,7 @@ use std::{fmt::Write as _, io, path::PathBuf, process::ExitCode};
 
 use clap::builder::styling::AnsiColor;
 use order_core::{Error, GrpcCode, Reason, Violation};
+use order_rpc::status::is_status;
 use serde::Serialize;
 
 /// How the program ends. The numbers are a contract with scripts.
@@ -171,10 +172,12 @@ pub(super) fn describe(error: &Error) -> (String, &[Violation]) {
         return (Reason::InvalidArgument.title().to_owned(), violations);
     }
     let mut message = error.to_string();
-    // The first source is the answer as gRPC carries it, which says the same in the words of
-    // the protocol. Below it is why there was none, like a connection that was refused.
-    let first = std::error::Error::source(error);
-    let mut source = first.and_then(std::error::Error::source);
+    // An answer as gRPC carries it says the same in the words of the protocol. Below it is why
+    // there was none, like a connection that was refused.
+    let mut source = std::error::Error::source(error);
+    if source.is_some_and(is_status) {
+        source = source.and_then(std::error::Error::source);
+    }
     while let Some(cause) = source {
         // Memory can always be written to.
         let _ = write!(message, ": {cause}");

@@ -74,8 +74,8 @@ async fn a_broken_stream_is_resumed_from_the_last_versions() {
     assert_eq!(
         watched.err,
         "the service is shutting down; watching again\n\
-         the order service is unavailable; watching again\n\
-         the order service is unavailable; watching again\n"
+         the order service is unavailable: connection refused; watching again\n\
+         the order service is unavailable: the stream has ended; watching again\n"
     );
 }
 
