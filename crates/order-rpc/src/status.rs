@@ -10,7 +10,7 @@ mod decode;
 use std::{collections::HashMap, error::Error as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use order_core::{BoxError, Error, OrderStatus, RequestId, Violation};
+use order_core::{BoxError, Error, OrderStatus, RequestId, SharedError, Violation};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -200,7 +200,8 @@ pub(crate) fn complete_refusal(
 
 /// Whether an error, like the source of an [`Error`], is an answer as gRPC carries it.
 pub fn is_status(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.is::<Status>()
+    let shared = error.downcast_ref::<SharedError>();
+    error.is::<Status>() || shared.is_some_and(|shared| shared.is::<Status>())
 }
 
 /// The error behind a status with all its sources, else the text of the status.

@@ -224,7 +224,7 @@ impl Report<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
 
@@ -294,22 +294,8 @@ mod tests {
 
     #[test]
     fn the_reason_for_silence_is_told() {
-        #[derive(Debug)]
-        struct Answer(io::Error);
-
-        impl std::fmt::Display for Answer {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("code: 14")
-            }
-        }
-
-        impl std::error::Error for Answer {
-            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-                Some(&self.0)
-            }
-        }
-
-        let answer = Answer(io::Error::other("connection refused"));
+        let mut answer = tonic::Status::unavailable("in the words of the protocol");
+        answer.set_source(Arc::new(io::Error::other("connection refused")));
         let failure = Failure::Service(Error::service_unavailable(answer));
         assert_eq!(
             failure.report().expect("told").to_text(false),
