@@ -1,4 +1,4 @@
-//! Where the orders of a list are found, if not among all orders.
+//! The tables that a list by status reads instead of all orders.
 //!
 //! No index has the status of an order, which changes too often. But an order has a job exactly
 //! while it is PENDING, PROCESSING or FAILED, and one that was cancelled has an event that says

@@ -10,7 +10,7 @@ use crate::config::LogFormat;
 /// adapters say what was done in one line.
 const FILTER_DEFAULT: &str = "info,refinery_core=warn";
 
-/// What is to be logged, if RUST_LOG says so; empty counts as unset.
+/// The filter in RUST_LOG; `None` if it is unset or empty.
 pub(crate) fn filter() -> Option<String> {
     let filter = std::env::var(EnvFilter::DEFAULT_ENV).ok()?;
     (!filter.is_empty()).then_some(filter)

@@ -18,12 +18,12 @@ use super::{
     table_lock::TRY_TIMEOUT_SQL,
 };
 
-/// The position behind which reads begin.
+/// The position after which reads begin.
 ///
 /// A published entry leaves a dead one at the front of the index, as in the index of due jobs. So
-/// reads begin behind a position up to which nothing can come any more, which is more than having
-/// seen an entry behind it: positions are drawn before they are committed, and of one order no
-/// version may be read without those before it.
+/// reads begin after a position at or below which no further entry can be committed. A higher
+/// position that was read does not prove that: positions are drawn before they are committed, and
+/// the versions of an order must be read in order.
 #[derive(Default)]
 pub(super) struct Start(Mutex<State>);
 
@@ -55,8 +55,8 @@ impl Start {
         }
     }
 
-    /// Takes note of the id of a transaction that began after the last read. All positions up to
-    /// the highest of that read had been drawn by then, and whoever drew them has a lower id.
+    /// Notes the id of a transaction that began after the last read. All positions up to the highest
+    /// of that read had been drawn by then, by transactions with lower ids.
     fn begun(&self, id: i64) {
         let mut state = self.lock();
         let highest = state.highest;

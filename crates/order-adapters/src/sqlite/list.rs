@@ -11,8 +11,8 @@ use crate::open_orders::{Source, sources};
 
 use super::rows::{key, order_columns, read_order, read_state, readable, state_columns, to_limit};
 
-/// What is asked of every order, and of the id by which a table is walked. `:statuses` has bit n
-/// set for status n.
+/// The filters of every list; the argument is the id column that the scan follows. `:statuses` has
+/// bit n set for status n.
 macro_rules! filters {
     ($id:literal) => {
         concat!(

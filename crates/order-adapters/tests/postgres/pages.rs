@@ -134,7 +134,7 @@ fn cases_of_lists() -> Vec<Case> {
             "next of cancelled",
             next(with(OrderStatus::Cancelled, all())),
         ),
-        // Those that are claimed are newer than a page of those that are not, and read in vain.
+        // Also reads the claimed jobs that are newer than this page; none of them is PENDING.
         Case {
             n_ranges: 1_051,
             ..page("pending", IDS, 1_051, with(OrderStatus::Pending, all()))

@@ -10,7 +10,7 @@ use order_testkit::clock::{RuntimeClock, SeededIds};
 
 use super::*;
 
-/// Takes no jobs, drops events and lets nobody watch.
+/// Stands in for the workers and the hub: takes no jobs, drops events, refuses watches.
 struct Discard;
 
 impl JobDispatch for Discard {

@@ -39,7 +39,7 @@ async fn full_file_system_makes_the_store_unready_until_there_is_room() {
     };
     let mut test = Sqlite::make().await;
     test.store = open(&mount.0.path().join("orders.db"), &test.clock);
-    // What an operator can delete when the disk is full.
+    // Another file on the disk, which the test deletes later to make room.
     let ballast = mount.0.path().join("ballast");
     fs::write(&ballast, vec![1; 2 * 1024 * 1024]).expect("there is room");
     let mut stored = Vec::new();

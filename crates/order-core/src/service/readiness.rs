@@ -9,7 +9,7 @@ use crate::{CallContext, Clock, Error, OrderStore};
 /// How long an answer counts.
 const ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// The last answer. Whoever comes while the store is asked waits for that answer.
+/// The last answer. Probes that arrive while the store is being asked wait for its answer.
 #[derive(Default)]
 pub(super) struct Readiness(Mutex<Option<(Instant, Result<(), Error>)>>);
 

@@ -21,7 +21,7 @@ use crate::slots::Slot;
 /// The longest path that is logged, in bytes. Paths of this API have at most 51.
 const PATH_LEN_MAX: usize = 128;
 
-/// What the log keeps of a request. The line is written when this is dropped.
+/// The log line of a request, written when this is dropped.
 pub(super) struct Line {
     operation: &'static str,
     method: Method,

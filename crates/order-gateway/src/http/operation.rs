@@ -68,31 +68,30 @@ pub(crate) struct Frame {
 impl Frame {
     /// A frame for the API.
     pub(crate) fn limited(deps: &HttpDeps, admission: Admission) -> Arc<Self> {
-        Arc::new(Self {
-            ids: Arc::clone(&deps.ids),
-            clock: Arc::clone(&deps.clock),
-            admission: Some(admission),
-            is_logged: true,
-        })
+        Self::new(&deps.ids, &deps.clock, Some(admission), true)
     }
 
     /// A frame for operations with limits of their own.
     pub(crate) fn logged(ids: &Arc<dyn IdGen>, clock: &Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self {
-            ids: Arc::clone(ids),
-            clock: Arc::clone(clock),
-            admission: None,
-            is_logged: true,
-        })
+        Self::new(ids, clock, None, true)
     }
 
     /// A frame for probes, which are not logged.
     pub(crate) fn unlimited(deps: &HttpDeps) -> Arc<Self> {
+        Self::new(&deps.ids, &deps.clock, None, false)
+    }
+
+    fn new(
+        ids: &Arc<dyn IdGen>,
+        clock: &Arc<dyn Clock>,
+        admission: Option<Admission>,
+        is_logged: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            ids: Arc::clone(&deps.ids),
-            clock: Arc::clone(&deps.clock),
-            admission: None,
-            is_logged: false,
+            ids: Arc::clone(ids),
+            clock: Arc::clone(clock),
+            admission,
+            is_logged,
         })
     }
 
@@ -106,7 +105,7 @@ impl Frame {
         let Some(admission) = &self.admission else {
             return Ok((Bytes::new(), None));
         };
-        // Without an address there is only the limit of the process.
+        // Requests without an address count as one address.
         let client = client_of(parts).map_or(IpAddr::from([0; 4]), |client| client.ip());
         if !reads_body {
             return Ok((Bytes::new(), Some(admission.admit(client)?)));
