@@ -247,10 +247,7 @@ fn a_request_that_runs_out_of_time_leaves_nothing_behind() {
         let flags = ["--request-timeout", "50ms"];
         let system = System::start(Shape::AllInOne, &database, &flags).await;
         let http = Http::new(system.http_addr());
-        let (client, connection) = tokio_postgres::connect(&database.url, tokio_postgres::NoTls)
-            .await
-            .expect("connected");
-        tokio::task::spawn_local(connection);
+        let client = database.sql().await;
         client
             .batch_execute("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
             .await

@@ -8,6 +8,7 @@ use order_app::config::SystemConfig;
 use order_core::{CallContext, Clock, Deadline, GrpcCode, OrderApi as _, RequestId};
 use order_rpc::{RemoteOrderApi, RpcClientConfig, proto::LeaseRequest};
 use order_testkit::server::{
+    postgres::PostgresServer,
     process::{ChildServer, Signal},
     redis::RedisServer,
 };
@@ -15,7 +16,7 @@ use tonic::Code;
 
 use crate::{
     processes::{self, Ports},
-    support::{Engine, Http, PATIENCE, database, run},
+    support::{Database, Engine, Http, PATIENCE, database, run},
     workers,
 };
 
@@ -156,6 +157,29 @@ fn a_broker_that_refuses_is_told_and_orders_are_accepted() {
         }
         http.wait_for_status(&id, "PROCESSED").await;
         assert!(!process.output().contains("hunter2"));
+    });
+}
+
+#[test]
+fn server_whose_crash_loses_orders_is_told() {
+    run(async {
+        let weak = ["fsync", "full_page_writes", "synchronous_commit"];
+        let settings = weak.map(|name| (name, "off"));
+        let server = match PostgresServer::start(&settings).await {
+            Ok(server) => server,
+            Err(error) => order_testkit::skip!("PostgreSQL: {error:#}"),
+        };
+        let database = Database::from_url(server.url());
+        let process = processes::start(&database, &Ports::free(), &[]).await;
+        for words in [
+            ["WARN", "fsync is off"],
+            ["WARN", "full_page_writes is off"],
+            ["WARN", "synchronous_commit=\"off\""],
+        ] {
+            let output = process.output();
+            let is_told = |line: &str| words.iter().all(|word| line.contains(word));
+            assert!(output.lines().any(is_told), "{words:?} in {output}");
+        }
     });
 }
 

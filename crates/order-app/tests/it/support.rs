@@ -55,6 +55,15 @@ impl Database {
         }
     }
 
+    /// A connection to PostgreSQL.
+    pub(crate) async fn sql(&self) -> tokio_postgres::Client {
+        let (client, connection) = tokio_postgres::connect(&self.url, tokio_postgres::NoTls)
+            .await
+            .expect("connected");
+        tokio::task::spawn_local(connection);
+        client
+    }
+
     /// `Err` holds the reason why the engine can't be had here.
     pub(crate) async fn new(engine: Engine) -> Result<Self, String> {
         match engine {

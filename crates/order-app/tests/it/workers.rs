@@ -1,7 +1,8 @@
-//! A worker outside that never hears what became of its reports.
+//! Workers outside: what they may take, and what they learn of reports whose answers were lost.
 
-use std::net::SocketAddr;
+use std::{cell::Cell, net::SocketAddr};
 
+use futures_util::future::join_all;
 use order_rpc::proto::{
     CompleteRequest, FailRequest, HeartbeatRequest, JobToken, LeaseRequest, ReportResult,
     fail_request::Failure, report_result::Outcome, worker_service_client::WorkerServiceClient,
@@ -131,4 +132,54 @@ async fn repeat_reports(database: &Database) {
     assert_eq!(history["events"].as_array().map(Vec::len), Some(3));
 
     system.stop().await;
+}
+
+#[test]
+fn workers_outside_have_two_connections_of_their_own() {
+    run(async {
+        let database = database!(Engine::Postgres);
+        let system = System::start(Shape::AllInOne, &database, &["--workers", "0"]).await;
+        let http = Http::new(system.http_addr());
+        let workers = client(system.grpc_addr());
+        let mut tokens = Vec::new();
+        for _ in 0..8 {
+            http.create_order().await;
+            tokens.push(lease(&workers).await);
+        }
+        let sql = database.sql().await;
+        sql.batch_execute(
+            "CREATE FUNCTION sleepy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                PERFORM pg_sleep(0.5);
+                RETURN NULL;
+            END $$;
+            CREATE TRIGGER sleepy AFTER UPDATE ON jobs EXECUTE FUNCTION sleepy()",
+        )
+        .await
+        .expect("made slow");
+
+        let heartbeats = join_all(tokens.into_iter().map(|token| {
+            let mut workers = workers.clone();
+            let tokens = vec![token];
+            async move {
+                let lease = None;
+                let answer = workers.heartbeat(HeartbeatRequest { tokens, lease }).await;
+                assert_eq!(answer.expect("an answer").into_inner().lost, []);
+            }
+        }));
+        let most = Cell::new(0);
+        let count = async {
+            let asleep = "SELECT count(*) FROM pg_stat_activity \
+                WHERE datname = current_database() AND wait_event = 'PgSleep'";
+            loop {
+                let n: i64 = sql.query_one(asleep, &[]).await.expect("counted").get(0);
+                most.set(most.get().max(n));
+            }
+        };
+        tokio::select! {
+            _ = heartbeats => {}
+            () = count => {}
+        }
+        assert_eq!(most.get(), 2);
+        system.stop().await;
+    });
 }
