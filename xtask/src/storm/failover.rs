@@ -20,7 +20,7 @@ use super::{
     promise::{DOUBLED, Database, Verdict},
     scale::SETTLE_TIMEOUT,
 };
-use crate::system;
+use crate::system::{self, Sql};
 
 /// One failover: the standby receives nothing for a while, then the primary is lost.
 struct Failover {
@@ -69,6 +69,14 @@ const STEP_TIMEOUT: Duration = Duration::from_mins(1);
 /// The time between two looks at what clients were told.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
+/// Sessions set `synchronous_commit` themselves, so only a trigger can undo it.
+const LOCAL_COMMITS: &str =
+    "CREATE FUNCTION commit_locally() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM set_config('synchronous_commit', 'local', true);
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER commit_locally BEFORE INSERT ON orders EXECUTE FUNCTION commit_locally()";
+
 /// What to do to the database.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = "With --failover")]
@@ -79,10 +87,10 @@ pub(super) struct FailoverArgs {
     /// How often.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     failovers: u32,
-    /// Commits do not wait for the standby, as with `synchronous_commit = local`. The storm must
-    /// report lost orders: a check of the checks.
+    /// Orders are committed with `synchronous_commit = local`. The storm must report lost orders:
+    /// a check of the checks.
     #[arg(long, requires = "failover")]
-    asynchronous: bool,
+    local_commits: bool,
 }
 
 /// Runs it.
@@ -98,6 +106,10 @@ pub(super) async fn run(
     let mut servers = PostgresPair::start(&[]).await?;
     let broker = Broker::start(fleet_args).await?;
     let fleet = Fleet::start(&programs, &servers.url(), &broker.settings, &[], None).await?;
+    if args.local_commits {
+        let sql = Sql::connect(&servers.url()).await?;
+        sql.batch_execute(LOCAL_COMMITS).await?;
+    }
     let mut load = Load::start(Plan {
         http_urls: fleet.urls(Kind::Gateway, "http", "/orders"),
         ws_urls: fleet.urls(Kind::Service, "ws", "/ws"),
@@ -110,9 +122,7 @@ pub(super) async fn run(
     let mut verdict = Verdict::default();
     let mut n_late = 0;
     for (n, failover) in (1..=args.failovers).zip(FAILOVERS.iter().cycle()) {
-        if !args.asynchronous {
-            servers.make_synchronous().await?;
-        }
+        servers.make_synchronous().await?;
         let n_before = load.ledger().n_created;
         wait_until(&load, |load| {
             load.ledger().n_created >= n_before + ORDERS_BETWEEN
