@@ -105,7 +105,10 @@ pub(super) async fn run(
     let mut random = StdRng::seed_from_u64(seed);
     let mut servers = PostgresPair::start(&[]).await?;
     let broker = Broker::start(fleet_args).await?;
-    let fleet = Fleet::start(&programs, &servers.url(), &broker.settings, &[], None).await?;
+    let fleet = Fleet::start(&programs, &servers.url(), &broker.settings, &[], |_| {
+        Vec::new()
+    })
+    .await?;
     if args.local_commits {
         let sql = Sql::connect(&servers.url()).await?;
         sql.batch_execute(LOCAL_COMMITS).await?;

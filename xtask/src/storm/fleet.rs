@@ -10,7 +10,6 @@ use std::{
 use anyhow::Context as _;
 use order_testkit::server::free_port;
 
-use super::poison::Poison;
 use crate::{
     system::{Process, loopback},
     workspace_root,
@@ -96,14 +95,14 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Starts all processes and waits until they serve. `core` is set for services and
-    /// workers, `front` for what clients reach: services and gateways. With `poison`,
-    /// workers post their orders to its endpoint.
+    /// workers, `front` for what clients reach: services and gateways. `processor` gives
+    /// a worker, by its name, settings of its own.
     pub(super) async fn start(
         programs: &Path,
         database_url: &str,
         core: &[(&'static str, String)],
         front: &[(&'static str, String)],
-        poison: Option<&Poison>,
+        processor: impl Fn(&str) -> Vec<(&'static str, String)>,
     ) -> anyhow::Result<Self> {
         let logs = workspace_root().join("target/storm");
         // What is left of the last run would be taken for this one.
@@ -134,7 +133,7 @@ impl Fleet {
                     Kind::Worker => {
                         settings.push(("WORKERS", WORKERS.to_owned()));
                         let name = format!("{}-{n}", kind.program());
-                        settings.extend(poison.iter().flat_map(|poison| poison.settings(&name)));
+                        settings.extend(processor(&name));
                     }
                     Kind::Gateway => {
                         settings.push(("HTTP_ADDR", loopback(port)));

@@ -29,8 +29,10 @@ pub(super) async fn run(args: FleetArgs, release: bool) -> anyhow::Result<()> {
     let postgres = PostgresServer::start(&[]).await?;
     let broker = Broker::start(args).await?;
     let front = [("SHUTDOWN_DELAY", SHUTDOWN_DELAY.to_owned())];
-    let mut fleet =
-        Fleet::start(&programs, &postgres.url(), &broker.settings, &front, None).await?;
+    let mut fleet = Fleet::start(&programs, &postgres.url(), &broker.settings, &front, |_| {
+        Vec::new()
+    })
+    .await?;
     let balancer = Balancer::start(&fleet).await?;
     let mut load = Load::start(Plan {
         http_urls: vec![balancer.http_url()],

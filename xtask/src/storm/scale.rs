@@ -58,8 +58,11 @@ pub(super) async fn run(args: FleetArgs, release: bool) -> anyhow::Result<()> {
     };
     let database_url = postgres.url();
     let settings = &broker.settings;
-    let mut fleet =
-        Fleet::start(&programs, &database_url, settings, &front, poison.as_ref()).await?;
+    let processor = |worker: &str| match &poison {
+        Some(poison) => poison.settings(worker),
+        None => Vec::new(),
+    };
+    let mut fleet = Fleet::start(&programs, &database_url, settings, &front, processor).await?;
     let consumer = sink
         .as_ref()
         .map(|sink| sink.consume(StdRng::seed_from_u64(random.random())));

@@ -4,26 +4,7 @@ use std::{net::IpAddr, str::FromStr, time::Duration};
 
 use reqwest::Url;
 
-use super::{network::IpNetwork, signature::FulfilmentSecrets};
-
-/// A setting that breaks a rule. Never repeats the value, which may be a secret.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} {rule}")]
-pub struct FulfilmentConfigError {
-    /// The name of the setting, as operators know it.
-    pub field: &'static str,
-    /// The rule it broke.
-    pub rule: String,
-}
-
-impl FulfilmentConfigError {
-    pub(super) fn new(field: &'static str, rule: impl Into<String>) -> Self {
-        Self {
-            field,
-            rule: rule.into(),
-        }
-    }
-}
+use super::{FulfilmentConfigError, network::IpNetwork, signature::FulfilmentSecrets};
 
 /// Where orders are posted: an `http` or `https` URL without a user name, a password or a
 /// fragment.

@@ -44,10 +44,29 @@ use self::{
     network::{AddressPolicy, CheckedResolver},
 };
 pub use self::{
-    config::{FulfilmentConfig, FulfilmentConfigError, FulfilmentUrl},
+    config::{FulfilmentConfig, FulfilmentUrl},
     network::IpNetwork,
     signature::FulfilmentSecrets,
 };
+
+/// A setting that breaks a rule. Never repeats the value, which may be a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {rule}")]
+pub struct FulfilmentConfigError {
+    /// The name of the setting, as operators know it.
+    pub field: &'static str,
+    /// The rule it broke.
+    pub rule: String,
+}
+
+impl FulfilmentConfigError {
+    fn new(field: &'static str, rule: impl Into<String>) -> Self {
+        Self {
+            field,
+            rule: rule.into(),
+        }
+    }
+}
 
 /// How long to wait for a connection, its TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

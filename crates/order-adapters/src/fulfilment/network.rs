@@ -13,7 +13,7 @@ use std::{
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use super::config::FulfilmentConfigError;
+use super::FulfilmentConfigError;
 
 /// A network in CIDR notation: `10.1.0.0/16`, `fd00::/8`, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::config::FulfilmentConfigError;
+use super::FulfilmentConfigError;
 
 /// What secrets begin with.
 const PREFIX: &str = "whsec_";

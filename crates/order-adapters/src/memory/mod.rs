@@ -215,3 +215,8 @@ impl JobQueue for MemoryStore {
             .count())
     }
 }
+
+/// The time after `duration`, or the end of time.
+fn later(now: Timestamp, duration: Duration) -> Timestamp {
+    now.checked_add(duration).unwrap_or(Timestamp::MAX)
+}

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use order_core::{Error, EventOutbox, OrderEvent, OutboxEntry};
 use uuid::Uuid;
 
-use super::{MemoryStore, tables::later};
+use super::{MemoryStore, later};
 
 #[derive(Default)]
 pub(super) struct Outbox {

@@ -11,7 +11,7 @@ use order_core::{
     TicketGrant, UserId, Verdict, Version,
 };
 
-use super::outbox::Outbox;
+use super::{later, outbox::Outbox};
 
 #[derive(Default)]
 pub(super) struct Tables {
@@ -103,11 +103,6 @@ impl JobRow {
         self.is_held = true;
         self.is_begun = false;
     }
-}
-
-/// The time after `duration`, or the end of time.
-pub(super) fn later(now: Timestamp, duration: Duration) -> Timestamp {
-    now.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
 /// Whether an order passes all filters of a query.

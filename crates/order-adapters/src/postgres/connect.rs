@@ -1,14 +1,14 @@
 //! The way to the database: reading its URL and waiting until it answers.
 //!
-//! Invariant: no password is ever part of a log line or of an error. The place where TLS
-//! begins is [`tls`].
+//! Invariant: no password is ever part of a log line or of an error. TLS begins
+//! in [`open::tls`].
 
 use std::{error::Error, fmt::Write as _, io, str::FromStr, time::Duration};
 
 use order_core::{BoxError, error_chain};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::{
-    Client, Config, NoTls, SimpleQueryMessage,
+    Client, Config, SimpleQueryMessage,
     config::{Host, SslMode},
     error::SqlState,
 };
@@ -98,12 +98,6 @@ pub enum ConnectError {
         #[source]
         source: BoxError,
     },
-}
-
-/// What secures connections. Plain for now; a connector for TLS takes its place here and
-/// in [`Target::parse`], and nowhere else.
-pub(super) fn tls() -> NoTls {
-    NoTls
 }
 
 /// A database, as its URL names it.

@@ -28,7 +28,7 @@ use tokio_postgres::{Client, Config, Row, error::SqlState, types::ToSql};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::{connect, errors::Fault, session::Connector};
+use super::{errors::Fault, open, session::Connector};
 
 /// How long a statement may stay unanswered. Two seconds more than the server's own limit,
 /// so that it only ends waits on a server or network that has gone silent.
@@ -289,7 +289,7 @@ impl Cancels {
     async fn cancel(&self, client: &Client) -> bool {
         let cancel = async {
             let _permit = self.requests.acquire().await;
-            client.cancel_token().cancel_query(connect::tls()).await
+            client.cancel_token().cancel_query(open::tls()).await
         };
         match timeout(CANCEL_TIMEOUT, cancel).await {
             Ok(Ok(())) => true,

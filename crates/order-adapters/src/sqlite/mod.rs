@@ -9,6 +9,7 @@
 //! must share a clock, which processes of one machine do. A network file system is not
 //! supported: the write-ahead log needs shared memory.
 
+mod attempts;
 mod jobs;
 mod keys;
 mod list;
@@ -298,11 +299,11 @@ impl JobQueue for SqliteStore {
     }
 
     async fn start(&self, starts: &[Start]) -> Vec<Result<Started, Error>> {
-        self.write_each(starts, jobs::start).await
+        self.write_each(starts, attempts::start).await
     }
 
     async fn complete(&self, completions: &[Completion]) -> Vec<Result<Completed, Error>> {
-        self.write_each(completions, jobs::complete).await
+        self.write_each(completions, attempts::complete).await
     }
 
     async fn release(&self, tokens: &[JobToken]) -> Result<usize, Error> {
