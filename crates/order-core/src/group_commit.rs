@@ -10,8 +10,12 @@
 //! are done. (The same idea
 //! as group commit in databases: `DeWitt` et al., "Implementation techniques for main
 //! memory database systems", SIGMOD 1984.)
+//!
+//! An item that another transaction holds up holds up its whole batch, so one lane stands apart:
+//! items that need what was found locked lately meet there, and nowhere else.
 
 use std::{
+    collections::HashSet,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -25,6 +29,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 
 use crate::{
     Clock, Deadline, Error,
+    contention::{Contended, Contention, Subjects},
     supervisor::{Beat, Task},
 };
 
@@ -73,6 +78,7 @@ impl GroupCommitStats {
 
 struct Entry<T, R> {
     item: T,
+    subjects: Subjects,
     deadline: Deadline,
     answer: oneshot::Sender<Result<R, Error>>,
 }
@@ -90,6 +96,10 @@ struct Traffic {
 /// The sending side: hands items to the lanes and waits for their answers.
 pub struct GroupCommit<T, R> {
     queue: mpsc::Sender<Entry<T, R>>,
+    /// For what was found locked lately.
+    apart: mpsc::Sender<Entry<T, R>>,
+    contention: Arc<Contention>,
+    clock: Arc<dyn Clock>,
     traffic: Arc<Traffic>,
     stats: Arc<GroupCommitStats>,
     close: watch::Sender<bool>,
@@ -101,7 +111,7 @@ pub type Lanes = Vec<Task>;
 
 impl<T, R> GroupCommit<T, R>
 where
-    T: Send + 'static,
+    T: Contended + Send + 'static,
     R: Send + 'static,
 {
     /// Builds a group commit around `flush`, which gets 1 to [`BATCH_LEN_MAX`] items and
@@ -110,41 +120,50 @@ where
     where
         F: Fn(Vec<T>) -> BoxFuture<'static, Vec<Result<R, Error>>> + Send + Sync + 'static,
     {
-        let (sender, receiver) = mpsc::channel(config.queue_len_max.max(1));
         let (close, closed) = watch::channel(false);
         let stats = Arc::new(GroupCommitStats::default());
-        let traffic = Arc::new(Traffic {
-            overlap_below: config.overlap_below.max(1),
-            flushing: AtomicUsize::new(0),
-            changed: Notify::new(),
-        });
-        let receiver = Arc::new(Mutex::new(receiver));
+        let contention = Arc::new(Contention::default());
         let flush = Arc::new(flush);
-        let lanes = (0..config.lanes.max(1))
-            .map(|_| {
-                let lane = Lane {
+        let lanes_of = |n, overlap_below: usize, is_apart| {
+            let (sender, receiver) = mpsc::channel(config.queue_len_max.max(1));
+            let receiver = Arc::new(Mutex::new(receiver));
+            let traffic = Arc::new(Traffic {
+                overlap_below: overlap_below.max(1),
+                flushing: AtomicUsize::new(0),
+                changed: Notify::new(),
+            });
+            let lane = || {
+                let lane = Arc::new(Lane {
                     receiver: Arc::clone(&receiver),
                     closed: closed.clone(),
                     clock: Arc::clone(clock),
                     traffic: Arc::clone(&traffic),
                     stats: Arc::clone(&stats),
+                    contention: Arc::clone(&contention),
+                    is_apart,
                     flush: Arc::clone(&flush),
-                };
-                let lane = Arc::new(lane);
+                });
                 Task::new("commit lane", FLUSH_TIME_MAX, move |beat| {
                     Arc::clone(&lane).run(beat)
                 })
-            })
-            .collect();
-        (
-            Self {
-                queue: sender,
-                traffic,
-                stats,
-                close,
-            },
-            lanes,
-        )
+            };
+            let lanes: Lanes = (0..n).map(|_| lane()).collect();
+            (sender, lanes, traffic)
+        };
+        let (queue, mut lanes, traffic) =
+            lanes_of(config.lanes.max(1), config.overlap_below, false);
+        let (apart, lane_apart, _) = lanes_of(1, 1, true);
+        lanes.extend(lane_apart);
+        let group = Self {
+            queue,
+            apart,
+            contention,
+            clock: Arc::clone(clock),
+            traffic,
+            stats,
+            close,
+        };
+        (group, lanes)
     }
 
     /// Has `item` flushed and returns its answer.
@@ -197,12 +216,19 @@ where
         deadline: Deadline,
     ) -> Result<oneshot::Receiver<Result<R, Error>>, Error> {
         let (answer, receiver) = oneshot::channel();
+        let subjects = item.subjects();
         let entry = Entry {
             item,
+            subjects,
             deadline,
             answer,
         };
-        match self.queue.try_send(entry) {
+        let queue = if self.contention.concerns(&subjects, &*self.clock) {
+            &self.apart
+        } else {
+            &self.queue
+        };
+        match queue.try_send(entry) {
             Ok(()) => {
                 if self.queue.max_capacity() - self.queue.capacity() >= WAITING_MANY {
                     self.traffic.changed.notify_one();
@@ -264,6 +290,8 @@ struct Lane<T, R, F> {
     clock: Arc<dyn Clock>,
     traffic: Arc<Traffic>,
     stats: Arc<GroupCommitStats>,
+    contention: Arc<Contention>,
+    is_apart: bool,
     flush: Arc<F>,
 }
 
@@ -276,7 +304,11 @@ where
         while self.take(&mut entries).await {
             beat.busy();
             let _flushing = Flushing(&self.traffic, entries.len());
-            self.flush(&mut entries).await;
+            if self.is_apart {
+                self.flush_firsts(&mut entries).await;
+            } else {
+                self.flush(&mut entries).await;
+            }
             beat.idle();
         }
     }
@@ -302,7 +334,32 @@ where
         !entries.is_empty()
     }
 
-    async fn flush(&self, entries: &mut Vec<Entry<T, R>>) {
+    /// Flushes one item for each subject. If it is still locked, it speaks for those behind it,
+    /// so that a lock costs one wait however many items want what it holds.
+    async fn flush_firsts(&self, entries: &mut Vec<Entry<T, R>>) {
+        let mut seen = HashSet::new();
+        let mut firsts: Vec<_> = entries
+            .extract_if(.., |entry| {
+                let subjects = || entry.subjects.iter().flatten();
+                let is_first = subjects().all(|subject| !seen.contains(subject));
+                seen.extend(subjects().copied());
+                is_first
+            })
+            .collect();
+        let locked = self.flush(&mut firsts).await;
+        let is_locked = |entry: &mut Entry<T, R>| {
+            let mut subjects = entry.subjects.iter().flatten();
+            subjects.any(|subject| locked.contains(subject))
+        };
+        for entry in entries.extract_if(.., is_locked) {
+            let _ = entry.answer.send(Err(Error::request_in_progress()));
+        }
+        self.flush(entries).await;
+    }
+
+    /// Flushes and answers. Returns the subjects of what was locked.
+    async fn flush(&self, entries: &mut Vec<Entry<T, R>>) -> HashSet<u64> {
+        let mut locked = HashSet::new();
         let now = self.clock.instant();
         let mut items = Vec::with_capacity(entries.len());
         let mut waiting = Vec::with_capacity(entries.len());
@@ -312,11 +369,11 @@ where
                 let _ = entry.answer.send(Err(Error::DeadlineExceeded));
             } else {
                 items.push(entry.item);
-                waiting.push(entry.answer);
+                waiting.push((entry.answer, entry.subjects));
             }
         }
         if items.is_empty() {
-            return;
+            return locked;
         }
         self.stats.flushes.fetch_add(1, Ordering::Relaxed);
         self.stats
@@ -325,11 +382,18 @@ where
         let flushed = AssertUnwindSafe(async { (self.flush)(items).await }).catch_unwind();
         // A panic must not end the lane for ever. Nobody knows what became of the items, and
         // dropping `waiting` says just that.
-        let Ok(answers) = flushed.await else { return };
+        let Ok(answers) = flushed.await else {
+            return locked;
+        };
         debug_assert_eq!(answers.len(), waiting.len(), "a flush answers every item");
-        for (answer, waiting) in answers.into_iter().zip(waiting) {
+        for (answer, (waiting, subjects)) in answers.into_iter().zip(waiting) {
+            if matches!(answer, Err(Error::RequestInProgress { .. })) {
+                self.contention.note(&subjects, self.clock.instant());
+                locked.extend(subjects.into_iter().flatten());
+            }
             // A caller that hung up gave up its answer, nothing else.
             let _ = waiting.send(answer);
         }
+        locked
     }
 }

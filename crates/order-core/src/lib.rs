@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod broker;
+pub mod contention;
 mod currency;
 mod error;
 pub mod event;

@@ -9,6 +9,7 @@ use std::{
 use jiff::Timestamp;
 use order_core::{
     Clock, Deadline, Error,
+    contention::{Contended, Subjects},
     group_commit::{BATCH_LEN_MAX, GroupCommit, GroupCommitConfig},
     supervisor::Supervisor,
 };
@@ -32,12 +33,24 @@ impl Clock for Frozen {
     }
 }
 
+/// An item; one above 1000 needs the same as the one 1000 below.
+struct Item(u32);
+
+impl Contended for Item {
+    fn subjects(&self) -> Subjects {
+        [Some(u64::from(self.0 % 1000)), None, None]
+    }
+}
+
 /// A flush with this item panics.
 const POISON: u32 = u32::MAX;
 
+/// Another transaction holds what this item needs.
+const LOCKED: u32 = 999;
+
 /// A group commit whose flushes wait for permits and are written down.
 struct Rig {
-    group: Arc<GroupCommit<u32, u32>>,
+    group: Arc<GroupCommit<Item, u32>>,
     batches: Arc<Mutex<Vec<Vec<u32>>>>,
     gate: Arc<Semaphore>,
     lanes: tokio::task::JoinSet<()>,
@@ -56,13 +69,18 @@ fn rig(lanes: usize, queue_len_max: usize) -> Rig {
         overlap_below: 8,
     };
     let supervisor = Supervisor::new(&clock);
-    let (group, lanes) = GroupCommit::new(config, &clock, move |items: Vec<u32>| {
+    let (group, lanes) = GroupCommit::new(config, &clock, move |items: Vec<Item>| {
+        let items: Vec<u32> = items.into_iter().map(|item| item.0).collect();
         let (written, waiting) = (Arc::clone(&written), Arc::clone(&waiting));
         Box::pin(async move {
             assert!(!items.contains(&POISON), "a defect of the flush");
             waiting.acquire().await.expect("open").forget();
             written.lock().expect("not poisoned").push(items.clone());
-            items.into_iter().map(|item| Ok(item * 10)).collect()
+            let answer = |item| match item {
+                LOCKED => Err(Error::request_in_progress()),
+                item => Ok(item * 10),
+            };
+            items.into_iter().map(answer).collect()
         })
     });
     Rig {
@@ -77,7 +95,7 @@ fn rig(lanes: usize, queue_len_max: usize) -> Rig {
 impl Rig {
     fn submit(&self, item: u32, deadline: Deadline) -> tokio::task::JoinHandle<Result<u32, Error>> {
         let group = Arc::clone(&self.group);
-        tokio::task::spawn_local(async move { group.submit(item, deadline).await })
+        tokio::task::spawn_local(async move { group.submit(Item(item), deadline).await })
     }
 
     fn sizes(&self) -> Vec<usize> {
@@ -114,7 +132,10 @@ async fn a_lone_item_is_flushed_at_once() {
         let rig = rig(2, 16);
         rig.gate.add_permits(1);
         assert_eq!(
-            rig.group.submit(7, Deadline::NONE).await.expect("flushed"),
+            rig.group
+                .submit(Item(7), Deadline::NONE)
+                .await
+                .expect("flushed"),
             70
         );
         assert_eq!(rig.sizes(), [1]);
@@ -129,7 +150,7 @@ async fn what_arrives_during_a_flush_is_the_next_batch() {
         let rig = rig(1, 2 * BATCH_LEN_MAX);
         let first = rig.submit(0, Deadline::NONE);
         settle().await;
-        let items = (1..=600).collect();
+        let items = (1..=600).map(Item).collect();
         let group = Arc::clone(&rig.group);
         let rest =
             tokio::task::spawn_local(async move { group.submit_all(items, Deadline::NONE).await });
@@ -165,7 +186,7 @@ async fn a_full_queue_refuses_at_once() {
             .map(|item| rig.submit(item, Deadline::NONE))
             .collect();
         settle().await;
-        let refused = rig.group.submit(9, Deadline::NONE).await;
+        let refused = rig.group.submit(Item(9), Deadline::NONE).await;
         assert!(
             matches!(refused, Err(Error::Overloaded { .. })),
             "{refused:?}"
@@ -185,13 +206,13 @@ async fn an_expired_item_is_refused_and_not_flushed() {
         let rig = rig(1, 16);
         rig.gate.add_permits(8);
         let expired = Deadline::at(rig.now);
-        let refused = rig.group.submit(1, expired).await;
+        let refused = rig.group.submit(Item(1), expired).await;
         assert!(
             matches!(refused, Err(Error::DeadlineExceeded)),
             "{refused:?}"
         );
         let later = Deadline::at(rig.now + Duration::from_secs(1));
-        rig.group.submit(2, later).await.expect("flushed");
+        rig.group.submit(Item(2), later).await.expect("flushed");
         assert_eq!(rig.sizes(), [1]);
         rig.finish().await;
     })
@@ -229,7 +250,7 @@ async fn close_flushes_what_waits_and_refuses_the_rest() {
             answer.await.expect("no panic").expect("flushed");
         }
         settle().await;
-        let refused = rig.group.submit(9, Deadline::NONE).await;
+        let refused = rig.group.submit(Item(9), Deadline::NONE).await;
         assert!(
             matches!(refused, Err(Error::ShuttingDown { .. })),
             "{refused:?}"
@@ -248,7 +269,9 @@ async fn a_second_lane_helps_while_little_is_flushed_and_when_much_waits() {
         // One item is being flushed, so the next twenty do not wait for it.
         let group = Arc::clone(&rig.group);
         let twenty = tokio::task::spawn_local(async move {
-            group.submit_all((1..=20).collect(), Deadline::NONE).await
+            group
+                .submit_all((1..=20).map(Item).collect(), Deadline::NONE)
+                .await
         });
         settle().await;
         rig.gate.add_permits(1);
@@ -258,7 +281,9 @@ async fn a_second_lane_helps_while_little_is_flushed_and_when_much_waits() {
         settle().await;
         let group = Arc::clone(&rig.group);
         let many = tokio::task::spawn_local(async move {
-            group.submit_all((22..=90).collect(), Deadline::NONE).await
+            group
+                .submit_all((22..=90).map(Item).collect(), Deadline::NONE)
+                .await
         });
         settle().await;
         rig.gate.add_permits(2);
@@ -277,16 +302,61 @@ async fn a_second_lane_helps_while_little_is_flushed_and_when_much_waits() {
 async fn a_panic_of_a_flush_leaves_the_lane_alive() {
     local(async {
         let rig = rig(1, 16);
-        let unknown = rig.group.submit(POISON, Deadline::NONE).await;
+        let unknown = rig.group.submit(Item(POISON), Deadline::NONE).await;
         assert!(
             matches!(unknown, Err(Error::StoreUnavailable { .. })),
             "{unknown:?}"
         );
         rig.gate.add_permits(1);
         assert_eq!(
-            rig.group.submit(1, Deadline::NONE).await.expect("flushed"),
+            rig.group
+                .submit(Item(1), Deadline::NONE)
+                .await
+                .expect("flushed"),
             10
         );
+        rig.finish().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_locked_lately_waits_apart() {
+    local(async {
+        let rig = rig(1, 16);
+        let locked = rig.submit(LOCKED, Deadline::NONE);
+        rig.gate.add_permits(1);
+        let answer = locked.await.expect("no panic");
+        assert!(
+            matches!(answer, Err(Error::RequestInProgress { .. })),
+            "{answer:?}"
+        );
+
+        // It is still locked, and speaks for what comes behind it.
+        let locked = rig.submit(LOCKED, Deadline::NONE);
+        let behind = rig.submit(1000 + LOCKED, Deadline::NONE);
+        let other = rig.submit(1, Deadline::NONE);
+        settle().await;
+        rig.gate.add_permits(2);
+        assert_eq!(other.await.expect("no panic").expect("flushed"), 10);
+        for answer in [locked, behind] {
+            let answer = answer.await.expect("no panic");
+            assert!(
+                matches!(answer, Err(Error::RequestInProgress { .. })),
+                "{answer:?}"
+            );
+        }
+        let mut batches = rig.batches.lock().expect("not poisoned").split_off(1);
+        batches.sort();
+        assert_eq!(batches, [vec![1], vec![LOCKED]]);
+
+        // It is free, and so is what comes behind it.
+        let free = rig.submit(2000 + LOCKED, Deadline::NONE);
+        let behind = rig.submit(3000 + LOCKED, Deadline::NONE);
+        rig.gate.add_permits(2);
+        for answer in [free, behind] {
+            answer.await.expect("no panic").expect("flushed");
+        }
         rig.finish().await;
     })
     .await;

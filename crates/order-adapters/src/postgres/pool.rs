@@ -18,6 +18,7 @@ use std::{
 };
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, QueueMode, RecyclingMethod, Runtime};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use order_core::{CallContext, Error};
 use tokio::{
     runtime::Handle,
@@ -50,6 +51,9 @@ const CANCELS_MAX: usize = 4;
 /// How often a statement is repeated that lost against concurrent ones.
 const CONFLICTS_MAX: u32 = 3;
 
+/// Into how many parts a batch is cut to find an item that fails.
+const PARTS: usize = 8;
+
 /// The parameters of a statement over a batch: one array for each column.
 pub(super) type Columns<'a> = Vec<Box<dyn ToSql + Send + Sync + 'a>>;
 
@@ -81,6 +85,8 @@ pub(super) struct BatchStatement<T, K, V> {
 /// Connections for one kind of work, so that no other kind can starve it.
 pub(super) struct Pool {
     connections: deadpool_postgres::Pool,
+    /// How many parts of a batch run at the same time; other work has the other connections.
+    parts_at_once: usize,
     cancels: Cancels,
     n_broken: AtomicU64,
     is_exhausted: Arc<AtomicBool>,
@@ -112,6 +118,7 @@ impl Pool {
             .build()?;
         Ok(Self {
             connections,
+            parts_at_once: (pool.connections_max / 2).max(1),
             cancels: cancels.clone(),
             n_broken: AtomicU64::new(0),
             is_exhausted: Arc::clone(is_exhausted),
@@ -190,51 +197,71 @@ impl Pool {
     /// Runs a statement over a batch, whose items must differ in their keys and be in the
     /// order in which every batch takes its locks. An item the database refuses fails alone,
     /// and so does one that keeps losing against concurrent statements or whose row another
-    /// transaction has locked: the batch is halved until it is found, which takes at most two
-    /// statements for each item, and the repeats of [`Pool::query`].
+    /// transaction has locked: the batch is cut into parts, which run beside each other, until it
+    /// is found. That takes one wait for a lock for each factor of [`PARTS`] in the length.
     pub(super) async fn query_batch<T, K: Ord, V>(
         &self,
         statement: BatchStatement<T, K, V>,
         items: &[T],
     ) -> BTreeMap<K, Result<V, Error>> {
         let mut answers = BTreeMap::new();
-        let mut pending = vec![items];
-        while let Some(items) = pending.pop().filter(|items| !items.is_empty()) {
-            let columns = (statement.columns)(items);
-            let params: Vec<_> = columns.iter().map(|column| &**column as _).collect();
-            // One item waits a little longer: it may be the table that is locked, for a moment.
-            let answer = match items {
-                [_] => self.query(statement.sql, &params).await,
-                _ => self.query_at_once(statement.sql, &params).await,
+        let mut pending = Vec::new();
+        if !items.is_empty() {
+            pending.push(items);
+        }
+        let mut running = FuturesUnordered::new();
+        loop {
+            while running.len() < self.parts_at_once
+                && let Some(part) = pending.pop()
+            {
+                let is_part = part.len() < items.len();
+                running.push(self.query_part(&statement, part, is_part));
+            }
+            let Some((part, answer)) = running.next().await else {
+                return answers;
             };
-            let answer = answer.and_then(|rows| {
-                let read = |row| {
-                    let value = (statement.read)(row).map_err(Error::from);
-                    Ok(((statement.read_key)(row)?, value))
-                };
-                rows.iter().map(read).collect::<Result<Vec<_>, _>>()
-            });
             match answer {
                 Ok(rows) => answers.extend(rows),
-                Err(Fault::Row(_) | Fault::Conflict(_) | Fault::Locked(_)) if items.len() > 1 => {
-                    let (left, right) = items.split_at(items.len() / 2);
-                    pending.extend([right, left]);
+                Err(Fault::Row(_) | Fault::Conflict(_) | Fault::Locked(_)) if part.len() > 1 => {
+                    pending.extend(part.chunks(part.len().div_ceil(PARTS)));
                 }
                 Err(fault) => {
                     let error = Error::from(fault);
-                    let copies = items.iter().map(|item| {
+                    let copies = part.iter().map(|item| {
                         let key = (statement.key)(item);
                         (key, Err(error.without_source()))
                     });
                     answers.extend(copies);
                     // One of them keeps the source, for the log.
-                    if let Some(first) = items.first() {
+                    if let Some(first) = part.first() {
                         answers.insert((statement.key)(first), Err(error));
                     }
                 }
             }
         }
-        answers
+    }
+
+    /// Runs a statement over items that succeed or fail together, and returns them with what
+    /// became of each.
+    async fn query_part<'a, T, K, V>(
+        &self,
+        statement: &BatchStatement<T, K, V>,
+        items: &'a [T],
+        is_part: bool,
+    ) -> (&'a [T], Result<Vec<(K, Result<V, Error>)>, Fault>) {
+        let columns = (statement.columns)(items);
+        let params: Vec<_> = columns.iter().map(|column| &**column as _).collect();
+        // A batch of one waits a little longer: it may be the table that is locked, for a moment.
+        let rows = match items {
+            [_] if !is_part => self.query(statement.sql, &params).await,
+            _ => self.query_at_once(statement.sql, &params).await,
+        };
+        let read = |row: &Row| {
+            let value = (statement.read)(row).map_err(Error::from);
+            Ok(((statement.read_key)(row)?, value))
+        };
+        let answer = rows.and_then(|rows| rows.iter().map(read).collect());
+        (items, answer)
     }
 
     /// Runs a statement once.

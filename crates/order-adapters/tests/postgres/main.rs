@@ -205,15 +205,18 @@ async fn empty_database() -> Result<TestDatabase, String> {
 }
 
 async fn fixture() -> Result<Fixture, String> {
-    let database = empty_database().await?;
+    Ok(fixture_on(empty_database().await?).await)
+}
+
+async fn fixture_on(database: TestDatabase) -> Fixture {
     let store = PostgresStore::connect(PostgresConfig::new(&database.url)).await;
     let (sql, connections) = raw_connection(&database.url).await;
-    Ok(Fixture {
+    Fixture {
         store: Arc::new(store.expect("an empty database can be used")),
         sql,
         _connection: connections,
         database,
-    })
+    }
 }
 
 async fn conforming() -> Option<Fixture> {

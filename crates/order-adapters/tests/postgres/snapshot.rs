@@ -62,7 +62,13 @@ async fn claims_read_no_dead_jobs_again() {
 
 #[tokio::test]
 async fn relay_reads_few_published_entries_again() {
-    let fixture = available!(fixture());
+    // A transaction of another test that writes would make the relay look further back.
+    let Ok(server) = PostgresServer::start(&[("fsync", "off")]).await else {
+        skip!("a PostgreSQL of its own");
+    };
+    let shared = postgres::SharedPostgres { url: server.url() };
+    let database = postgres::database(&shared).await.unwrap();
+    let fixture = fixture_on(database).await;
     let _held = hold_snapshot(&fixture).await;
     let publish_all = format!(
         "INSERT INTO event_outbox (order_id, version) \

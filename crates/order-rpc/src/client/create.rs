@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use order_core::{
     CallContext, Clock, CreateOrder, Deadline, Error, Receipt,
+    contention::{Contended, Subjects},
     group_commit::{GroupCommit, GroupCommitConfig, Lanes},
     wait_while_in_progress,
 };
@@ -40,6 +41,12 @@ pub(super) struct Creates {
 struct Wanted {
     ctx: CallContext,
     request: CreateOrder,
+}
+
+impl Contended for Wanted {
+    fn subjects(&self) -> Subjects {
+        self.request.subjects()
+    }
 }
 
 impl Creates {
