@@ -58,10 +58,7 @@ pub(super) async fn run(args: FleetArgs, release: bool) -> anyhow::Result<()> {
     };
     let database_url = postgres.url();
     let settings = &broker.settings;
-    let processor = |worker: &str| match &poison {
-        Some(poison) => poison.settings(worker),
-        None => Vec::new(),
-    };
+    let processor = |worker: &str| poison.iter().flat_map(|p| p.settings(worker)).collect();
     let mut fleet = Fleet::start(&programs, &database_url, settings, &front, processor).await?;
     let consumer = sink
         .as_ref()
