@@ -7,7 +7,7 @@ use order_testkit::server::postgres::PostgresServer;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
-use super::{QUIET, output, script};
+use super::{QUIET, cpu, output, script};
 use crate::system::{Sql, System};
 
 /// How long the rest may take to be processed after the last request.
@@ -46,6 +46,8 @@ pub(super) struct Load {
 pub(super) struct Round {
     /// Orders per second from POST to PROCESSED.
     pub(super) rate: f64,
+    /// Orders that were processed.
+    pub(super) n_orders: u32,
     /// How long clients waited, as text.
     pub(super) latency: String,
 }
@@ -58,10 +60,23 @@ pub(super) async fn split_on_postgres(
 ) -> anyhow::Result<(f64, String)> {
     let url = postgres.url();
     let system = System::start_split(programs, &url, &QUIET).await?;
+    let gateway = system.gateway.as_ref().context("no gateway")?.id()?;
+    let postgres = postgres.id().context("PostgreSQL is not running")?;
+    let processes = [gateway, system.service.id()?, postgres];
+    let before = processes.map(cpu::used);
     let round = measure(&url, system.http_port, load).await?;
+    let mut micros = [0.0; 3];
+    for ((micros, process), before) in micros.iter_mut().zip(processes).zip(before) {
+        let used = cpu::used(process)?.saturating_sub(before?);
+        *micros = used.as_secs_f64() * 1e6 / f64::from(round.n_orders);
+    }
+    let [gateway, service, postgres] = micros;
+    let cpu = format!(
+        "- processor time per order: gateway {gateway:.1} µs, service {service:.1} µs, PostgreSQL {postgres:.1} µs\n"
+    );
     let counters = counters(&url).await?;
     system.stop().await?;
-    Ok((round.rate, counters + &round.latency))
+    Ok((round.rate, counters + &round.latency + &cpu))
 }
 
 /// Loads a system that works on this database and serves HTTP at `http_port`, on tables that
@@ -88,8 +103,10 @@ pub(super) async fn measure(
         .query_one("SELECT count(*) FROM orders WHERE status = 3", &[])
         .await?
         .get(0);
-    report.check(u32::try_from(n_processed)?, load)?;
+    let n_orders = u32::try_from(n_processed)?;
+    report.check(n_orders, load)?;
     Ok(Round {
+        n_orders,
         rate: f64::from(report.created) / elapsed.as_secs_f64(),
         latency: report.latency,
     })

@@ -5,6 +5,7 @@
 //! Only ratios within one run mean anything on a shared machine, so the two sides take
 //! turns, and the median of the rounds is reported.
 
+mod cpu;
 mod idle;
 mod load;
 mod naive;
