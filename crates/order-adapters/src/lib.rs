@@ -7,7 +7,6 @@ pub mod fulfilment;
 pub mod kafka;
 #[cfg(feature = "kafka")]
 pub mod kafka_url;
-pub mod memory;
 mod open_orders;
 pub mod postgres;
 pub mod redis;

@@ -14,7 +14,6 @@ use std::{
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
-use order_adapters::memory::MemoryStore;
 use order_core::{
     Attempt, CallContext, CancelOrder, Cause, Clock, CreateOrder, Deadline, Effects, Error, IdGen,
     IdempotencyKey, Money, Order, OrderApi, OrderId, OrderQuery, OrderService, OrderServiceConfig,
@@ -26,6 +25,7 @@ use order_hub::{Hub, HubConfig};
 use order_testkit::{
     clock::SeededIds,
     fault::{FaultPlan, FaultStore},
+    memory::MemoryStore,
 };
 use order_worker::{WorkerConfig, WorkerDeps, WorkerPool};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};

@@ -15,7 +15,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use order_adapters::memory::MemoryStore;
 use order_core::{
     CallContext, Clock, CreateOrder, Deadline, Error, EventBus, IdempotencyKey, JobDispatch, Money,
     Order, OrderApi as _, OrderEvent, OrderEventStream, OrderId, OrderService, OrderServiceConfig,
@@ -25,6 +24,7 @@ use order_core::{
 use order_testkit::{
     clock::{RuntimeClock, SeededIds},
     fault::{FaultPlan, FaultStore},
+    memory::MemoryStore,
 };
 use tokio::task::JoinSet;
 use uuid::Uuid;

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use order_adapters::memory::{MemoryHintQueue, MemoryStore};
 use order_core::{EventOutbox, HintCapabilities, HintQueue, JobQueue, OrderId, OrderStore};
 use order_testkit::{
     clock::SimClock,
     conformance::{LEASE, Subject, hints::HintSubject, lease::check_lease_protocol},
+    memory::{MemoryHintQueue, MemoryStore},
 };
 use uuid::Uuid;
 
