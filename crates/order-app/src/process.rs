@@ -13,10 +13,10 @@ use std::{
 
 use anyhow::Context;
 use order_core::{Clock, IdGen, OrderApi};
+use order_edge::{ServeConfig, serve};
 use order_gateway::{
     admin::{self, Readiness},
     http::{self, HttpConfig, HttpDeps},
-    serve::{ServeConfig, serve},
     ws::{self, WsConfig, WsDeps},
 };
 use order_rpc::{RemoteOrderApi, RpcClientConfig, RpcServerConfig, RpcServerDeps, RunningLanes};
@@ -304,7 +304,6 @@ impl Process {
         config: &ServingConfig,
     ) -> anyhow::Result<()> {
         self.addrs.grpc = Some(listener.local_addr()?);
-        let listener = tokio::net::TcpListener::from_std(listener)?;
         let deps = RpcServerDeps {
             clock: Arc::clone(&self.clock),
             ids: Arc::clone(&self.ids),

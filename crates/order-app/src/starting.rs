@@ -10,10 +10,10 @@ use order_core::{
     OrderId, OrderPage, Receipt, RetryOrder, StreamTicket, TicketGrant, UpdateStatus, WatchOrder,
     WorkerApi,
 };
+use order_edge::{ServeConfig, serve};
 use order_gateway::{
     admin::{self, Readiness},
     http::HttpDeps,
-    serve::{ServeConfig, serve},
 };
 use order_rpc::{RpcServerConfig, RpcServerDeps};
 use tokio::task::JoinSet;
@@ -139,7 +139,6 @@ impl Starting {
             let router = admin::starting_router(readiness.clone());
             let config = ServeConfig {
                 drain_timeout: Duration::ZERO,
-                hands_port_over: true,
                 ..ServeConfig::new("starting")
             };
             let stop = stop.clone();
@@ -150,7 +149,7 @@ impl Starting {
             });
         }
         if let Some(listener) = grpc {
-            let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+            let listener = listener.try_clone()?;
             let deps = RpcServerDeps {
                 clock: Arc::clone(clock),
                 ids: Arc::clone(ids),

@@ -9,6 +9,4 @@ pub mod json {
     pub use crate::http::dto::{CauseBody, EventBody, OrderBody};
 }
 pub mod origin;
-pub mod serve;
-mod slots;
 pub mod ws;

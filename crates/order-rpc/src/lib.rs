@@ -10,7 +10,6 @@
 mod client;
 mod convert;
 mod executor;
-mod interceptor;
 mod server;
 pub mod status;
 

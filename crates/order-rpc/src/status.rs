@@ -13,6 +13,7 @@ use bytes::Bytes;
 use order_core::{BoxError, Error, OrderStatus, RequestId, SharedError, Violation};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
+use uuid::Uuid;
 
 pub use decode::from_status;
 
@@ -43,6 +44,11 @@ mod key {
     pub(super) const FIELDS: &str = "fields";
     pub(super) const WHAT: &str = "what";
     pub(super) const LIMIT: &str = "limit";
+}
+
+/// Stands in where the pipeline gave the request no id.
+pub(crate) fn unknown_request_id() -> RequestId {
+    RequestId::from_uuid(Uuid::nil())
 }
 
 /// Writes an error for a client. The error itself becomes the source of the status, for the
@@ -143,6 +149,16 @@ pub(crate) fn from_batch_status(status: BatchStatus) -> Error {
     from_status(Status::with_details(code, status.message, status.details))
 }
 
+/// The status of a message that is longer than allowed.
+pub(crate) fn too_long(request_bytes_max: usize, request_id: &RequestId) -> Status {
+    let error = Error::LimitExceeded {
+        what: "bytes per message".to_owned(),
+        limit: u64::try_from(request_bytes_max).unwrap_or(u64::MAX),
+    };
+    // The same message is as long at any time.
+    write(error, request_id, VIOLATION_BYTES_MAX, None)
+}
+
 /// Gives a refusal that tonic made before it reached the service the details that every
 /// status has. `None` if there is nothing to add.
 ///
@@ -167,14 +183,7 @@ pub(crate) fn complete_refusal(
             details.set_request_info(request_id.as_str(), "");
             Status::with_error_details(status.code(), status.message(), details)
         }
-        Code::OutOfRange => {
-            let error = Error::LimitExceeded {
-                what: "bytes per message".to_owned(),
-                limit: u64::try_from(request_bytes_max).unwrap_or(u64::MAX),
-            };
-            // The same message is as long at any time.
-            write(error, request_id, VIOLATION_BYTES_MAX, None)
-        }
+        Code::OutOfRange => too_long(request_bytes_max, request_id),
         Code::Internal => to_status(
             Error::invalid("request", "is not a message of this method"),
             request_id,

@@ -6,11 +6,9 @@
 //!
 //! Each answered API request is one line of the log with the target `http_access`.
 
-mod access_log;
-mod admission;
-mod body;
 pub(crate) mod dto;
 mod etag;
+mod exchange;
 mod fields;
 mod media;
 pub(crate) mod operation;
@@ -18,7 +16,6 @@ mod pages;
 mod prefer;
 pub(crate) mod problem;
 pub(crate) mod query;
-pub(crate) mod request_id;
 mod rfc3339;
 mod routes;
 mod sse;
@@ -31,11 +28,12 @@ use axum::{
     routing::{get, post},
 };
 use order_core::{CallContext, Clock, Deadline, Error, IdGen, OrderApi, RequestId, TraceParent};
+use order_edge::admission::Admission;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    admission::Admission,
+    exchange::admission_config,
     operation::{Frame, Operation},
     routes::{
         cancel_order::cancel_order, create_order::create_order,
@@ -110,7 +108,7 @@ impl Default for HttpConfig {
 /// The REST API, with `/livez` and `/readyz` for whoever can reach no other listener.
 pub fn router(deps: HttpDeps, readiness: Readiness, mut config: HttpConfig) -> Router {
     let origins = std::mem::take(&mut config.allowed_origins);
-    let frame = Frame::limited(&deps, Admission::new(&config));
+    let frame = Frame::limited(&deps, Admission::new(&admission_config(&config)));
     let gateway = Arc::new(Gateway::new(deps, config));
     let documents = if gateway.config.docs {
         pages::document_routes(&frame)

@@ -1,50 +1,24 @@
-//! What surrounds each handler: the request id, the limit on requests in flight, the net
-//! under panics, the headers that every answer has, and the access log.
+//! A handler as one entry of the router.
 //!
-//! One [`Operation`] is one entry of the router and the only layer there is, so a request
+//! One [`Operation`] is the only layer there is on this side of the pipeline, so a request
 //! costs one boxed future however much is done around its handler.
 
-use std::{
-    any::Any, convert::Infallible, net::IpAddr, panic::AssertUnwindSafe, pin::Pin, sync::Arc,
-    time::Duration,
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
-use axum::{
-    body::{Body, HttpBody as _},
-    extract::Request,
-    handler::Handler,
-    response::Response,
-};
+use axum::{body::Body, extract::Request, handler::Handler, response::Response};
 use bytes::Bytes;
-use futures_util::{FutureExt as _, stream};
-use http::{
-    HeaderMap, HeaderValue, StatusCode, Version,
-    header::{CACHE_CONTROL, CONNECTION, ETAG, X_CONTENT_TYPE_OPTIONS},
-    request::Parts,
-};
+use http::request::Parts;
 use order_core::{Clock, Error, IdGen, RequestId, TraceParent};
+use order_edge::{
+    admission::Admission,
+    pipeline::{self, Class, Content, Facts, Pipeline},
+};
 
 use super::{
     HttpDeps,
-    access_log::{Line, client_of},
-    admission::Admission,
-    media::{self, EVENT_STREAM, JSON},
+    exchange::HttpExchange,
     problem::{Problem, ProtocolError},
-    request_id,
-    routes::IDEMPOTENCY_KEY,
-    sse,
 };
-use crate::slots::Slot;
-
-/// Refusals that may be over soon.
-const TEMPORARY: [StatusCode; 3] = [
-    StatusCode::TOO_MANY_REQUESTS,
-    StatusCode::SERVICE_UNAVAILABLE,
-    StatusCode::GATEWAY_TIMEOUT,
-];
-
-/// Refusals of a body that has not been read to its end.
-const LEAVES_BODY: [StatusCode; 2] = [StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE];
 
 /// A request on its way to a handler.
 pub(crate) struct Call {
@@ -56,14 +30,22 @@ pub(crate) struct Call {
     pub(crate) body: Bytes,
 }
 
-/// What the operations of one router share.
-pub(crate) struct Frame {
-    ids: Arc<dyn IdGen>,
-    clock: Arc<dyn Clock>,
-    /// `None` for what is answered under any load: probes, and what has limits of its own.
-    admission: Option<Admission>,
-    is_logged: bool,
+impl From<pipeline::Call<Body>> for Call {
+    fn from(call: pipeline::Call<Body>) -> Self {
+        Self {
+            request_id: call.request_id,
+            trace_parent: call.trace_parent,
+            parts: call.parts,
+            body: match call.content {
+                Content::Whole(body) => body,
+                Content::Unread(_) => Bytes::new(),
+            },
+        }
+    }
 }
+
+/// What the operations of one router share.
+pub(crate) struct Frame(Pipeline);
 
 impl Frame {
     /// A frame for the API.
@@ -87,154 +69,14 @@ impl Frame {
         admission: Option<Admission>,
         is_logged: bool,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self(Pipeline {
             ids: Arc::clone(ids),
             clock: Arc::clone(clock),
             admission,
+            deadlines: None,
             is_logged,
-        })
+        }))
     }
-
-    /// Waits for the body, if the operation reads it, and takes a place.
-    async fn admit(
-        &self,
-        reads_body: bool,
-        parts: &Parts,
-        body: Body,
-    ) -> Result<(Bytes, Option<Slot>), Problem> {
-        let Some(admission) = &self.admission else {
-            return Ok((Bytes::new(), None));
-        };
-        // Requests without an address count as one address.
-        let client = client_of(parts).map_or(IpAddr::from([0; 4]), |client| client.ip());
-        if !reads_body {
-            return Ok((Bytes::new(), Some(admission.admit(client)?)));
-        }
-        let (body, slot) = admission.receive(client, body).await?;
-        Ok((body, Some(slot)))
-    }
-
-    async fn answer<Fut>(
-        &self,
-        facts: Facts,
-        request: Request,
-        handle: impl FnOnce(Call) -> Fut,
-    ) -> Response
-    where
-        Fut: Future<Output = Result<Response, Problem>>,
-    {
-        let (parts, body) = request.into_parts();
-        let request_id = request_id::accept(&parts.headers, &*self.ids);
-        let trace_parent = trace_parent(&parts.headers);
-        let named = (&request_id, trace_parent.as_ref());
-        let line = self
-            .is_logged
-            .then(|| Line::new(facts.name, &parts, &self.clock, named));
-        let version = parts.version;
-        // A key that an operation does not know is refused by it.
-        let is_idempotent = facts.is_idempotent
-            || parts.method.is_safe()
-            || parts.headers.contains_key(IDEMPOTENCY_KEY);
-        let is_stream = facts.may_stream && wants_stream(&parts.headers);
-        let mut slot = None;
-        let answered = async {
-            let (body, taken) = self.admit(facts.reads_body, &parts, body).await?;
-            slot = taken;
-            let call = Call {
-                request_id: request_id.clone(),
-                trace_parent: trace_parent.clone(),
-                parts,
-                body,
-            };
-            // A handler shares nothing with others that a panic could leave half done.
-            AssertUnwindSafe(handle(call))
-                .catch_unwind()
-                .await
-                .unwrap_or_else(|panic| Err(panicked(&*panic).into()))
-        };
-        let mut response = answered.await.unwrap_or_else(|problem| {
-            let refusal = problem.into_response(&request_id, trace_parent.as_ref(), is_idempotent);
-            if is_stream && TEMPORARY.contains(&refusal.status()) {
-                return sse::come_back_later(&refusal, &request_id);
-            }
-            refusal
-        });
-        complete(&mut response, version);
-        request_id::echo(&request_id, response.headers_mut());
-        match line {
-            Some(line) => keep(response, line, slot),
-            None => response,
-        }
-    }
-}
-
-/// Keeps the line of an answer open, and the place of its request, until the answer is gone. A
-/// stream of events, which ends at some time, has a limit of its own.
-fn keep(response: Response, line: Line, slot: Option<Slot>) -> Response {
-    let (parts, body) = response.into_parts();
-    let slot = slot.filter(|_| body.size_hint().exact().is_some());
-    let body = line.answered(parts.status, body, slot);
-    Response::from_parts(parts, body)
-}
-
-/// Adds what every answer has.
-fn complete(response: &mut Response, version: Version) {
-    let status = response.status();
-    if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        // An empty body of known length would be announced as `Content-Length: 0`, which
-        // these answers must not have (RFC 9110 §8.6).
-        *response.body_mut() = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
-    }
-    let headers = response.headers_mut();
-    // What has a validator may be kept by the client, which asks each time whether it changed.
-    let is_kept =
-        headers.contains_key(ETAG) && (status.is_success() || status == StatusCode::NOT_MODIFIED);
-    let caching = if is_kept {
-        "private, no-cache"
-    } else {
-        "no-store"
-    };
-    headers
-        .entry(CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static(caching));
-    // The rest of the body is not read, so the connection cannot be used again.
-    if version <= Version::HTTP_11 && LEAVES_BODY.contains(&status) {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-}
-
-fn wants_stream(headers: &HeaderMap) -> bool {
-    media::negotiate(headers, &[JSON, EVENT_STREAM]).is_ok_and(|chosen| chosen == EVENT_STREAM)
-}
-
-/// The position in a trace that the client sent. One that is not valid counts as absent, and
-/// so do several (W3C Trace Context §3.2 and §4.3).
-fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
-    let mut values = headers.get_all("traceparent").iter();
-    let value = values.next().filter(|_| values.next().is_none())?;
-    TraceParent::parse(value.to_str().ok()?)
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> Error {
-    let message = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message");
-    Error::internal(format!("the handler panicked: {message}"))
-}
-
-/// What never changes about an operation.
-#[derive(Clone, Copy)]
-struct Facts {
-    /// Its name in the log.
-    name: &'static str,
-    /// Whether it has no effect the second time, also without a key.
-    is_idempotent: bool,
-    reads_body: bool,
-    /// Whether it can answer with a stream of events.
-    may_stream: bool,
 }
 
 /// A handler in its [`Frame`].
@@ -253,12 +95,7 @@ impl<S, Fut> Operation<S, Fut> {
         handle: fn(Arc<S>, Call) -> Fut,
     ) -> Self {
         Self {
-            facts: Facts {
-                name,
-                is_idempotent: false,
-                reads_body: false,
-                may_stream: false,
-            },
+            facts: Facts::new(name),
             frame: Arc::clone(frame),
             state: Arc::clone(state),
             handle,
@@ -277,9 +114,10 @@ impl<S, Fut> Operation<S, Fut> {
         self
     }
 
-    /// An operation that has the body of its request.
+    /// An operation that has the body of its request, and writes.
     pub(crate) fn with_body(mut self) -> Self {
         self.facts.reads_body = true;
+        self.facts.class = Class::Write;
         self
     }
 }
@@ -308,9 +146,10 @@ where
                 state,
                 handle,
             } = self;
-            frame
-                .answer(facts, request, |call| handle(state, call))
-                .await
+            let run = frame
+                .0
+                .run::<HttpExchange, _, _>(&facts, request, |call| handle(state, call.into()));
+            run.await.map(Body::new)
         })
     }
 }

@@ -4,9 +4,9 @@
 //! run on the tracker that shutdown waits for, and because the socket itself is needed to
 //! tell errors apart and to close without a reset.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
-use axum::{body::Body, extract::ConnectInfo, response::Response};
+use axum::{body::Body, response::Response};
 use http::{
     HeaderMap, HeaderValue, Request,
     header::{CONNECTION, SEC_WEBSOCKET_PROTOCOL},
@@ -53,8 +53,8 @@ pub(super) async fn upgrade(shared: Arc<Shared>, call: Call) -> Result<Response,
         .ok_or(ProtocolError::UpgradeRequired)?;
     let address = request
         .extensions()
-        .get::<ConnectInfo<SocketAddr>>()
-        .map(|ConnectInfo(address)| address.ip());
+        .get::<Arc<order_edge::Connection>>()
+        .map(|connection| connection.peer.ip());
     let mut admitted = shared.admission.admit(address)?;
     // The sessions of the hub are a limit of the process, not of this client.
     let (mut session, inbox) = shared.hub.session().map_err(|error| match error {

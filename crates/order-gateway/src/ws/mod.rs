@@ -163,7 +163,7 @@ impl Shared {
 }
 
 /// The endpoint as a router. The address of a client is taken from
-/// [`ConnectInfo`](axum::extract::ConnectInfo); without it only the total is limited.
+/// [`Connection`](order_edge::Connection); without it only the total is limited.
 pub fn router(deps: WsDeps) -> Router {
     let WsDeps {
         hub,

@@ -3,10 +3,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use order_core::OrderStatus;
-use order_gateway::{
-    http::HttpConfig,
-    serve::{ServeConfig, ServeError, serve},
-};
+use order_edge::{ServeConfig, ServeError, serve};
+use order_gateway::http::HttpConfig;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

@@ -1,11 +1,13 @@
 //! Requests that would keep out others.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
-use axum::{Router, body::Body, extract::ConnectInfo};
+use axum::{Router, body::Body};
 use futures_util::{StreamExt as _, poll, stream};
 use http::{Request, Response, StatusCode};
+use order_edge::Connection;
 use order_gateway::http::HttpConfig;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::support::{KNOWN, app, post, request};
@@ -23,8 +25,11 @@ async fn send(app: &Router, request: Request<Body>) -> Response<Body> {
 }
 
 fn from(address: &str, mut request: Request<Body>) -> Request<Body> {
-    let address: SocketAddr = address.parse().expect("an address");
-    request.extensions_mut().insert(ConnectInfo(address));
+    let connection = Connection {
+        peer: address.parse().expect("an address"),
+        draining: CancellationToken::new(),
+    };
+    request.extensions_mut().insert(Arc::new(connection));
     request
 }
 

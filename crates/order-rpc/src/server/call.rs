@@ -6,9 +6,12 @@ use order_core::{CallContext, Deadline, Error, RequestId};
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use crate::{RESPONSE_BYTES_MAX, convert, interceptor::unknown_request_id, status::to_status};
+use crate::{
+    RESPONSE_BYTES_MAX, convert,
+    status::{to_status, unknown_request_id},
+};
 
-/// What the interceptors found out about the call.
+/// What the pipeline found out about the call.
 pub(super) fn context<T>(request: &Request<T>) -> CallContext {
     let extensions = request.extensions();
     CallContext {

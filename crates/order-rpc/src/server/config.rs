@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use order_edge::{ServeConfig, serve::ConnectionAge};
+
+/// How long a client may send nothing but pings: longer than a connection lives.
+const IDLE_TIMEOUT: Duration = Duration::from_hours(24);
+
 /// The limits of a server. The defaults suit a service behind a gateway that sends all its
 /// traffic over a few connections.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +21,7 @@ pub struct RpcServerConfig {
     /// Calls of workers that wait for a job; one more is refused with `OVERLOADED`. They are
     /// not counted among the calls above.
     pub leases_max: usize,
-    /// Connections; one more waits to be accepted.
+    /// Connections; one more is closed at once.
     pub connections_max: usize,
     /// Watch streams; one more is refused with `OVERLOADED`.
     pub watches_max: usize,
@@ -69,6 +74,29 @@ impl Default for RpcServerConfig {
             readiness_interval: Duration::from_secs(1),
             reflection: true,
             drain_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+impl RpcServerConfig {
+    pub(super) fn listener(&self) -> ServeConfig {
+        ServeConfig {
+            header_len_max: usize::try_from(self.header_bytes_max).unwrap_or(usize::MAX),
+            idle_timeout: IDLE_TIMEOUT,
+            http2_streams_max: self.streams_per_connection_max,
+            http2_keepalive_interval: self.keepalive_interval,
+            http2_keepalive_timeout: self.keepalive_timeout,
+            connections_max: self.connections_max,
+            connections_per_address_max: self.connections_max,
+            drain_timeout: self.drain_timeout,
+            age: Some(ConnectionAge {
+                max: self.connection_age_max,
+                grace: self.connection_grace,
+            }),
+            http2_only: true,
+            http2_connection_window: Some(self.connection_window_bytes),
+            http2_stream_window: Some(self.stream_window_bytes),
+            ..ServeConfig::new("grpc")
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use order_core::{
     CallContext, Clock, Error, IdempotencyKey, ListOrders, OrderApi, PageSize, TicketGrant, UserId,
 };
+use order_edge::{Connection, pipeline::StreamDeadline};
 use tokio::sync::Semaphore;
 use tonic::{
     Request, Response, Status,
@@ -19,7 +20,6 @@ use super::{
 };
 use crate::{
     IDEMPOTENCY_KEY_HEADER, IDEMPOTENT_REPLAYED_HEADER, RESPONSE_BYTES_MAX, convert,
-    interceptor::{Connection, deadline::StreamDeadline},
     proto::{self, order_service_server::OrderService},
 };
 

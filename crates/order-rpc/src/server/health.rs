@@ -11,7 +11,7 @@ use tonic_health::{
     server::{HealthReporter, health_reporter},
 };
 
-use crate::{SERVICE_NAME, WORKER_SERVICE_NAME, interceptor::unknown_request_id};
+use crate::{SERVICE_NAME, WORKER_SERVICE_NAME, status::unknown_request_id};
 
 /// How long one look at the API may take. Slower is not ready.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);

@@ -7,6 +7,7 @@ use order_core::{
     CallContext, Clock, Completed, Error, JobReport, JobToken, LeaseJobs, LeasedJob, Outcome,
     WorkerApi,
 };
+use order_edge::Connection;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -14,7 +15,6 @@ use tonic::{Request, Response, Status};
 use super::call::{answer, context, log_failures, n_fitting};
 use crate::{
     convert,
-    interceptor::Connection,
     proto::{self, report_result, worker_service_server::WorkerService},
     status::to_batch_status,
 };

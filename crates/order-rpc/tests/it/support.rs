@@ -178,6 +178,7 @@ impl TestServer {
             workers,
             leaving: leaving.clone(),
         };
+        let listener = listener.into_std().expect("a socket");
         let serving = serve(listener, Arc::clone(&api) as _, config, deps, stop.clone());
         let task = TaskTracker::new().spawn(async move {
             serving.await.expect("the listener works");

@@ -5,17 +5,20 @@
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
-    extract::{ConnectInfo, Request},
+    extract::Request,
     http::{StatusCode, header},
     response::{IntoResponse as _, Response},
     routing::get,
 };
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
+use http::HeaderMap;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use hyper_util::rt::TokioIo;
-use order_gateway::serve::{ServeConfig, ServeError, serve};
+use order_edge::{Connection, ServeConfig, ServeError, serve};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -60,7 +63,7 @@ fn app(gate: &Gate) -> Router {
     Router::new()
         .route(
             "/",
-            get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }),
+            get(|peer: Extension<Arc<Connection>>| async move { peer.peer.to_string() }),
         )
         .route(
             "/slow",
@@ -395,4 +398,130 @@ async fn request_that_outlives_the_drain_is_cut() {
     server.stop.cancel();
     server.stopped().await;
     assert_eq!(read_to_end(&mut connection).await, "");
+}
+
+/// An answer that the client of [`http2_stream_without_window_is_ended`] does not take.
+#[derive(Clone, Copy, Debug)]
+enum Unread {
+    Endless,
+    Long,
+    Trailers,
+}
+
+#[tokio::test]
+async fn http2_stream_without_window_is_ended() {
+    for (unread, window) in [
+        (Unread::Endless, 0),
+        (Unread::Endless, 1),
+        (Unread::Long, 0),
+        (Unread::Long, 1),
+        (Unread::Long, 70_000),
+        (Unread::Trailers, 0),
+    ] {
+        let held = Arc::new(());
+        let service = holding(&held, unread);
+        let n_holders = Arc::strong_count(&held);
+        let config = ServeConfig {
+            write_timeout: SHORT,
+            ..patient()
+        };
+        let (address, _running) = start(service, config);
+        let tcp = TcpStream::connect(address).await.expect("a connection");
+        let mut handshake = h2::client::Builder::new();
+        handshake.initial_window_size(window);
+        let (sender, connection) = handshake.handshake::<_, Bytes>(tcp).await.expect("HTTP/2");
+        let mut driver = JoinSet::new();
+        // How it ends is seen by the calls on it.
+        driver.spawn(async { drop(connection.await) });
+        let mut sender = sender.ready().await.expect("open");
+        let request = http::Request::get("http://x/").body(()).expect("valid");
+        let (response, _) = sender.send_request(request, true).expect("sent");
+        let mut body = response.await.expect("an answer").into_body();
+
+        let ended = async { while let Some(Ok(_)) = body.data().await {} };
+        timeout(PATIENCE, ended)
+            .await
+            .unwrap_or_else(|_| panic!("{unread:?} with a window of {window} goes on"));
+
+        let let_go = async {
+            while Arc::strong_count(&held) > n_holders {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, let_go).await.expect("the answer is gone");
+        // The connection goes on.
+        let sender = sender.ready().await.expect("open");
+        drop(sender);
+    }
+}
+
+/// Answers with a body that holds a clone of `held` until it is dropped.
+fn holding(held: &Arc<()>, unread: Unread) -> Router {
+    let held = Arc::clone(held);
+    Router::new().fallback(async move || {
+        let held = Arc::clone(&held);
+        let chunk = Bytes::from(vec![b'x'; 1024 * 1024]);
+        match unread {
+            Unread::Endless => Body::from_stream(stream::repeat(()).map(move |()| {
+                let _held = &held;
+                Ok::<_, Infallible>(chunk.clone())
+            })),
+            Unread::Long => Body::from_stream(stream::iter([chunk]).map(move |chunk| {
+                let _held = &held;
+                Ok::<_, Infallible>(chunk)
+            })),
+            Unread::Trailers => {
+                let frames = [Frame::data(chunk), Frame::trailers(HeaderMap::new())];
+                let frames = stream::iter(frames).map(move |frame| {
+                    let _held = &held;
+                    Ok::<_, Infallible>(frame)
+                });
+                Body::new(StreamBody::new(frames))
+            }
+        }
+    })
+}
+
+fn start(router: Router, config: ServeConfig) -> (SocketAddr, JoinSet<Result<(), ServeError>>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let mut running = JoinSet::new();
+    running.spawn(serve(listener, router, config, CancellationToken::new()));
+    (address, running)
+}
+
+#[tokio::test]
+async fn quiet_http2_streams_and_connections_are_left_alone() {
+    let config = ServeConfig {
+        header_timeout: SHORT,
+        write_timeout: SHORT,
+        http2_only: true,
+        ..patient()
+    };
+    let quiet = Router::new().fallback(async || Body::from_stream(quiet_then_done()));
+    let (address, _running) = start(quiet, config);
+    let tcp = TcpStream::connect(address).await.expect("a connection");
+    let (sender, connection) = h2::client::handshake(tcp).await.expect("HTTP/2");
+    let mut driver = JoinSet::new();
+    driver.spawn(async { drop(connection.await) });
+    let mut sender = sender.ready().await.expect("open");
+    // The client has opened the connection and asks for nothing yet.
+    tokio::time::sleep(3 * SHORT).await;
+    let request = http::Request::get("http://x/").body(()).expect("valid");
+    let (response, _) = sender.send_request(request, true).expect("sent");
+    let mut body = response.await.expect("an answer").into_body();
+    let mut text = Vec::new();
+    while let Some(part) = timeout(PATIENCE, body.data()).await.expect("in time") {
+        text.extend_from_slice(&part.expect("not reset"));
+    }
+    assert_eq!(text, b"firstlast");
+}
+
+/// Is silent in the middle for longer than a peer may block.
+fn quiet_then_done() -> impl futures_util::Stream<Item = Result<&'static str, Infallible>> + Send {
+    let last = stream::once(async {
+        tokio::time::sleep(3 * SHORT).await;
+        Ok("last")
+    });
+    stream::iter([Ok("first")]).chain(last)
 }

@@ -8,33 +8,27 @@
 //! only when the stream would wait.
 
 use std::{
-    future::{Ready, ready},
     io::{self, IoSlice},
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, ready as ready_or_return},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use axum_server::accept::Accept;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header::CONNECTION};
-use http_body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
+use crate::slots::Slot;
+use http::Version;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep},
 };
-use tower::Service;
-
-use crate::slots::{Slot, Slots};
 
 /// How long a connection with nothing in flight may hold up a drain: one round trip in
 /// which an HTTP/2 peer acknowledges the GOAWAY, so that it knows which of its requests
-/// were taken. hyper alone would wait for ever for a peer that never answers.
+/// were taken. hyper alone would wait forever for a peer that never answers.
 const GOAWAY_GRACE: Duration = Duration::from_millis(500);
 
 /// The times a connection is granted.
@@ -44,6 +38,7 @@ pub(super) struct ConnectionLimits {
     pub(super) header: Duration,
     pub(super) idle: Duration,
     pub(super) write: Duration,
+    pub(super) is_http2_only: bool,
 }
 
 impl ConnectionLimits {
@@ -62,56 +57,6 @@ pub(super) struct Stopping {
     pub(super) is_draining: AtomicBool,
 }
 
-/// Turns accepted sockets into watched connections, or refuses them.
-#[derive(Clone)]
-pub(super) struct ConnectionAcceptor {
-    limits: ConnectionLimits,
-    slots: Slots,
-    stopping: Arc<Stopping>,
-}
-
-impl ConnectionAcceptor {
-    pub(super) fn new(limits: ConnectionLimits, slots: Slots, stopping: Arc<Stopping>) -> Self {
-        Self {
-            limits,
-            slots,
-            stopping,
-        }
-    }
-
-    fn watch(&self, tcp: TcpStream) -> io::Result<WatchedStream> {
-        let slot = self
-            .slots
-            .try_take(tcp.peer_addr()?.ip())
-            .ok_or_else(|| io::Error::other("too many connections"))?;
-        tcp.set_nodelay(true)?;
-        Ok(WatchedStream {
-            tcp,
-            progress: Arc::new(Progress::new(Instant::now(), Arc::clone(&self.stopping))),
-            timer: Box::pin(tokio::time::sleep(
-                self.limits.first_byte.min(self.limits.look_interval()),
-            )),
-            limits: self.limits,
-            cut_at: None,
-            blocked_since: None,
-            _slot: slot,
-        })
-    }
-}
-
-impl<S> Accept<TcpStream, S> for ConnectionAcceptor {
-    type Stream = WatchedStream;
-    type Service = WatchedService<S>;
-    type Future = Ready<io::Result<(Self::Stream, Self::Service)>>;
-
-    fn accept(&self, tcp: TcpStream, inner: S) -> Self::Future {
-        ready(self.watch(tcp).map(|stream| {
-            let progress = Arc::clone(&stream.progress);
-            (stream, WatchedService { inner, progress })
-        }))
-    }
-}
-
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -125,11 +70,16 @@ enum Phase {
     Upgraded,
 }
 
+/// The bytes of the shortest opening of an HTTP/2 connection: the preface and empty settings.
+const HTTP2_OPENING_LEN: usize = 24 + 9;
+
 /// What stream and service know together. The lock is taken a few times per request and
 /// hardly ever contended.
-struct Progress {
+pub(super) struct Progress {
     state: Mutex<State>,
     stopping: Arc<Stopping>,
+    /// An HTTP/2 connection without a request is idle once it is open, and no slow head.
+    is_http2_only: bool,
 }
 
 struct State {
@@ -137,19 +87,23 @@ struct State {
     since: Instant,
     n_in_flight: usize,
     is_http2: bool,
+    /// The bytes that came before the first request, roughly.
+    n_opening: usize,
 }
 
 impl Progress {
-    fn new(now: Instant, stopping: Arc<Stopping>) -> Self {
+    fn new(now: Instant, stopping: Arc<Stopping>, is_http2_only: bool) -> Self {
         let state = State {
             phase: Phase::Silent,
             since: now,
             n_in_flight: 0,
-            is_http2: false,
+            is_http2: is_http2_only,
+            n_opening: 0,
         };
         Self {
             state: Mutex::new(state),
             stopping,
+            is_http2_only,
         }
     }
 
@@ -160,11 +114,11 @@ impl Progress {
 
     /// Whether the answer that begins now is the last on its connection. HTTP/2 has GOAWAY
     /// for that.
-    fn is_last_answer(&self) -> bool {
+    pub(super) fn is_last_answer(&self) -> bool {
         self.stopping.is_lingering.load(Ordering::Acquire) && !self.lock().is_http2
     }
 
-    fn on_bytes(&self) {
+    fn on_bytes(&self, n_bytes: usize) {
         let mut state = self.lock();
         let begins_head = match state.phase {
             Phase::Silent => true,
@@ -176,22 +130,34 @@ impl Progress {
             state.phase = Phase::Head;
             state.since = Instant::now();
         }
+        if self.is_http2_only && state.phase == Phase::Head {
+            state.n_opening = state.n_opening.saturating_add(n_bytes);
+            if state.n_opening >= HTTP2_OPENING_LEN {
+                state.phase = Phase::Idle;
+            }
+        }
     }
 
-    fn on_request(self: &Arc<Self>, version: Version) -> InFlight {
+    pub(super) fn on_request(self: &Arc<Self>, version: Version) -> InFlight {
         let mut state = self.lock();
         state.n_in_flight += 1;
         state.is_http2 = version == Version::HTTP_2;
         InFlight(Arc::clone(self))
     }
 
-    fn on_upgrade(&self) {
+    pub(super) fn on_upgrade(&self) {
         self.lock().phase = Phase::Upgraded;
     }
 }
 
 /// A request that is not answered to the end. Dropping it says that it is.
-struct InFlight(Arc<Progress>);
+pub(super) struct InFlight(Arc<Progress>);
+
+impl InFlight {
+    pub(super) fn progress(&self) -> &Progress {
+        &self.0
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -224,7 +190,7 @@ impl State {
 /// A socket that ends itself when its peer is too slow.
 pub(super) struct WatchedStream {
     tcp: TcpStream,
-    progress: Arc<Progress>,
+    pub(super) progress: Arc<Progress>,
     timer: Pin<Box<Sleep>>,
     limits: ConnectionLimits,
     /// When the drain ends this connection; set when the drain is first seen.
@@ -235,6 +201,27 @@ pub(super) struct WatchedStream {
 }
 
 impl WatchedStream {
+    pub(super) fn new(
+        tcp: TcpStream,
+        slot: Slot,
+        limits: ConnectionLimits,
+        stopping: &Arc<Stopping>,
+    ) -> Self {
+        let now = Instant::now();
+        let progress = Progress::new(now, Arc::clone(stopping), limits.is_http2_only);
+        Self {
+            tcp,
+            progress: Arc::new(progress),
+            timer: Box::pin(tokio::time::sleep(
+                limits.first_byte.min(limits.look_interval()),
+            )),
+            limits,
+            cut_at: None,
+            blocked_since: None,
+            _slot: slot,
+        }
+    }
+
     /// Waits for the deadline of what the connection is doing now.
     fn poll_deadline<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if self.cut_at.is_none() && self.progress.stopping.is_draining.load(Ordering::Acquire) {
@@ -298,8 +285,9 @@ impl AsyncRead for WatchedStream {
         let len_before = buffer.filled().len();
         match Pin::new(&mut self.tcp).poll_read(cx, buffer) {
             Poll::Ready(result) => {
-                if buffer.filled().len() > len_before {
-                    self.progress.on_bytes();
+                let n_bytes = buffer.filled().len() - len_before;
+                if n_bytes > 0 {
+                    self.progress.on_bytes(n_bytes);
                 }
                 Poll::Ready(result)
             }
@@ -337,96 +325,5 @@ impl AsyncWrite for WatchedStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
-}
-
-/// A service that tells the stream below it about requests.
-#[derive(Clone)]
-pub(super) struct WatchedService<S> {
-    inner: S,
-    progress: Arc<Progress>,
-}
-
-impl<S, RequestBody, B> Service<Request<RequestBody>> for WatchedService<S>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>>,
-{
-    type Response = Response<WatchedBody<B>>;
-    type Error = S::Error;
-    type Future = WatchedFuture<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let in_flight = self.progress.on_request(request.version());
-        WatchedFuture {
-            inner: self.inner.call(request),
-            in_flight: Some(in_flight),
-        }
-    }
-}
-
-pin_project! {
-    /// The answer to one request, on its way.
-    pub(super) struct WatchedFuture<F> {
-        #[pin]
-        inner: F,
-        in_flight: Option<InFlight>,
-    }
-}
-
-impl<F, B, E> Future for WatchedFuture<F>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-{
-    type Output = Result<Response<WatchedBody<B>>, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let mut response = ready_or_return!(this.inner.poll(cx))?;
-        let in_flight = this.in_flight.take();
-        if let Some(InFlight(progress)) = &in_flight {
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                progress.on_upgrade();
-            } else if progress.is_last_answer() {
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(CONNECTION, close);
-            }
-        }
-        Poll::Ready(Ok(response.map(|inner| WatchedBody {
-            inner,
-            _in_flight: in_flight,
-        })))
-    }
-}
-
-pin_project! {
-    /// The body of an answer; the request is in flight until it is dropped.
-    pub(super) struct WatchedBody<B> {
-        #[pin]
-        inner: B,
-        _in_flight: Option<InFlight>,
-    }
-}
-
-impl<B: Body> Body for WatchedBody<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        self.project().inner.poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }

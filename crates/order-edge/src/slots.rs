@@ -8,7 +8,7 @@ use std::{
 
 /// The places for the connections of a listener, or for requests.
 #[derive(Clone)]
-pub(crate) struct Slots(Arc<Shared>);
+pub struct Slots(Arc<Shared>);
 
 struct Shared {
     total_max: usize,
@@ -23,7 +23,9 @@ struct Held {
 }
 
 impl Slots {
-    pub(crate) fn new(total_max: usize, per_address_max: usize) -> Self {
+    /// At most `total_max` slots, and `per_address_max` of them for one IPv4 address or one IPv6
+    /// /64 network.
+    pub fn new(total_max: usize, per_address_max: usize) -> Self {
         Self(Arc::new(Shared {
             total_max,
             per_address_max,
@@ -31,11 +33,16 @@ impl Slots {
         }))
     }
 
-    /// Takes a place for somebody at `address`; `None` if there is none left.
-    pub(crate) fn try_take(&self, address: IpAddr) -> Option<Slot> {
+    /// Takes a slot for a client at `address`; `None` if there is none left.
+    pub fn try_take(&self, address: IpAddr) -> Option<Slot> {
+        self.try_take_sparing(address, 0)
+    }
+
+    /// Takes a slot and leaves at least `n_spared` of all slots to others.
+    pub fn try_take_sparing(&self, address: IpAddr, n_spared: usize) -> Option<Slot> {
         let address = network(address);
         let mut held = self.0.lock();
-        if held.total >= self.0.total_max {
+        if held.total >= self.0.total_max.saturating_sub(n_spared) {
             return None;
         }
         let n_here = held.by_address.entry(address).or_default();
@@ -59,7 +66,7 @@ impl Shared {
 }
 
 /// One place. Dropping it gives it back.
-pub(crate) struct Slot {
+pub struct Slot {
     shared: Arc<Shared>,
     address: IpAddr,
 }
@@ -79,7 +86,7 @@ impl Drop for Slot {
 
 /// What counts as one place: an IPv4 address, or the /64 network that one IPv6 customer
 /// gets and can pick any address from.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         v4 @ IpAddr::V4(_) => v4,
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),

@@ -1,0 +1,16 @@
+//! The edge of every process that listens: one server loop and one pipeline around each call.
+//!
+//! [`serve`](mod@serve) owns sockets: how many connections, how slow, how idle, how old, and how
+//! they end. [`pipeline`] owns calls: ids, deadlines, admission, panics and the access log. Both
+//! know HTTP messages only; how a transport answers and logs is its [`pipeline::Exchange`].
+
+pub mod admission;
+mod answer;
+mod body;
+mod correlation;
+pub mod pipeline;
+pub mod serve;
+pub mod slots;
+
+pub use answer::Answer;
+pub use serve::{Connection, ServeConfig, ServeError, serve};

@@ -1,0 +1,357 @@
+//! What surrounds every call of every transport: request id, trace, deadline, admission, the net
+//! under panics, the headers that every answer has, and the access log.
+//!
+//! In this order: the id and the trace are read, the body is read, a slot is taken, the handler
+//! runs, its answer is weighed. Slot and weight are held, and the line of the log is open, until
+//! the body of the answer is gone. [`Pipeline::run`] is one future, which its caller boxes.
+
+use std::{
+    future::poll_fn,
+    net::{IpAddr, SocketAddr},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::{HeaderMap, Request, Response, request::Parts};
+use http_body::{Body, Frame};
+use order_core::{BoxError, Clock, Deadline, Error, IdGen, RequestId, TraceParent};
+
+use crate::{
+    admission::{Admission, Held, Refused},
+    answer::{Answer, Polled, panicked, poll_body},
+    correlation,
+    serve::Connection,
+};
+
+/// What never changes about an operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// Its name in the log.
+    pub name: &'static str,
+    /// The slots it takes one of.
+    pub class: Class,
+    /// Whether the handler gets the whole body. It takes no slot before that has arrived.
+    pub reads_body: bool,
+    /// Whether it can answer with a stream, which holds no slot once it has begun.
+    pub may_stream: bool,
+    /// Whether it has no effect the second time, also without a key.
+    pub is_idempotent: bool,
+}
+
+impl Facts {
+    /// An operation that only reads.
+    pub const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            class: Class::Read,
+            reads_body: false,
+            may_stream: false,
+            is_idempotent: false,
+        }
+    }
+}
+
+/// Which slots an operation takes one of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// None: probes, and what has limits of its own.
+    Free,
+    /// Any of those for work.
+    Read,
+    /// Those for work that are not kept for reads.
+    Write,
+    /// Those of workers that wait for a job.
+    Lease,
+}
+
+/// A call on its way to its handler.
+pub struct Call<B> {
+    /// The id of the call.
+    pub request_id: RequestId,
+    /// Where the call is in a distributed trace, if the client takes part in one.
+    pub trace_parent: Option<TraceParent>,
+    /// The head of the request.
+    pub parts: Parts,
+    /// Its body.
+    pub content: Content<B>,
+}
+
+/// The body of a request.
+pub enum Content<B> {
+    /// All of it.
+    Whole(Bytes),
+    /// Of an operation that does not read it, or as it comes.
+    Unread(B),
+}
+
+/// Until when a stream may live: as long as the caller asked for, without a cap. An extension of
+/// requests with deadlines.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamDeadline(pub Deadline);
+
+/// How long calls may take until their answer begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// For a call that does not say.
+    pub default: Duration,
+    /// Whatever a call says.
+    pub max: Duration,
+}
+
+/// What the log says about a call of any transport.
+pub struct About {
+    /// The name of the operation.
+    pub operation: &'static str,
+    /// The id of the call.
+    pub request_id: RequestId,
+    /// Its position in a trace.
+    pub trace_parent: Option<TraceParent>,
+    /// The other end, where that is known.
+    pub peer: Option<SocketAddr>,
+    clock: Arc<dyn Clock>,
+    begun_at: Instant,
+}
+
+impl About {
+    /// The time since the call began.
+    pub fn elapsed(&self) -> Duration {
+        self.clock
+            .instant()
+            .saturating_duration_since(self.begun_at)
+    }
+}
+
+/// How the body of an answer ended.
+#[derive(Clone, Copy, Debug)]
+pub enum End<'a> {
+    /// With trailers.
+    Trailers(&'a HeaderMap),
+    /// Without.
+    Whole,
+    /// In the middle.
+    Failed,
+}
+
+/// One call of a transport: how its rejections look, and what the log says about its outcome.
+pub trait Exchange: Send + Unpin + 'static {
+    /// The bodies of answers.
+    type Body: Body<Data = Bytes> + Send + Unpin + 'static;
+    /// Why a call gets no other answer.
+    type Rejection: From<Error> + From<Refused> + Send;
+
+    /// Notes what is needed later of a request.
+    fn begin(facts: &Facts, parts: &Parts) -> Self;
+
+    /// The time that the client gives the call, in a transport that has [`Deadlines`].
+    fn timeout(_headers: &HeaderMap) -> Result<Option<Duration>, Self::Rejection> {
+        Ok(None)
+    }
+
+    /// Makes the answer to a rejected call.
+    fn reject(&mut self, rejection: Self::Rejection, about: &About) -> Response<Self::Body>;
+
+    /// Notes the outcome of an answer that begins, and adds the headers that each has.
+    fn answer(&mut self, response: &mut Response<Self::Body>, about: &About);
+
+    /// Notes how the body ended. May come more than once; the first counts.
+    fn end(&mut self, end: End<'_>);
+
+    /// Makes the last frame of a body that panicked.
+    fn broken(
+        &mut self,
+        error: Error,
+        about: &About,
+    ) -> Result<Frame<Bytes>, <Self::Body as Body>::Error>;
+
+    /// Writes the line of the call. Without an answer the client has given the call up.
+    fn log(&self, about: &About);
+}
+
+/// The line of a call in the access log, written when this is dropped.
+pub(crate) struct Line<E: Exchange> {
+    pub(crate) exchange: E,
+    pub(crate) about: About,
+    is_logged: bool,
+}
+
+impl<E: Exchange> Drop for Line<E> {
+    fn drop(&mut self) {
+        if self.is_logged {
+            self.exchange.log(&self.about);
+        }
+    }
+}
+
+/// What the calls of one listener share.
+pub struct Pipeline {
+    /// Ids for calls that come without one.
+    pub ids: Arc<dyn IdGen>,
+    /// Time, for deadlines and durations.
+    pub clock: Arc<dyn Clock>,
+    /// `None` for what is answered under any load: probes, and what has limits of its own.
+    pub admission: Option<Admission>,
+    /// `None` where handlers end calls themselves.
+    pub deadlines: Option<Deadlines>,
+    /// Whether each call has a line in the access log.
+    pub is_logged: bool,
+}
+
+impl Pipeline {
+    /// Answers a request with `handle`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the handler, and logs that the client has given up.
+    pub async fn run<E, B, Fut>(
+        &self,
+        facts: &Facts,
+        request: Request<B>,
+        handle: impl FnOnce(Call<B>) -> Fut,
+    ) -> Response<Answer<E>>
+    where
+        E: Exchange,
+        B: Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
+        Fut: Future<Output = Result<Response<E::Body>, E::Rejection>>,
+    {
+        let (parts, body) = request.into_parts();
+        let mut line = self.line::<E>(facts, &parts);
+        let mut held = Held::default();
+        // Authentication belongs here, metrics and spans around `answered`.
+        let answered = self
+            .in_time::<E, _, _>(parts, |parts| async {
+                let call = self.admit::<E, B>(facts, &line.about, parts, body, &mut held);
+                let mut response = AssertUnwindSafe(handle(call.await?))
+                    .catch_unwind()
+                    .await
+                    .unwrap_or_else(|panic| Err(panicked(&*panic).into()))?;
+                let peeked = self.weigh::<E>(facts, &mut response, &mut held).await?;
+                Ok((response, peeked))
+            })
+            .await;
+        let (mut response, peeked) = answered.unwrap_or_else(|rejection| {
+            held = Held::default();
+            (line.exchange.reject(rejection, &line.about), None)
+        });
+        line.exchange.answer(&mut response, &line.about);
+        correlation::echo(&line.about.request_id, response.headers_mut());
+        response.map(|body| Answer {
+            body: Some(body),
+            peeked,
+            line,
+            _held: held,
+        })
+    }
+
+    fn line<E: Exchange>(&self, facts: &Facts, parts: &Parts) -> Line<E> {
+        let connection = parts.extensions.get::<Arc<Connection>>();
+        Line {
+            exchange: E::begin(facts, parts),
+            about: About {
+                operation: facts.name,
+                request_id: correlation::request_id(&parts.headers, &*self.ids),
+                trace_parent: correlation::trace_parent(&parts.headers),
+                peer: connection.map(|connection| connection.peer),
+                begun_at: self.clock.instant(),
+                clock: Arc::clone(&self.clock),
+            },
+            is_logged: self.is_logged,
+        }
+    }
+
+    /// Does `work` until the deadline of the call, of which the request tells the handler.
+    async fn in_time<E: Exchange, T, Fut>(
+        &self,
+        mut parts: Parts,
+        work: impl FnOnce(Parts) -> Fut,
+    ) -> Result<T, E::Rejection>
+    where
+        Fut: Future<Output = Result<T, E::Rejection>>,
+    {
+        let Some(deadlines) = self.deadlines else {
+            return work(parts).await;
+        };
+        let asked = E::timeout(&parts.headers)?;
+        if asked == Some(Duration::ZERO) {
+            return Err(Error::DeadlineExceeded.into());
+        }
+        let now = self.clock.instant();
+        let limit = asked.unwrap_or(deadlines.default).min(deadlines.max);
+        let deadline_in = |limit| now.checked_add(limit).map_or(Deadline::NONE, Deadline::at);
+        parts.extensions.insert(deadline_in(limit));
+        let stream_deadline = asked.map_or(Deadline::NONE, deadline_in);
+        parts.extensions.insert(StreamDeadline(stream_deadline));
+        tokio::time::timeout(limit, work(parts))
+            .await
+            .unwrap_or_else(|_| Err(Error::DeadlineExceeded.into()))
+    }
+
+    /// Waits for the body, if the operation reads it, and takes a slot.
+    async fn admit<E: Exchange, B>(
+        &self,
+        facts: &Facts,
+        about: &About,
+        parts: Parts,
+        body: B,
+        held: &mut Held,
+    ) -> Result<Call<B>, E::Rejection>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        // Requests without an address count as one address.
+        let client = about.peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip());
+        let content = match &self.admission {
+            Some(admission) if facts.reads_body => {
+                Content::Whole(admission.read(client, body).await?)
+            }
+            _ => Content::Unread(body),
+        };
+        if let Some(admission) = &self.admission {
+            held.slot = admission.admit(facts, client)?;
+        }
+        Ok(Call {
+            request_id: about.request_id.clone(),
+            trace_parent: about.trace_parent.clone(),
+            parts,
+            content,
+        })
+    }
+
+    /// Counts the bytes of an answer. What is taken of its body to learn their number is
+    /// returned: the one message of a gRPC answer, whose length no header tells.
+    async fn weigh<E: Exchange>(
+        &self,
+        facts: &Facts,
+        response: &mut Response<E::Body>,
+        held: &mut Held,
+    ) -> Result<Option<Polled<E>>, E::Rejection> {
+        let Some(admission) = &self.admission else {
+            return Ok(None);
+        };
+        let body = response.body_mut();
+        if let Some(len) = body.size_hint().exact() {
+            held.answer = admission.admit_answer(usize::try_from(len).unwrap_or(usize::MAX))?;
+            return Ok(None);
+        }
+        if facts.may_stream {
+            // It has a limit of its own.
+            held.slot = None;
+            return Ok(None);
+        }
+        match poll_fn(|cx| Poll::Ready(poll_body(body, cx))).await? {
+            Poll::Pending => Ok(None),
+            Poll::Ready(polled) => {
+                if let Some(Ok(frame)) = &polled
+                    && let Some(data) = frame.data_ref()
+                {
+                    held.answer = admission.admit_answer(data.len())?;
+                }
+                Ok(Some(polled))
+            }
+        }
+    }
+}

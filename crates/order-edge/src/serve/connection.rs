@@ -1,0 +1,239 @@
+//! One connection: its calls, its age and its end.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper_util::{rt::TokioIo, server::conn::auto::Builder};
+use order_core::BoxError;
+use pin_project_lite::pin_project;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceExt as _, util::Oneshot};
+
+use super::{
+    socket::{InFlight, Progress, WatchedStream},
+    stall::{Stall, StreamExecutor},
+};
+
+/// How far the ages of connections are apart, as a part of the configured one: ±10 %.
+const AGE_SPREAD: f64 = 0.2;
+
+/// The most bytes handed over at once. hyper buffers what it was given, window or not, so a part
+/// is given only once the part before is gone.
+const PART_LEN_MAX: usize = 16 * 1024;
+
+/// What a call knows of its connection; an extension of the request, behind an `Arc`.
+#[derive(Debug)]
+pub struct Connection {
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Cancelled when the connection is to go away: streams end themselves then.
+    pub draining: CancellationToken,
+}
+
+/// How old a connection may get, and how long its calls get to finish after that.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionAge {
+    /// The age, ±10 % so that connections do not end together.
+    pub max: Duration,
+    /// From there to the hard end.
+    pub grace: Duration,
+}
+
+/// Serves a connection until it is closed, has reached its age or is draining, then lets it
+/// finish what it has begun.
+pub(super) async fn serve_connection<S, B>(
+    http: Builder<StreamExecutor>,
+    stream: WatchedStream,
+    service: S,
+    connection: Connection,
+    age: Option<ConnectionAge>,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (peer, draining) = (connection.peer, connection.draining.clone());
+    let calls = Calls {
+        service,
+        connection: Arc::new(connection),
+        progress: Arc::clone(&stream.progress),
+    };
+    let mut serving = pin!(http.serve_connection_with_upgrades(TokioIo::new(stream), calls));
+    let grace = tokio::select! {
+        result = serving.as_mut() => return log_end(peer, result),
+        () = until_old(age) => age.map(|age| age.grace),
+        // The server ends the drain of all connections at once.
+        () = draining.cancelled() => None,
+    };
+    draining.cancel();
+    serving.as_mut().graceful_shutdown();
+    match grace {
+        None => log_end(peer, serving.await),
+        Some(grace) => {
+            if let Ok(result) = timeout(grace, serving).await {
+                log_end(peer, result);
+            }
+        }
+    }
+}
+
+async fn until_old(age: Option<ConnectionAge>) {
+    match age {
+        Some(age) => {
+            let factor = 1.0 + AGE_SPREAD * (rand::random::<f64>() - 0.5);
+            sleep(age.max.mul_f64(factor)).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn log_end(peer: SocketAddr, result: Result<(), BoxError>) {
+    // How connections break is the business of their clients.
+    if let Err(error) = result {
+        tracing::debug!(network.peer.address = %peer, error = &*error, "connection broke");
+    }
+}
+
+/// Tells each call about its connection, and the connection about its calls.
+struct Calls<S> {
+    service: S,
+    connection: Arc<Connection>,
+    progress: Arc<Progress>,
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Calls<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone,
+{
+    type Response = Response<WatchedBody<B>>;
+    type Error = Infallible;
+    type Future = WatchedFuture<Oneshot<S, Request<Incoming>>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let in_flight = self.progress.on_request(request.version());
+        let extensions = request.extensions_mut();
+        extensions.insert(Arc::clone(&self.connection));
+        WatchedFuture {
+            inner: self.service.clone().oneshot(request),
+            in_flight: Some(in_flight),
+        }
+    }
+}
+
+pin_project! {
+    /// A call until its answer begins.
+    struct WatchedFuture<F> {
+        #[pin]
+        inner: F,
+        in_flight: Option<InFlight>,
+    }
+}
+
+impl<F, B> Future for WatchedFuture<F>
+where
+    F: Future<Output = Result<Response<B>, Infallible>>,
+{
+    type Output = Result<Response<WatchedBody<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(mut response) = ready!(this.inner.poll(cx));
+        let in_flight = this.in_flight.take();
+        if let Some(progress) = in_flight.as_ref().map(InFlight::progress) {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                progress.on_upgrade();
+            } else if progress.is_last_answer() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+        }
+        let stall = Stall::current();
+        if let Some(stall) = &stall {
+            stall.begin();
+        }
+        Poll::Ready(Ok(response.map(|inner| WatchedBody {
+            inner,
+            rest: Bytes::new(),
+            stall,
+            _in_flight: in_flight,
+        })))
+    }
+}
+
+pin_project! {
+    /// The body of an answer, in parts; the call is in flight until it is dropped.
+    struct WatchedBody<B> {
+        #[pin]
+        inner: B,
+        // What is left of the last frame.
+        rest: Bytes,
+        stall: Option<Arc<Stall>>,
+        _in_flight: Option<InFlight>,
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for WatchedBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        let polled = if this.rest.is_empty() {
+            this.inner.poll_frame(cx)
+        } else {
+            Poll::Ready(Some(Ok(Frame::data(std::mem::take(this.rest)))))
+        };
+        if let Some(stall) = this.stall {
+            match polled {
+                Poll::Ready(_) => stall.begin(),
+                Poll::Pending => stall.end(),
+            }
+        }
+        let frame = match ready!(polled) {
+            Some(Ok(frame)) => frame,
+            end => return Poll::Ready(end),
+        };
+        Poll::Ready(Some(Ok(match frame.into_data() {
+            Ok(mut data) => {
+                if data.len() > PART_LEN_MAX {
+                    *this.rest = data.split_off(PART_LEN_MAX);
+                }
+                Frame::data(data)
+            }
+            Err(trailers) => trailers,
+        })))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (inner, n_rest) = (self.inner.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower().saturating_add(n_rest));
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper.saturating_add(n_rest));
+        }
+        hint
+    }
+}

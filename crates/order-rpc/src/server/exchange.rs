@@ -1,0 +1,429 @@
+//! What is particular to gRPC in the pipeline: the table of methods, statuses, `grpc-timeout` and
+//! the levels of the access log.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request::Parts};
+use http_body::Frame;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use order_core::{Clock, Error, IdGen, TraceParent};
+use order_edge::{
+    Answer,
+    admission::{Admission, AdmissionConfig, BodyError, Refused},
+    pipeline::{About, Call, Class, Content, Deadlines, End, Exchange, Facts, Pipeline},
+};
+use tonic::{Code, Status, body::Body};
+use tower::Service;
+
+use super::{RpcServerConfig, dispatch::Dispatch};
+use crate::{
+    REQUEST_BYTES_MAX, TRACE_PARENT_HEADER,
+    status::{source_chain, to_status, too_long},
+};
+
+const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("grpc-timeout");
+const TRACE_PARENT: HeaderName = HeaderName::from_static(TRACE_PARENT_HEADER);
+
+/// What comes before a message: whether it is compressed, and its length.
+const PREFIX_LEN: usize = 5;
+
+/// Bytes of answers that clients have not taken yet: 64 of the longest.
+const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// One address has at most this part of the slots: a gateway needs most of them, and the others
+/// must not be kept out.
+const fn share_of_one_address(slots: usize) -> usize {
+    slots - slots / 4
+}
+
+const fn reads(name: &'static str) -> Facts {
+    Facts {
+        reads_body: true,
+        ..Facts::new(name)
+    }
+}
+
+const fn writes(name: &'static str) -> Facts {
+    Facts {
+        class: Class::Write,
+        ..reads(name)
+    }
+}
+
+/// Calls that are answered under any load.
+const fn free(name: &'static str) -> Facts {
+    Facts {
+        class: Class::Free,
+        may_stream: true,
+        ..Facts::new(name)
+    }
+}
+
+/// The methods of this server. Paths come from the caller, so the log takes its names from
+/// here.
+const METHODS: [Facts; 19] = [
+    writes("order.v1.OrderService/CreateOrder"),
+    writes("order.v1.OrderService/BatchCreateOrders"),
+    reads("order.v1.OrderService/GetOrder"),
+    reads("order.v1.OrderService/ListOrders"),
+    writes("order.v1.OrderService/CancelOrder"),
+    writes("order.v1.OrderService/UpdateStatus"),
+    writes("order.v1.OrderService/RetryOrder"),
+    reads("order.v1.OrderService/ListOrderEvents"),
+    writes("order.v1.OrderService/CreateStreamTicket"),
+    Facts {
+        may_stream: true,
+        ..reads("order.v1.OrderService/WatchOrders")
+    },
+    Facts {
+        class: Class::Lease,
+        ..reads("order.v1.WorkerService/Lease")
+    },
+    // What ends work goes before what begins it.
+    reads("order.v1.WorkerService/Heartbeat"),
+    reads("order.v1.WorkerService/Complete"),
+    reads("order.v1.WorkerService/Fail"),
+    reads("order.v1.WorkerService/Release"),
+    free("grpc.health.v1.Health/Check"),
+    free("grpc.health.v1.Health/Watch"),
+    free("grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
+    free("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
+];
+
+/// Methods that do not exist, under the name OpenTelemetry gives them.
+static OTHER: Facts = free("_OTHER");
+
+fn facts_of(path: &str) -> &'static Facts {
+    static FACTS: [Facts; METHODS.len()] = METHODS;
+    let name = path.strip_prefix('/').unwrap_or(path);
+    FACTS
+        .iter()
+        .find(|facts| facts.name == name)
+        .unwrap_or(&OTHER)
+}
+
+/// The pipeline of a server with these limits.
+pub(super) fn pipeline(
+    config: &RpcServerConfig,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdGen>,
+) -> Pipeline {
+    let admission = AdmissionConfig {
+        in_flight_max: config.in_flight_max,
+        in_flight_per_address_max: share_of_one_address(config.in_flight_max),
+        leases_max: config.leases_max,
+        arriving_max: config.in_flight_max,
+        arriving_per_address_max: share_of_one_address(config.in_flight_max),
+        body_len_max: PREFIX_LEN + REQUEST_BYTES_MAX,
+        // The deadline of the call ends it before that.
+        body_timeout: config.deadline_max,
+        answer_bytes_max: ANSWER_BYTES_MAX,
+    };
+    Pipeline {
+        ids,
+        clock,
+        admission: Some(Admission::new(&admission)),
+        deadlines: Some(Deadlines {
+            default: config.deadline_default,
+            max: config.deadline_max,
+        }),
+        is_logged: true,
+    }
+}
+
+/// The services behind the pipeline.
+#[derive(Clone)]
+pub(super) struct Guarded {
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) services: Dispatch,
+}
+
+impl Service<Request<Incoming>> for Guarded {
+    type Response = Response<Answer<RpcExchange>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let Self { pipeline, services } = self.clone();
+        Box::pin(async move {
+            let facts = facts_of(request.uri().path());
+            let handle = |call| async { Ok(services.answer(to_request(call)).await) };
+            Ok(pipeline.run(facts, request, handle).await)
+        })
+    }
+}
+
+/// The request as its handler gets it.
+fn to_request(call: Call<Incoming>) -> Request<Body> {
+    let mut parts = call.parts;
+    parts.extensions.insert(call.request_id);
+    if let Some(trace_parent) = call.trace_parent {
+        parts.extensions.insert(trace_parent);
+    }
+    let body = match call.content {
+        Content::Whole(bytes) => Body::new(Full::new(bytes)),
+        Content::Unread(body) => Body::new(body),
+    };
+    Request::from_parts(parts, body)
+}
+
+/// Why a call does not get to its handler.
+pub(super) enum Rejection {
+    /// For this reason.
+    Error(Error),
+    /// The message is too long.
+    TooLong,
+    /// The caller gave the call up, or its connection is lost.
+    BrokenOff,
+}
+
+impl From<Error> for Rejection {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<Refused> for Rejection {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Overloaded => Self::Error(Error::overloaded()),
+            Refused::Body(BodyError::TooLarge { .. }) => Self::TooLong,
+            Refused::Body(BodyError::Timeout) => Self::Error(Error::DeadlineExceeded),
+            Refused::Body(BodyError::Broken) => Self::BrokenOff,
+        }
+    }
+}
+
+/// One call. Without an answer it was given up by its caller, or lost its connection.
+pub(super) struct RpcExchange {
+    code: Code,
+    source: Option<Status>,
+    is_over: bool,
+}
+
+impl RpcExchange {
+    fn finish(&mut self, code: Code) {
+        if !self.is_over {
+            self.code = code;
+            self.is_over = true;
+        }
+    }
+}
+
+impl Exchange for RpcExchange {
+    type Body = Body;
+    type Rejection = Rejection;
+
+    fn begin(_: &Facts, _: &Parts) -> Self {
+        Self {
+            code: Code::Cancelled,
+            source: None,
+            is_over: false,
+        }
+    }
+
+    fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Rejection> {
+        Ok(read_timeout(headers)?)
+    }
+
+    fn reject(&mut self, rejection: Rejection, about: &About) -> Response<Body> {
+        let status = match rejection {
+            Rejection::Error(error) => to_status(error, &about.request_id),
+            Rejection::TooLong => too_long(REQUEST_BYTES_MAX, &about.request_id),
+            Rejection::BrokenOff => Status::cancelled("the caller gave up the call"),
+        };
+        status.into_http()
+    }
+
+    fn answer(&mut self, response: &mut Response<Body>, about: &About) {
+        // A rejection has its status in the headers, and tonic leaves the original here.
+        if let Some(status) = response.extensions_mut().remove::<Status>() {
+            self.finish(status.code());
+            self.source = Some(status);
+        }
+        if let Some(trace_parent) = &about.trace_parent
+            && let Ok(value) = HeaderValue::from_str(trace_parent.as_str())
+        {
+            response.headers_mut().insert(TRACE_PARENT, value);
+        }
+    }
+
+    fn end(&mut self, end: End<'_>) {
+        let code = match end {
+            End::Trailers(trailers) => trailers
+                .get(Status::GRPC_STATUS)
+                .map(|value| Code::from_bytes(value.as_bytes())),
+            // Without trailers the other side cannot know how the call went.
+            End::Whole | End::Failed => None,
+        };
+        self.finish(code.unwrap_or(Code::Unknown));
+    }
+
+    fn broken(&mut self, error: Error, about: &About) -> Result<Frame<Bytes>, Status> {
+        let status = to_status(error, &about.request_id);
+        // Trailers bring the access log a code and no error.
+        tracing::error!(
+            request.id = about.request_id.as_str(),
+            error = source_chain(&status),
+            "stream panicked"
+        );
+        let mut trailers = HeaderMap::new();
+        status.add_header(&mut trailers)?;
+        Ok(Frame::trailers(trailers))
+    }
+
+    fn log(&self, about: &About) {
+        let error = self.source.as_ref().map(source_chain);
+        let trace_id = about.trace_parent.as_ref().map(TraceParent::trace_id);
+        let duration_ms = about.elapsed().as_secs_f64() * 1_000.0;
+        // The level has to be a constant of each call site.
+        macro_rules! line {
+            ($level:expr) => {
+                tracing::event!(
+                    $level,
+                    rpc.method = about.operation,
+                    rpc.response.status_code = code_name(self.code),
+                    request.id = about.request_id.as_str(),
+                    trace.id = trace_id,
+                    network.peer.address = about.peer.map(tracing::field::display),
+                    duration_ms,
+                    error,
+                    "call finished"
+                )
+            };
+        }
+        match self.code {
+            Code::Internal | Code::Unknown | Code::DataLoss => line!(tracing::Level::ERROR),
+            Code::Unavailable | Code::DeadlineExceeded => line!(tracing::Level::WARN),
+            Code::Ok
+            | Code::Cancelled
+            | Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Unauthenticated => line!(tracing::Level::INFO),
+        }
+    }
+}
+
+/// The name of a code in the gRPC specification.
+const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// Reads `grpc-timeout`: at most 8 digits and a unit (gRPC over HTTP/2, "Timeout").
+fn read_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
+    let Some(value) = headers.get(TIMEOUT_HEADER) else {
+        return Ok(None);
+    };
+    let timeout = value.to_str().ok().and_then(parse_timeout);
+    timeout.map(Some).ok_or_else(|| {
+        Error::invalid(
+            "grpc-timeout",
+            "must be 1 to 8 digits and one of H, M, S, m, u, n",
+        )
+    })
+}
+
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let is_number = (1..=8).contains(&digits.len()) && digits.bytes().all(|c| c.is_ascii_digit());
+    let n: u64 = is_number.then(|| digits.parse().ok())??;
+    Some(match unit {
+        "H" => Duration::from_hours(n),
+        "M" => Duration::from_mins(n),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    #[test]
+    fn log_knows_every_method_of_the_contract() {
+        let files = FileDescriptorSet::decode(crate::proto::FILE_DESCRIPTOR_SET).expect("valid");
+        let mut n_methods = 0;
+        for file in files.file {
+            for service in &file.service {
+                for rpc in &service.method {
+                    let name = format!("{}.{}/{}", file.package(), service.name(), rpc.name());
+                    assert_eq!(facts_of(&format!("/{name}")).name, name);
+                    n_methods += 1;
+                }
+            }
+        }
+        assert_eq!(n_methods, 15);
+        assert_eq!(facts_of("/order.v1.OrderService/Nope").name, OTHER.name);
+    }
+
+    #[test]
+    fn timeout_has_the_grammar_of_the_specification() {
+        for (text, timeout) in [
+            ("0n", Duration::ZERO),
+            ("50m", Duration::from_millis(50)),
+            ("99999999u", Duration::from_micros(99_999_999)),
+            ("7S", Duration::from_secs(7)),
+            ("2M", Duration::from_mins(2)),
+            ("99999999H", Duration::from_hours(99_999_999)),
+        ] {
+            assert_eq!(parse_timeout(text), Some(timeout), "{text}");
+        }
+        for bad in [
+            "",
+            "m",
+            "5",
+            "5s",
+            "-5m",
+            "+5m",
+            "5.0m",
+            "123456789m",
+            "5 m",
+            "5ß",
+        ] {
+            assert_eq!(parse_timeout(bad), None, "{bad}");
+        }
+    }
+}
