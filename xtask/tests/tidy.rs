@@ -49,6 +49,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const TESTED_WITH_TESTKIT: &[&str] = &[
     "order-adapters",
     "order-app",
+    "order-edge",
     "order-gateway",
     "order-hub",
     "order-rpc",

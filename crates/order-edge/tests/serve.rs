@@ -525,3 +525,35 @@ fn quiet_then_done() -> impl futures_util::Stream<Item = Result<&'static str, In
     });
     stream::iter([Ok("first")]).chain(last)
 }
+
+#[tokio::test]
+async fn answer_is_held_until_an_http1_client_takes_it() {
+    let held = Arc::new(());
+    let holder = Arc::clone(&held);
+    let service = Router::new().fallback(async move || {
+        // More than the sockets take.
+        let long = Bytes::from(vec![b'x'; 32 * 1024 * 1024]);
+        let held = Arc::clone(&holder);
+        Body::from_stream(stream::iter([long]).map(move |chunk| {
+            let _held = &held;
+            Ok::<_, Infallible>(chunk)
+        }))
+    });
+    let n_holders = Arc::strong_count(&held);
+    let (address, _running) = start(service, patient());
+    let mut slow = TcpStream::connect(address).await.expect("a connection");
+    slow.write_all(GET).await.expect("sent");
+    read_until(&mut slow, "\r\n\r\n").await;
+    // The whole answer was handed over by now, if it is handed over at once.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(Arc::strong_count(&held) > n_holders);
+    drop(slow);
+    let let_go = async {
+        while Arc::strong_count(&held) > n_holders {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, let_go).await.expect("the answer is gone");
+}

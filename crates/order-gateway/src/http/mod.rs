@@ -27,10 +27,18 @@ use axum::{
     Router,
     routing::{get, post},
 };
+use http::{Extensions, HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use order_core::{CallContext, Clock, Deadline, Error, IdGen, OrderApi, RequestId, TraceParent};
 use order_edge::admission::Admission;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tower_http::{
+    CompressionLevel,
+    compression::{
+        CompressionLayer,
+        predicate::{Predicate, SizeAbove},
+    },
+};
 
 use self::{
     exchange::admission_config,
@@ -45,6 +53,9 @@ use crate::{
     admin::{self, Readiness},
     origin::{self, Origin},
 };
+
+/// The shortest answer that is worth compressing, in bytes.
+const COMPRESSED_LEN_MIN: u16 = 1024;
 
 /// What the API stands on.
 #[derive(Clone)]
@@ -146,10 +157,24 @@ pub fn router(deps: HttpDeps, readiness: Readiness, mut config: HttpConfig) -> R
         .merge(admin::probes(readiness))
         .fallback(operation::route_not_found(&frame))
         .method_not_allowed_fallback(operation::method_not_allowed(&frame));
+    let router = router.layer(compression());
     if origins.is_empty() {
         return router;
     }
     router.layer(origin::cors(origins))
+}
+
+/// Compresses JSON for clients that ask for it, but no events, which must not wait for more of
+/// them. The entity tag stays as it is: it names the version of an order and not these bytes, and
+/// `If-Match` takes no weak tag.
+fn compression() -> CompressionLayer<impl Predicate> {
+    let is_json = |_, _, headers: &HeaderMap, _: &Extensions| {
+        let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        kind.is_some_and(|kind| kind.ends_with(b"json"))
+    };
+    CompressionLayer::new()
+        .quality(CompressionLevel::Fastest)
+        .compress_when(SizeAbove::new(COMPRESSED_LEN_MIN).and(is_json))
 }
 
 /// What the handlers share.

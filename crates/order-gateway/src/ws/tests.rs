@@ -15,6 +15,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use axum::extract::ConnectInfo;
 use futures_util::{SinkExt as _, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use order_core::{
@@ -34,6 +35,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, client::IntoClientRequest as _, handshake::client::Request},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::util::MapRequestLayer;
 
 use super::{WsConfig, WsDeps, router};
 
@@ -319,6 +321,16 @@ struct Server {
     stop_accepting: CancellationToken,
 }
 
+/// Tells a request where it comes from, as the server loop does.
+fn tell_peer(mut request: axum::extract::Request) -> axum::extract::Request {
+    let extensions = request.extensions_mut();
+    if let Some(ConnectInfo(peer)) = extensions.get().copied() {
+        let draining = CancellationToken::new();
+        extensions.insert(Arc::new(order_edge::Connection { peer, draining }));
+    }
+    request
+}
+
 impl Server {
     async fn start(config: WsConfig, hub_config: HubConfig) -> Self {
         let world = World::new(hub_config);
@@ -326,8 +338,9 @@ impl Server {
             .await
             .expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let service =
-            router(world.deps(config)).into_make_service_with_connect_info::<SocketAddr>();
+        let service = router(world.deps(config))
+            .layer(MapRequestLayer::new(tell_peer))
+            .into_make_service_with_connect_info::<SocketAddr>();
         let (accepting, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
         let stopped = stop_accepting.clone();
         accepting.spawn(async move {

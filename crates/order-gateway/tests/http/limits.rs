@@ -91,3 +91,45 @@ async fn answer_keeps_its_place_until_it_is_gone() {
     assert!(chunks.count().await > 0);
     assert_eq!(send(&app, list()).await.status(), StatusCode::OK);
 }
+
+#[tokio::test]
+async fn bodies_of_one_address_displace_no_other() {
+    let app = limited(4, 2);
+    let (finish, finished) = tokio::sync::oneshot::channel::<()>();
+    let body = stream::once(async {
+        finished.await.expect("the test sends");
+        Ok::<_, std::io::Error>(ORDER)
+    });
+    let mut slow = Box::pin(send(
+        &app,
+        from("10.0.0.2:1", post(Body::from_stream(body))),
+    ));
+    assert!(poll!(&mut slow).is_pending());
+    let unfinished = || Body::from_stream(stream::pending::<Result<&str, std::io::Error>>());
+    let mut flood: Vec<_> = (0..10)
+        .map(|_| Box::pin(send(&app, from("10.0.0.1:1", post(unfinished())))))
+        .collect();
+    for request in &mut flood {
+        assert!(poll!(request).is_pending());
+    }
+
+    finish.send(()).expect("the body waits");
+
+    assert_eq!(slow.await.status(), StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn writes_leave_slots_to_reads() {
+    let app = limited(8, 8);
+    let hang = || post(r#"{"user_id":"hang","amount":1}"#);
+    let mut writes: Vec<_> = (0..7).map(|_| Box::pin(send(&app, hang()))).collect();
+    for request in &mut writes {
+        assert!(poll!(request).is_pending());
+    }
+    assert_eq!(
+        send(&app, hang()).await.status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    let read = send(&app, request("GET", &format!("/orders/{KNOWN}"), "")).await;
+    assert_eq!(read.status(), StatusCode::OK);
+}

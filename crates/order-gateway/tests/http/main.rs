@@ -7,6 +7,7 @@
 
 mod amounts;
 mod answers;
+mod compression;
 mod conditions;
 mod document;
 mod events;

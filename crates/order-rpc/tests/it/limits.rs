@@ -198,3 +198,65 @@ async fn too_many_watched_orders_are_refused() {
     }
     server.stop().await;
 }
+
+#[tokio::test]
+async fn messages_that_do_not_come_keep_out_nobody() {
+    let config = RpcServerConfig {
+        in_flight_max: 2,
+        ..server_config()
+    };
+    let server = TestServer::start_with([], config).await;
+    let mut raw = RawClient::connect(server.address).await;
+    for _ in 0..5 {
+        raw.begin("/order.v1.OrderService/CreateOrder", &[]);
+    }
+    // Its answer says that the server has read everything before it, too.
+    raw.send("/no/such-method", &[], &[]).await;
+
+    let answered = server.client().get_order(&ctx(), id(1)).await;
+
+    assert!(answered.is_ok(), "{answered:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_all_slots() {
+    let config = RpcServerConfig {
+        in_flight_max: 4,
+        ..server_config()
+    };
+    let (release, script): (Vec<_>, Vec<_>) = (0..3)
+        .map(|_| {
+            let (release, released) = oneshot::channel();
+            (release, Act::AnswerAfter(released))
+        })
+        .unzip();
+    let server = TestServer::start_with(script, config).await;
+    let remote = server.client();
+    let (first, second, third) = (ctx(), ctx(), ctx());
+    let calls = async {
+        tokio::join!(
+            remote.get_order(&first, id(1)),
+            remote.get_order(&second, id(2)),
+            remote.get_order(&third, id(3)),
+        )
+    };
+    let other = async {
+        server.api.wait_for_calls(3).await;
+        let request = proto::GetOrderRequest {
+            order_id: id(4).to_string(),
+        };
+        let mut same = RawClient::connect(server.address).await;
+        let refused = same.call("GetOrder", &[], &request).await;
+        assert!(matches!(refused.error(), Error::Overloaded { .. }));
+        let mut other = RawClient::connect_from("127.0.0.2:0", server.address).await;
+        let answered = other.call("GetOrder", &[], &request).await;
+        assert_eq!(answered.status.code(), Code::Ok);
+        for release in release {
+            release.send(()).expect("the api waits");
+        }
+    };
+    let (answers, ()) = soon(async { tokio::join!(calls, other) }).await;
+    assert!(answers.0.is_ok() && answers.1.is_ok() && answers.2.is_ok());
+    server.stop().await;
+}

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use order_core::Error;
 use order_rpc::status::from_status;
 use prost::Message;
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::{net::TcpSocket, task::JoinSet};
 use tonic::Status;
 
 use crate::support::soon;
@@ -51,7 +51,14 @@ impl RawAnswer {
 
 impl RawClient {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.expect("it listens");
+        Self::connect_from("127.0.0.1:0", address).await
+    }
+
+    pub(crate) async fn connect_from(local: &str, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let local = local.parse().expect("an address");
+        socket.bind(local).expect("an address of this machine");
+        let stream = socket.connect(address).await.expect("it listens");
         let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .expect("it speaks HTTP/2");

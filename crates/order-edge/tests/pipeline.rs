@@ -1,0 +1,196 @@
+//! The pipeline around the calls of a transport that only exists here.
+#![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    convert::Infallible,
+    pin::pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, poll, stream};
+use http::{Request, Response, StatusCode, request::Parts};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
+use order_core::Error;
+use order_edge::{
+    Answer,
+    admission::{Admission, AdmissionConfig, Refused},
+    pipeline::{About, Call, End, Exchange, Facts, Pipeline},
+};
+use order_testkit::clock::{RuntimeClock, SeededIds};
+
+type TestBody = UnsyncBoxBody<Bytes, Infallible>;
+
+/// What calls log, by the names of their operations.
+static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct TestExchange(String);
+
+struct Rejected;
+
+impl From<Error> for Rejected {
+    fn from(_: Error) -> Self {
+        Self
+    }
+}
+
+impl From<Refused> for Rejected {
+    fn from(_: Refused) -> Self {
+        Self
+    }
+}
+
+impl Exchange for TestExchange {
+    type Body = TestBody;
+    type Rejection = Rejected;
+
+    fn begin(_: &Facts, _: &Parts) -> Self {
+        Self("given up".to_owned())
+    }
+
+    fn reject(&mut self, _: Rejected, _: &About) -> Response<TestBody> {
+        let mut response = Response::new(Empty::new().boxed_unsync());
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response
+    }
+
+    fn answer(&mut self, response: &mut Response<TestBody>, _: &About) {
+        self.0 = response.status().as_str().to_owned();
+    }
+
+    fn end(&mut self, _: End<'_>) {
+        self.0.push_str(" sent");
+    }
+
+    fn broken(&mut self, _: Error, _: &About) -> Result<Frame<Bytes>, Infallible> {
+        self.0.push_str(" broken");
+        Ok(Frame::data(Bytes::from_static(b"broken")))
+    }
+
+    fn log(&self, about: &About) {
+        let line = format!("{}: {}", about.operation, self.0);
+        LOG.lock().expect("not poisoned").push(line);
+    }
+}
+
+fn pipeline(answer_bytes_max: usize) -> Pipeline {
+    Pipeline {
+        ids: Arc::new(SeededIds::new(1)),
+        clock: Arc::new(RuntimeClock::new()),
+        admission: Some(Admission::new(&AdmissionConfig {
+            in_flight_max: 10,
+            in_flight_per_address_max: 10,
+            leases_max: 0,
+            arriving_max: 10,
+            arriving_per_address_max: 10,
+            body_len_max: 10,
+            body_timeout: Duration::from_mins(1),
+            answer_bytes_max,
+        })),
+        deadlines: None,
+        is_logged: true,
+    }
+}
+
+async fn answer(
+    pipeline: &Pipeline,
+    facts: &Facts,
+    body: TestBody,
+) -> Response<Answer<TestExchange>> {
+    let request = Request::new(Empty::<Bytes>::new());
+    let handle = |_: Call<_>| async { Ok(Response::new(body)) };
+    pipeline.run(facts, request, handle).await
+}
+
+fn whole() -> TestBody {
+    Full::new(Bytes::from(vec![b'x'; 8 * 1024])).boxed_unsync()
+}
+
+/// Has a length that no hint tells.
+fn framed() -> TestBody {
+    let frame = Ok(Frame::data(Bytes::from(vec![b'x'; 8 * 1024])));
+    StreamBody::new(stream::iter([frame])).boxed_unsync()
+}
+
+fn logged(operation: &str) -> Vec<String> {
+    let lines = LOG.lock().expect("not poisoned");
+    let own = lines.iter().filter(|line| line.starts_with(operation));
+    own.cloned().collect()
+}
+
+#[tokio::test]
+async fn answers_that_clients_do_not_take_are_bounded_in_bytes() {
+    for body in [whole, framed] {
+        let pipeline = pipeline(20 * 1024);
+        let facts = Facts::new("unread");
+        let first = answer(&pipeline, &facts, body()).await;
+        let second = answer(&pipeline, &facts, body()).await;
+        let third = answer(&pipeline, &facts, body()).await;
+        assert_eq!(first.status(), StatusCode::OK);
+        assert_eq!(third.status(), StatusCode::SERVICE_UNAVAILABLE);
+
+        // Nothing of an answer is lost where its length was looked up.
+        let taken = second.into_body().collect().await.expect("a body");
+        assert_eq!(taken.to_bytes().len(), 8 * 1024);
+        let fourth = answer(&pipeline, &facts, body()).await;
+        assert_eq!(fourth.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn streams_hold_no_slot_of_calls() {
+    let pipeline = pipeline(0);
+    let facts = Facts {
+        may_stream: true,
+        ..Facts::new("stream")
+    };
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        let endless = StreamBody::new(stream::pending()).boxed_unsync();
+        open.push(answer(&pipeline, &facts, endless).await);
+        assert_eq!(open[open.len() - 1].status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn call_is_logged_when_its_answer_is_gone_or_its_client_is() {
+    let pipeline = pipeline(1024 * 1024);
+    let facts = Facts::new("logged");
+    let sent = answer(&pipeline, &facts, framed()).await;
+    assert_eq!(logged("logged"), [""; 0]);
+    sent.into_body().collect().await.expect("a body");
+    assert_eq!(logged("logged"), ["logged: 200 sent"]);
+
+    drop(answer(&pipeline, &facts, whole()).await);
+    assert_eq!(logged("logged")[1..], ["logged: 200"]);
+
+    {
+        let request = Request::new(Empty::<Bytes>::new());
+        let stuck = |_: Call<_>| std::future::pending();
+        let mut call = pin!(pipeline.run::<TestExchange, _, _>(&facts, request, stuck));
+        assert!(poll!(&mut call).is_pending());
+    }
+    assert_eq!(logged("logged")[2..], ["logged: given up"]);
+}
+
+#[tokio::test]
+async fn panic_of_a_handler_or_a_body_ends_one_call() {
+    let pipeline = pipeline(1024 * 1024);
+    let facts = Facts::new("panics");
+    let request = Request::new(Empty::<Bytes>::new());
+    let handle = |_: Call<_>| async { panic!("a bug") };
+    let answered = pipeline.run::<TestExchange, _, _>(&facts, request, handle);
+    assert_eq!(answered.await.status(), StatusCode::SERVICE_UNAVAILABLE);
+
+    let facts = Facts {
+        may_stream: true,
+        ..facts
+    };
+    let broken = stream::once(async { panic!("a bug") }.boxed());
+    let body = StreamBody::new(broken).boxed_unsync();
+    let response = answer(&pipeline, &facts, body).await;
+    let text = response.into_body().collect().await.expect("frames");
+    assert_eq!(text.to_bytes(), "broken");
+}
