@@ -170,7 +170,7 @@ pub fn router(deps: HttpDeps, readiness: Readiness, mut config: HttpConfig) -> R
 fn compression() -> CompressionLayer<impl Predicate> {
     let is_json = |_, _, headers: &HeaderMap, _: &Extensions| {
         let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-        kind.is_some_and(|kind| kind.ends_with(b"json"))
+        kind.is_some_and(|kind| kind.ends_with(b"json") && !kind.ends_with(b"problem+json"))
     };
     CompressionLayer::new()
         .quality(CompressionLevel::Fastest)
