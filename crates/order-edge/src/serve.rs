@@ -173,13 +173,7 @@ where
         .set_nonblocking(true)
         .and_then(|()| tokio::net::TcpListener::from_std(listener))
         .map_err(|source| ServeError { name, source })?;
-    let limits = ConnectionLimits {
-        first_byte: config.first_byte_timeout,
-        header: config.header_timeout,
-        idle: config.idle_timeout,
-        write: config.write_timeout,
-        is_http2_only: config.http2_only,
-    };
+    let limits = limits(&config);
     let slots = Slots::new(config.connections_max, config.connections_per_address_max);
     let (tasks, draining) = (TaskTracker::new(), CancellationToken::new());
     let http = http_builder(&config, &tasks);
@@ -222,6 +216,22 @@ where
     }
     drop(listener);
     drain(connections, &config, &stopping, &draining).await;
+    end_calls(&tasks, name).await;
+    Ok(())
+}
+
+const fn limits(config: &ServeConfig) -> ConnectionLimits {
+    ConnectionLimits {
+        first_byte: config.first_byte_timeout,
+        header: config.header_timeout,
+        idle: config.idle_timeout,
+        write: config.write_timeout,
+        is_http2_only: config.http2_only,
+    }
+}
+
+/// Waits for the calls of connections that are gone.
+async fn end_calls(tasks: &TaskTracker, name: &'static str) {
     tasks.close();
     // Calls end by themselves when their connection is gone; one that does not is blocked,
     // and waiting for it would only hide that.
@@ -232,7 +242,6 @@ where
             "calls outlived their connections"
         );
     }
-    Ok(())
 }
 
 /// Waits for the connections to end by themselves, then ends them.
