@@ -12,13 +12,14 @@ use std::{
 };
 
 use anyhow::Context;
-use order_core::{Clock, IdGen, OrderApi};
+use order_core::{Clock, IdGen, OrderApi, OrderWatch};
 use order_edge::{ServeConfig, serve};
 use order_gateway::{
     admin::{self, Readiness},
     http::{self, HttpConfig, HttpDeps},
     ws::{self, WsConfig, WsDeps},
 };
+use order_hub::{Hub, HubConfig};
 use order_rpc::{RemoteOrderApi, RpcClientConfig, RpcServerConfig, RpcServerDeps, RunningLanes};
 use tokio::{
     task::JoinSet,
@@ -303,14 +304,13 @@ impl Process {
         api: Arc<dyn OrderApi>,
         config: &ServingConfig,
     ) -> anyhow::Result<()> {
+        let core = self.core.as_ref().context("gRPC needs the core")?;
         self.addrs.grpc = Some(listener.local_addr()?);
         let deps = RpcServerDeps {
             clock: Arc::clone(&self.clock),
             ids: Arc::clone(&self.ids),
-            workers: self
-                .core
-                .as_ref()
-                .map(|core| Arc::clone(&core.remote_workers) as _),
+            follow: Arc::clone(&core.hub) as _,
+            workers: Some(Arc::clone(&core.remote_workers) as _),
             leaving: self.leaving.clone(),
         };
         let config = RpcServerConfig {
@@ -415,25 +415,38 @@ impl Process {
     }
 }
 
-/// The service behind gRPC, with the lanes that call it.
+/// The service behind gRPC, with the lanes that call it and what follows orders there.
 struct Remote {
     api: Arc<RemoteOrderApi>,
+    hub: Arc<Hub>,
     lanes: TaskTracker,
 }
 
 impl Remote {
     fn start(api: RemoteOrderApi, lanes: RunningLanes) -> Self {
+        let api = Arc::new(api);
+        let config = HubConfig {
+            // The service is told what to pass on.
+            tracks_topics: true,
+            ..HubConfig::default()
+        };
+        // It needs no reconcile pass: the hub of the service has one.
+        let hub = Hub::new(config, Arc::clone(&api) as _);
+        let watch = Arc::clone(&hub) as Arc<dyn OrderWatch>;
+        let following = api.watch_through(&watch, Arc::clone(&hub) as _);
         let tracker = TaskTracker::new();
-        for lane in lanes {
+        for lane in lanes.into_iter().chain([following]) {
             tracker.spawn(lane);
         }
         Self {
-            api: Arc::new(api),
+            api,
+            hub,
             lanes: tracker,
         }
     }
 
     async fn stop(self) -> Exit {
+        self.hub.close();
         self.api.close();
         self.lanes.close();
         if timeout(CUT_TIMEOUT, self.lanes.wait()).await.is_err() {

@@ -5,10 +5,10 @@ use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use order_core::{
-    CallContext, CancelOrder, Clock, Completed, CreateOrder, Error, EventPage, IdGen, JobReport,
-    JobToken, LeaseJobs, LeasedJob, ListEvents, ListOrders, Order, OrderApi, OrderEventStream,
-    OrderId, OrderPage, Receipt, RetryOrder, StreamTicket, TicketGrant, UpdateStatus, WatchOrder,
-    WorkerApi,
+    CallContext, CancelOrder, Clock, Completed, CreateOrder, Error, EventPage, Follower, IdGen,
+    JobReport, JobToken, LeaseJobs, LeasedJob, ListEvents, ListOrders, Order, OrderApi,
+    OrderEventStream, OrderFollow, OrderId, OrderPage, Receipt, RetryOrder, StreamTicket,
+    TicketGrant, UpdateStatus, WatchOrder, WorkerApi,
 };
 use order_edge::{ServeConfig, serve};
 use order_gateway::{
@@ -83,6 +83,12 @@ impl OrderApi for NotStarted {
     }
 }
 
+impl OrderFollow for NotStarted {
+    fn follow(&self) -> Result<(Box<dyn Follower>, OrderEventStream), Error> {
+        not_started()
+    }
+}
+
 /// Without it, calls of workers would be UNIMPLEMENTED, which no worker repeats.
 #[async_trait]
 impl WorkerApi for NotStarted {
@@ -153,6 +159,7 @@ impl Starting {
             let deps = RpcServerDeps {
                 clock: Arc::clone(clock),
                 ids: Arc::clone(ids),
+                follow: Arc::new(NotStarted),
                 workers: Some(Arc::new(NotStarted)),
                 leaving: CancellationToken::new(),
             };

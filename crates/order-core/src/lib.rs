@@ -56,7 +56,8 @@ pub use order::{Cause, Committed, Created, Insertion, NewOrder, Order, Version};
 pub use outbox::{EventOutbox, EventSink, OutboxEntry};
 pub use page_token::PageTokenKey;
 pub use port::{
-    Clock, EventBus, IdGen, JobDispatch, JobQueue, OrderStore, OrderWatch, Reservation,
+    Clock, EventBus, Follower, IdGen, JobDispatch, JobQueue, OrderFollow, OrderStore, OrderWatch,
+    Reservation, WatchSource,
 };
 pub use processor::{Attempt, Effects, Outcome, Processor};
 pub use reason::{GrpcCode, Reason, Repeat};

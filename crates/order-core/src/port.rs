@@ -230,6 +230,96 @@ pub trait OrderWatch: Send + Sync + 'static {
     ) -> Result<OrderEventStream, Error>;
 }
 
+/// What following orders reads, and nothing that writes. Every [`OrderStore`] is one; a process
+/// without a store reads from the service that has it. See [`OrderStore`] for the contracts.
+#[async_trait]
+pub trait WatchSource: Send + Sync + 'static {
+    /// See [`OrderStore::find`].
+    async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error>;
+
+    /// See [`OrderStore::events`].
+    async fn events(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+        after: Version,
+        limit: usize,
+    ) -> Result<Vec<OrderEvent>, Error>;
+
+    /// See [`OrderStore::states`].
+    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error>;
+
+    /// See [`OrderStore::recent_states`].
+    async fn recent_states(
+        &self,
+        user_ids: &[UserId],
+        limit_per_user: usize,
+    ) -> Result<Vec<OrderState>, Error>;
+}
+
+#[async_trait]
+impl<S: OrderStore> WatchSource for S {
+    async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
+        OrderStore::find(self, ctx, order_id).await
+    }
+
+    async fn events(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+        after: Version,
+        limit: usize,
+    ) -> Result<Vec<OrderEvent>, Error> {
+        OrderStore::events(self, ctx, order_id, after, limit).await
+    }
+
+    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
+        OrderStore::states(self, order_ids).await
+    }
+
+    async fn recent_states(
+        &self,
+        user_ids: &[UserId],
+        limit_per_user: usize,
+    ) -> Result<Vec<OrderState>, Error> {
+        OrderStore::recent_states(self, user_ids, limit_per_user).await
+    }
+}
+
+/// Follows orders for other processes, each of which follows them for many clients.
+pub trait OrderFollow: Send + Sync + 'static {
+    /// Opens a feed without orders: where orders are added and removed, and the stream of what
+    /// happens to them. The versions of an order only rise. A slow reader skips versions, but
+    /// never the newest. The feed ends when the [`Follower`] is dropped.
+    ///
+    /// # Errors
+    /// [`Error::ShuttingDown`] when no new feeds are opened.
+    fn follow(&self) -> Result<(Box<dyn Follower>, OrderEventStream), Error>;
+}
+
+/// The orders of a feed.
+#[async_trait]
+pub trait Follower: Send {
+    /// Adds orders: registers all of them first, then reads where they stand, many in one
+    /// statement. The answers are in the order of the input and have its length: the event that
+    /// led to the current version, or `None` if the caller has seen that version.
+    ///
+    /// # Errors
+    /// Each order fails alone and is then not followed: [`Error::OrderNotFound`],
+    /// [`Error::LimitExceeded`] beyond the orders of a feed, or what the store answers.
+    ///
+    /// # Cancel safety
+    /// Dropping the future adds no order.
+    async fn add(
+        &mut self,
+        ctx: &CallContext,
+        orders: Vec<WatchOrder>,
+    ) -> Vec<Result<Option<OrderEvent>, Error>>;
+
+    /// Removes orders; one that is not followed is ignored.
+    fn remove(&mut self, order_ids: &[OrderId]);
+}
+
 /// The way from a new order to a worker of this process.
 pub trait JobDispatch: Send + Sync + 'static {
     /// Reserves a place in the local queue. `Some`: the order may be inserted with its job

@@ -7,7 +7,7 @@ use order_core::{OrderEvent, Version};
 
 /// How a subscriber wants to read events. The hub keeps the choice and the bytes; what they
 /// look like is the transport's business.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
     /// Order and status, nothing else.
     Bare,

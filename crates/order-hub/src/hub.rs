@@ -13,14 +13,15 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use order_core::{
-    CallContext, Error, EventBus, EventReceiver, OrderEvent, OrderEventStream, OrderStore,
-    OrderWatch, Topic, TopicChange, WatchOrder, supervisor::Beat,
+    CallContext, Error, EventBus, EventReceiver, Follower, OrderEvent, OrderEventStream,
+    OrderFollow, OrderId, OrderWatch, Topic, TopicChange, Version, WatchOrder, WatchSource,
+    supervisor::Beat,
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Delivery, Form, Inbox, Session,
+    Delivery, Form, Inbox, Session, Subscribed,
     fill::Reads,
     lookups::Lookups,
     mailbox::Source,
@@ -35,6 +36,8 @@ pub struct HubConfig {
     pub reconcile_interval: Duration,
     /// How many orders one session follows at most.
     pub subscriptions_per_session_max: usize,
+    /// How many orders another process follows at most, for all its clients.
+    pub orders_per_follower_max: usize,
     /// How many sessions there are at most, over all transports.
     pub sessions_max: usize,
     /// How many subscriptions read the store at the same time: when everybody comes back
@@ -51,6 +54,7 @@ impl Default for HubConfig {
         Self {
             reconcile_interval: Duration::from_secs(2),
             subscriptions_per_session_max: 100,
+            orders_per_follower_max: 100_000,
             sessions_max: 50_000,
             reads_max: 32,
             tracks_topics: false,
@@ -102,7 +106,7 @@ pub struct Hub {
 /// What the hub and its sessions share.
 pub(crate) struct Shared {
     pub(crate) config: HubConfig,
-    pub(crate) store: Arc<dyn OrderStore>,
+    pub(crate) store: Arc<dyn WatchSource>,
     pub(crate) topics: Topics,
     pub(crate) lookups: Lookups,
     pub(crate) closed: CancellationToken,
@@ -121,12 +125,11 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// Takes a place for a session.
-    pub(crate) fn enter(&self) -> Result<(), Error> {
+    /// Takes a place for a session, one of `sessions_max`.
+    pub(crate) fn enter(&self, sessions_max: usize) -> Result<(), Error> {
         if self.closed.is_cancelled() {
             return Err(Error::shutting_down());
         }
-        let sessions_max = self.config.sessions_max;
         let mut has_room = false;
         // Before the session reads the store, whoever asks whether anybody watches knows.
         self.counters.sessions.send_if_modified(|n| {
@@ -188,7 +191,7 @@ impl Shared {
 
 impl Hub {
     /// Builds a hub that reads from `store`. Its owner also runs [`Hub::run_reconcile`].
-    pub fn new(config: HubConfig, store: Arc<dyn OrderStore>) -> Arc<Self> {
+    pub fn new(config: HubConfig, store: Arc<dyn WatchSource>) -> Arc<Self> {
         Arc::new(Self {
             shared: Arc::new(Shared {
                 config,
@@ -209,7 +212,12 @@ impl Hub {
     /// [`Error::LimitExceeded`] when there are too many, [`Error::ShuttingDown`] after
     /// [`Hub::close`].
     pub fn session(&self) -> Result<(Session, Inbox), Error> {
-        Session::open(Arc::clone(&self.shared))
+        let config = &self.shared.config;
+        self.shared.enter(config.sessions_max)?;
+        Ok(Session::open(
+            &self.shared,
+            config.subscriptions_per_session_max,
+        ))
     }
 
     /// Reads the store for what the bus has lost, again and again and when a transport asks
@@ -302,13 +310,42 @@ impl OrderWatch for Hub {
             let subscribed = session.subscribe(ctx, order, Form::Full).await?;
             waiting.extend(subscribed.into_events());
         }
-        let watch = Watch {
-            _session: session,
-            inbox,
-            waiting,
-            deliveries: Vec::new(),
+        Ok(read_stream(inbox, waiting, session))
+    }
+}
+
+impl OrderFollow for Hub {
+    fn follow(&self) -> Result<(Box<dyn Follower>, OrderEventStream), Error> {
+        // The transport limits the feeds. They take no places of clients.
+        self.shared.enter(usize::MAX)?;
+        let orders_max = self.shared.config.orders_per_follower_max;
+        let (session, inbox) = Session::open(&self.shared, orders_max);
+        let events = read_stream(inbox, VecDeque::new(), ());
+        Ok((Box::new(session), events))
+    }
+}
+
+#[async_trait]
+impl Follower for Session {
+    async fn add(
+        &mut self,
+        ctx: &CallContext,
+        mut orders: Vec<WatchOrder>,
+    ) -> Vec<Result<Option<OrderEvent>, Error>> {
+        let seen: Vec<_> = orders.iter_mut().map(|order| order.since.take()).collect();
+        // Bare: a gap would be read here, where one that cannot be read would end the feed.
+        let answers = self.subscribe_many(ctx, &orders, Form::Bare).await;
+        let unseen = |(answer, seen): (Result<Subscribed, Error>, Option<Version>)| {
+            let mut events = answer?.into_events();
+            Ok(events.pop().filter(|event| Some(event.version) != seen))
         };
-        Ok(stream::unfold(Some(watch), Watch::step).boxed())
+        answers.into_iter().zip(seen).map(unseen).collect()
+    }
+
+    fn remove(&mut self, order_ids: &[OrderId]) {
+        for order_id in order_ids {
+            self.unsubscribe(*order_id);
+        }
     }
 }
 
@@ -326,16 +363,32 @@ fn check_orders(orders: &[WatchOrder]) -> Result<(), Error> {
     }
 }
 
-/// A session that is read as a stream of events.
-struct Watch {
-    /// Held for its subscriptions, which end with the stream.
-    _session: Session,
+/// Reads an inbox as a stream, after the events that `waiting` begins with. `held` lives as long
+/// as the stream.
+fn read_stream(
+    inbox: Inbox,
+    waiting: VecDeque<OrderEvent>,
+    held: impl Send + 'static,
+) -> OrderEventStream {
+    let watch = Watch {
+        inbox,
+        waiting,
+        deliveries: Vec::new(),
+        _held: held,
+    };
+    stream::unfold(Some(watch), Watch::step).boxed()
+}
+
+/// An inbox that is read as a stream of events.
+struct Watch<T> {
+    /// Such as the session, whose subscriptions end with the stream.
+    _held: T,
     inbox: Inbox,
     waiting: VecDeque<OrderEvent>,
     deliveries: Vec<Delivery>,
 }
 
-impl Watch {
+impl<T> Watch<T> {
     /// The next item, and the watch if it goes on after it.
     async fn step(watch: Option<Self>) -> Option<(Result<OrderEvent, Error>, Option<Self>)> {
         let mut watch = watch?;

@@ -1,7 +1,9 @@
 //! What waits for one session: at most one event per order and form, the newest.
 //!
 //! A mailbox belongs to one session and has one reader. It allocates nothing before the
-//! first subscription, so an idle session costs little more than its locks.
+//! first subscription, so an idle session costs little more than its locks. A session follows
+//! one order or, for another process, 100,000: an offer, and each event taken, costs the same
+//! in both.
 //!
 //! The bare and the full form of an order are two subscriptions that know nothing of each
 //! other. Users are followed in full form: an order that the session follows in full form both
@@ -9,7 +11,10 @@
 //! a subscription starts the orders it names over, in its form: what they were before is no
 //! longer handed out.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use order_core::{Error, OrderEvent, OrderId, UserId, Version};
 use tokio::sync::Notify;
@@ -71,8 +76,10 @@ pub(crate) struct Mailbox {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Few per session, so a linear search beats a map in time and memory.
-    entries: Vec<Entry>,
+    entries: HashMap<Key, Entry>,
+    /// The entries with an event since the reader last came, each once. One whose event
+    /// follows a gap stays until the gap is filled.
+    queued: Vec<Key>,
     /// One for each user the session follows.
     feeds: Vec<UserFeed>,
     /// Whether an open entry or feed has an event; the reader has been woken then.
@@ -81,10 +88,11 @@ struct State {
     has_overflowed: bool,
 }
 
-#[derive(Debug)]
+/// Identifies an entry.
+type Key = (OrderId, Form);
+
+#[derive(Debug, Default)]
 struct Entry {
-    order_id: OrderId,
-    form: Form,
     /// Whether a subscription has succeeded.
     is_established: bool,
     /// The newest version the reader has seen in this form.
@@ -93,6 +101,8 @@ struct Entry {
     /// the subscription comes first.
     is_opening: bool,
     pending: Option<Arc<SharedEvent>>,
+    /// Whether its key is in the queue.
+    is_queued: bool,
 }
 
 impl Entry {
@@ -121,17 +131,16 @@ impl Entry {
     }
 
     /// Hands out what waits unless it follows a gap, which is then returned.
-    fn take(&mut self, deliveries: &mut Vec<Delivery>) -> Option<Gap> {
+    fn take(&mut self, form: Form, deliveries: &mut Vec<Delivery>) -> Option<Gap> {
         let seen = *self.cursor()?;
         let pending = self.pending.as_ref()?;
-        if self.form == Form::Full
+        if form == Form::Full
             && let Some(gap) = Gap::before(pending, seen)
         {
             return Some(gap);
         }
         if let Some(event) = self.pending.take() {
             self.seen = event.version();
-            let form = self.form;
             deliveries.push(Delivery { form, event });
         }
         None
@@ -140,9 +149,36 @@ impl Entry {
 
 impl State {
     fn find(&mut self, order_id: OrderId, form: Form) -> Option<&mut Entry> {
-        self.entries
-            .iter_mut()
-            .find(|entry| entry.order_id == order_id && entry.form == form)
+        self.entries.get_mut(&(order_id, form))
+    }
+
+    /// Has the reader look at an entry.
+    fn queue(&mut self, key: Key) {
+        if let Some(entry) = self.entries.get_mut(&key)
+            && !std::mem::replace(&mut entry.is_queued, true)
+        {
+            self.queued.push(key);
+        }
+    }
+
+    /// Hands out what waits in the queue, and returns one of the gaps that are in the way.
+    fn take_queued(&mut self, deliveries: &mut Vec<Delivery>) -> Option<Gap> {
+        let mut first_gap = None;
+        let entries = &mut self.entries;
+        self.queued.retain(|key| {
+            let Some(entry) = entries.get_mut(key) else {
+                return false;
+            };
+            let gap = entry.take(key.1, deliveries);
+            entry.is_queued = gap.is_some();
+            first_gap = first_gap.take().or(gap);
+            entry.is_queued
+        });
+        // A burst is not to be paid for in memory afterwards.
+        if self.queued.is_empty() {
+            self.queued = Vec::new();
+        }
+        first_gap
     }
 
     fn find_feed(&mut self, user_id: &UserId) -> Option<&mut UserFeed> {
@@ -162,11 +198,12 @@ impl State {
     /// Forgets an order in one form, or leaves it to the feed of its user. `false` if it was
     /// not followed in that form.
     fn remove(&mut self, order_id: OrderId, form: Form) -> bool {
-        let is_it = |entry: &Entry| entry.order_id == order_id && entry.form == form;
-        let Some(idx) = self.entries.iter().position(is_it) else {
+        let Some(entry) = self.entries.remove(&(order_id, form)) else {
             return false;
         };
-        let entry = self.entries.remove(idx);
+        if entry.is_queued {
+            self.queued.retain(|key| *key != (order_id, form));
+        }
         if form == Form::Bare {
             return true;
         }
@@ -197,9 +234,12 @@ impl State {
         let mut bare = Offered::NotNewer;
         if let Some(entry) = self.find(*order_id, Form::Bare) {
             bare = entry.offer(offer.event);
+            self.queue((*order_id, Form::Bare));
         }
         let full = if let Some(entry) = self.find(*order_id, Form::Full) {
-            entry.offer(offer.event)
+            let offered = entry.offer(offer.event);
+            self.queue((*order_id, Form::Full));
+            offered
         } else if let Some(feed) = self.find_feed(user_id) {
             feed.offer(offer)
         } else {
@@ -245,19 +285,14 @@ impl Mailbox {
             return Ok(false);
         }
         state.check_room(len_max)?;
-        if state.entries.is_empty() {
-            // Most sessions watch one order; the default growth would begin with four.
-            state.entries.reserve_exact(1);
-        }
         let (seen, pending) = state.hand_over(order_id, form).unwrap_or_default();
-        state.entries.push(Entry {
-            order_id,
-            form,
-            is_established: false,
+        let entry = Entry {
             seen,
             is_opening: true,
             pending,
-        });
+            ..Entry::default()
+        };
+        state.entries.insert((order_id, form), entry);
         Ok(true)
     }
 
@@ -272,6 +307,7 @@ impl Mailbox {
         entry.is_opening = false;
         // What came in while the answer was read is part of the answer.
         if entry.advance(version) {
+            state.queue((order_id, form));
             self.make_ready(&mut state);
         }
     }
@@ -285,6 +321,7 @@ impl Mailbox {
         match state.find(order_id, form) {
             Some(entry) if entry.is_established => {
                 entry.is_opening = false;
+                state.queue((order_id, form));
                 false
             }
             _ => state.remove(order_id, form),
@@ -357,7 +394,7 @@ impl Mailbox {
         let entries = std::mem::take(&mut state.entries);
         let feeds = std::mem::take(&mut state.feeds);
         (
-            entries.into_iter().map(|entry| entry.order_id).collect(),
+            entries.into_keys().map(|(order_id, _)| order_id).collect(),
             feeds.into_iter().map(|feed| feed.user_id).collect(),
         )
     }
@@ -397,10 +434,7 @@ impl Mailbox {
         }
         let mut gap = None;
         if std::mem::replace(&mut state.is_ready, false) {
-            for entry in &mut state.entries {
-                let found = entry.take(deliveries);
-                gap = gap.or(found);
-            }
+            gap = state.take_queued(deliveries);
             for feed in &mut state.feeds {
                 feed.take(deliveries, &mut gap);
             }

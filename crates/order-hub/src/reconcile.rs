@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::{fill::READ_TIMEOUT, hub::Shared, lookups::Wanted, unsettled::Depth};
 
 /// The most ids of one read.
-const BATCH_LEN_MAX: usize = 1_000;
+pub(crate) const BATCH_LEN_MAX: usize = 1_000;
 
 /// FAILED orders move only if somebody redrives them, and the bus tells. Every so many
 /// passes they are asked about all the same, in case it did not.

@@ -1,15 +1,19 @@
 //! The subscriptions of one reader: what it follows, and what it is answered.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use order_core::{
-    CallContext, Error, Order, OrderEvent, OrderId, OrderState, OrderStatus, OrderStore, UserId,
-    Version, WatchOrder,
+    CallContext, Error, OrderEvent, OrderId, OrderState, OrderStatus, UserId, Version, WatchOrder,
+    WatchSource,
 };
 use tokio::time::timeout;
 
 use crate::{
-    Form, Inbox, fill::READ_TIMEOUT, hub::Shared, mailbox::Mailbox, user_feed::SNAPSHOT_LEN_MAX,
+    Form, Inbox, fill::READ_TIMEOUT, hub::Shared, mailbox::Mailbox, reconcile::BATCH_LEN_MAX,
+    user_feed::SNAPSHOT_LEN_MAX,
 };
 
 /// The most events that are replayed to a subscriber; one that missed more starts over
@@ -65,19 +69,21 @@ pub struct Session {
     mailbox: Arc<Mailbox>,
     /// The only user whose orders may be followed, if there is such a limit.
     scope: Option<UserId>,
+    subscriptions_max: usize,
 }
 
 impl Session {
-    pub(crate) fn open(shared: Arc<Shared>) -> Result<(Self, Inbox), Error> {
-        shared.enter()?;
+    /// A session that has its place already, and gives it back when it is dropped.
+    pub(crate) fn open(shared: &Arc<Shared>, subscriptions_max: usize) -> (Self, Inbox) {
         let mailbox = Arc::new(Mailbox::default());
-        let inbox = Inbox::new(Arc::clone(&shared), Arc::clone(&mailbox));
+        let inbox = Inbox::new(Arc::clone(shared), Arc::clone(&mailbox));
         let session = Self {
-            shared,
+            shared: Arc::clone(shared),
             mailbox,
             scope: None,
+            subscriptions_max,
         };
-        Ok((session, inbox))
+        (session, inbox)
     }
 
     /// From now on the session may begin to follow only this user and orders of this user.
@@ -112,6 +118,83 @@ impl Session {
             .establish(order.order_id, form, subscribed.version);
         opening.complete();
         Ok(subscribed)
+    }
+
+    /// Follows many orders, each as [`Session::subscribe`] does: registers all of them first, then
+    /// reads where they stand, 1,000 in one statement, and for each that the subscriber missed
+    /// more than one version of, its history. The answers are in the order of the input and have
+    /// its length.
+    ///
+    /// # Errors
+    /// Each order fails alone, as for [`Session::subscribe`]; [`Error::DeadlineExceeded`] if the
+    /// statement of an order takes 5 s.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the session as it was before.
+    pub async fn subscribe_many(
+        &mut self,
+        ctx: &CallContext,
+        orders: &[WatchOrder],
+        form: Form,
+    ) -> Vec<Result<Subscribed, Error>> {
+        let begin = |order: &WatchOrder| Opening::begin(self, Subject::Order(order.order_id, form));
+        let mut openings: VecDeque<_> = orders.iter().map(begin).collect();
+        let mut answers = Vec::with_capacity(orders.len());
+        for orders in orders.chunks(BATCH_LEN_MAX) {
+            let answers_of_chunk = self.read_many(ctx, orders).await;
+            answers.extend(answers_of_chunk);
+        }
+        // Nothing waits from here on, so what is newer comes after these answers.
+        for answer in &mut answers {
+            match (openings.pop_front(), &answer) {
+                (Some(Ok(opening)), Ok(subscribed)) => {
+                    let Subscribed {
+                        order_id, version, ..
+                    } = *subscribed;
+                    self.mailbox.establish(order_id, form, version);
+                    opening.complete();
+                }
+                (Some(Err(error)), _) => *answer = Err(error),
+                _ => {}
+            }
+        }
+        answers
+    }
+
+    /// Reads the answers to a batch of subscriptions.
+    async fn read_many(
+        &self,
+        ctx: &CallContext,
+        orders: &[WatchOrder],
+    ) -> Vec<Result<Subscribed, Error>> {
+        let store = &*self.shared.store;
+        let order_ids: Vec<_> = orders.iter().map(|order| order.order_id).collect();
+        let read = timeout(READ_TIMEOUT, self.shared.in_turn(store.states(&order_ids)));
+        let states = match read.await.unwrap_or(Err(Error::DeadlineExceeded)) {
+            Ok(states) => states,
+            Err(error) => {
+                let failed = orders.iter().map(|_| Err(error.without_source()));
+                return failed.collect();
+            }
+        };
+        let is_allowed =
+            |state: &OrderState| self.scope.as_ref().is_none_or(|id| state.user_id == *id);
+        let allowed = states.into_iter().filter(is_allowed);
+        let last_of: HashMap<_, _> = allowed
+            .map(|state| (state.order_id, state.into_event()))
+            .collect();
+        let mut answers = Vec::with_capacity(orders.len());
+        for &WatchOrder { order_id, since } in orders {
+            answers.push(match last_of.get(&order_id) {
+                Some(last) => {
+                    self.shared
+                        .in_turn(continued(store, ctx, last, since))
+                        .await
+                }
+                None => Err(Error::OrderNotFound { order_id }),
+            });
+        }
+        answers
     }
 
     /// Follows all orders of a user, also those that are still to come: registers, reads
@@ -208,7 +291,7 @@ impl Opening {
         let Session {
             shared, mailbox, ..
         } = session;
-        let len_max = shared.config.subscriptions_per_session_max;
+        let len_max = session.subscriptions_max;
         // The mailbox comes first: an event that is offered to a mailbox without an entry
         // is dropped, and from `join` on none may be.
         match &subject {
@@ -260,7 +343,7 @@ impl Drop for Opening {
 /// Reads where the order stands and what the subscriber missed. An order out of `scope` is
 /// answered as one that does not exist.
 async fn read(
-    store: &dyn OrderStore,
+    store: &dyn WatchSource,
     ctx: &CallContext,
     WatchOrder { order_id, since }: WatchOrder,
     scope: Option<&UserId>,
@@ -271,7 +354,7 @@ async fn read(
         .filter(|order| scope.is_none_or(|user_id| order.user_id == *user_id))
         .ok_or(Error::OrderNotFound { order_id })?;
     if let Some(since) = since
-        && let Some(events) = replay(store, ctx, &order, since).await?
+        && let Some(events) = replay(store, ctx, (order_id, order.version), since).await?
     {
         return Ok(Subscribed {
             order_id,
@@ -294,15 +377,41 @@ async fn read(
     })
 }
 
+/// The answer to a subscriber that has seen the version `since` of an order whose last event is
+/// `last`.
+async fn continued(
+    store: &dyn WatchSource,
+    ctx: &CallContext,
+    last: &OrderEvent,
+    since: Option<Version>,
+) -> Result<Subscribed, Error> {
+    let OrderEvent {
+        order_id, version, ..
+    } = *last;
+    let missed = match since {
+        Some(since) if since.checked_add(1) == Some(version) => Some(vec![last.clone()]),
+        Some(since) => replay(store, ctx, (order_id, version), since).await?,
+        None => None,
+    };
+    Ok(Subscribed {
+        order_id,
+        version: missed
+            .as_ref()
+            .and_then(|events| events.last())
+            .map_or(version, |last| last.version),
+        catch_up: missed.map_or_else(|| CatchUp::Snapshot(last.clone()), CatchUp::Replay),
+    })
+}
+
 /// Every event after `since`, or `None` if they cannot be given without a gap: `since` is
 /// ahead of the order, too far behind, or the history does not reach back to it.
 async fn replay(
-    store: &dyn OrderStore,
+    store: &dyn WatchSource,
     ctx: &CallContext,
-    order: &Order,
+    (order_id, version): (OrderId, Version),
     since: Version,
 ) -> Result<Option<Vec<OrderEvent>>, Error> {
-    let Some(n_missed) = order.version.checked_sub(since).map(|n| n as usize) else {
+    let Some(n_missed) = version.checked_sub(since).map(|n| n as usize) else {
         return Ok(None);
     };
     if n_missed == 0 {
@@ -311,7 +420,7 @@ async fn replay(
     if n_missed > REPLAY_LEN_MAX {
         return Ok(None);
     }
-    let events = store.events(ctx, order.id, since, REPLAY_LEN_MAX).await?;
+    let events = store.events(ctx, order_id, since, REPLAY_LEN_MAX).await?;
     let is_gap_free = events
         .iter()
         .zip(u64::from(since) + 1..)

@@ -8,19 +8,21 @@ mod config;
 mod connection;
 mod create;
 mod endpoints;
+mod follow;
 mod outlier;
 mod remote;
 mod resolve;
 mod retry;
+mod source;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, future::BoxFuture};
 use order_core::{
     CallContext, CancelOrder, Cause, Clock, CreateOrder, Error, EventPage, IfMatch, ListEvents,
-    ListOrders, Order, OrderApi, OrderEventStream, OrderId, OrderPage, Receipt, RetryOrder,
-    StreamTicket, TicketGrant, UpdateStatus, WatchOrder,
+    ListOrders, Order, OrderApi, OrderEventStream, OrderId, OrderPage, OrderWatch, Receipt,
+    RetryOrder, StreamTicket, TicketGrant, UpdateStatus, WatchOrder,
     supervisor::{STEP_TIME_MAX, Supervisor, Task},
 };
 use tokio::{sync::Mutex, time::timeout};
@@ -58,6 +60,8 @@ pub struct RemoteOrderApi {
     endpoints: Arc<Endpoints>,
     remote: Arc<Remote>,
     creates: Creates,
+    /// Follows orders for all callers over one stream, if there is somebody who does.
+    watch: OnceLock<Weak<dyn OrderWatch>>,
     supervisor: Arc<Supervisor>,
     closing: CancellationToken,
     _close_on_drop: DropGuard,
@@ -118,6 +122,7 @@ impl RemoteOrderApi {
             endpoints,
             remote,
             creates,
+            watch: OnceLock::new(),
             supervisor,
             _close_on_drop: closing.clone().drop_guard(),
             closing,
@@ -273,6 +278,9 @@ impl OrderApi for RemoteOrderApi {
         ctx: &CallContext,
         orders: Vec<WatchOrder>,
     ) -> Result<OrderEventStream, Error> {
+        if let Some(watch) = self.watch.get().and_then(Weak::upgrade) {
+            return watch.watch(ctx, orders).await;
+        }
         let manner = Manner {
             send_deadline: SendDeadline::No,
             ..Repeat::Harmless.into()

@@ -20,8 +20,9 @@ pub(crate) use order::{
 };
 pub(crate) use request::{
     cancel_from_proto, cancel_to_proto, change_id_from_proto, events_from_proto, events_to_proto,
-    list_from_proto, list_to_proto, order_id_from_proto, retry_from_proto, retry_to_proto,
-    update_from_proto, update_to_proto, watches_from_proto, watches_to_proto,
+    follow_from_proto, follow_to_proto, list_from_proto, list_to_proto, order_id_from_proto,
+    retry_from_proto, retry_to_proto, update_from_proto, update_to_proto, watches_from_proto,
+    watches_to_proto,
 };
 pub(crate) use worker::{
     failures_from_proto, heartbeat_from_proto, job_to_proto, lease_from_proto, token_to_proto,

@@ -8,6 +8,7 @@ mod call;
 mod config;
 mod dispatch;
 mod exchange;
+mod follow;
 mod handler;
 mod health;
 mod reflection;
@@ -16,7 +17,7 @@ mod worker;
 
 use std::{net::TcpListener, sync::Arc};
 
-use order_core::{Clock, IdGen, OrderApi, WorkerApi};
+use order_core::{Clock, IdGen, OrderApi, OrderFollow, WorkerApi};
 use tokio_util::sync::CancellationToken;
 use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::{Health as HealthApi, HealthServer};
@@ -40,6 +41,8 @@ pub struct RpcServerDeps {
     pub clock: Arc<dyn Clock>,
     /// Ids for requests that come without one.
     pub ids: Arc<dyn IdGen>,
+    /// Follows orders for gateways.
+    pub follow: Arc<dyn OrderFollow>,
     /// What workers outside call; `None` leaves their service out.
     pub workers: Option<Arc<dyn WorkerApi>>,
     /// Cancelled when the process is about to stop: health says `NOT_SERVING` from then on,
@@ -82,12 +85,14 @@ pub async fn serve(
     let RpcServerDeps {
         clock,
         ids,
+        follow,
         workers,
         leaving,
     } = deps;
     let (health, health_service) = Health::new(Arc::clone(&clock), workers.is_some());
+    let orders = OrderRpc::new(Arc::clone(&api), follow, Arc::clone(&clock), &config);
     let guarded = Guarded {
-        services: services(&api, &clock, workers, health_service, &config)?,
+        services: services(orders, &clock, workers, health_service, &config)?,
         pipeline: Arc::new(pipeline(&config, clock, ids)),
     };
     let stop_listener = CancellationToken::new();
@@ -106,7 +111,7 @@ pub async fn serve(
 
 /// What is served, behind its paths.
 fn services(
-    api: &Arc<dyn OrderApi>,
+    orders: OrderRpc,
     clock: &Arc<dyn Clock>,
     workers: Option<Arc<dyn WorkerApi>>,
     health: HealthServer<impl HealthApi>,
@@ -125,7 +130,6 @@ fn services(
                 .send_compressed(CompressionEncoding::Gzip),
         );
     }
-    let orders = OrderRpc::new(Arc::clone(api), Arc::clone(clock), config.watches_max);
     let orders = OrderServiceServer::new(orders)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip)

@@ -7,6 +7,7 @@
 
 mod contract;
 mod crashes;
+mod follow;
 mod http;
 mod positions;
 mod processes;

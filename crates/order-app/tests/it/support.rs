@@ -138,17 +138,28 @@ impl Running {
 
     /// Starts an `order-service`.
     pub(crate) async fn service(database_url: &str) -> Self {
-        let config = ServiceConfig::parse_from([
+        Self::service_with(database_url, &[]).await
+    }
+
+    /// Starts an `order-service` with flags of its own.
+    pub(crate) async fn service_with(database_url: &str, flags: &[&str]) -> Self {
+        Self::service_at(database_url, LOOPBACK, flags).await
+    }
+
+    /// Starts an `order-service` that serves gRPC at `grpc`.
+    pub(crate) async fn service_at(database_url: &str, grpc: &str, flags: &[&str]) -> Self {
+        let args = [
             "order-service",
             "--ws-addr",
             LOOPBACK,
             "--grpc-addr",
-            LOOPBACK,
+            grpc,
             "--admin-addr",
             LOOPBACK,
             "--database-url",
             database_url,
-        ]);
+        ];
+        let config = ServiceConfig::parse_from(args.iter().chain(flags));
         Self::new(Process::start_service(config).await.expect("it starts"))
     }
 
@@ -262,7 +273,12 @@ impl System {
 
 /// Starts a gateway in front of the service at `url`.
 pub(crate) async fn start_gateway(url: &str) -> Running {
-    let config = GatewayConfig::parse_from([
+    start_gateway_with(url, &[]).await
+}
+
+/// Starts a gateway with flags of its own.
+pub(crate) async fn start_gateway_with(url: &str, flags: &[&str]) -> Running {
+    let args = [
         "api-gateway",
         "--http-addr",
         LOOPBACK,
@@ -270,7 +286,8 @@ pub(crate) async fn start_gateway(url: &str) -> Running {
         LOOPBACK,
         "--order-service-url",
         url,
-    ]);
+    ];
+    let config = GatewayConfig::parse_from(args.iter().chain(flags));
     Running::new(Process::start_gateway(config).await.expect("it starts"))
 }
 

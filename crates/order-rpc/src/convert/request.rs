@@ -217,15 +217,71 @@ pub(crate) fn watches_from_proto(
 ) -> Result<Vec<WatchOrder>, Error> {
     check_len("orders", request.orders.len(), WATCHES_MAX)?;
     let mut checker = Checker::default();
-    let mut watches = Vec::with_capacity(request.orders.len());
-    for (n, watch) in request.orders.iter().enumerate() {
-        let order_id = within("orders", n, order_id_from_proto(&watch.order_id));
-        watches.extend(checker.keep(order_id)?.map(|order_id| WatchOrder {
+    let watches = each_watch("orders", &request.orders, &mut checker)?;
+    checker.finish(Some(watches))
+}
+
+fn each_watch(
+    field: &str,
+    watches: &[proto::watch_orders_request::Watch],
+    checker: &mut Checker,
+) -> Result<Vec<WatchOrder>, Error> {
+    let mut read = Vec::with_capacity(watches.len());
+    for (n, watch) in watches.iter().enumerate() {
+        let order_id = within(field, n, order_id_from_proto(&watch.order_id));
+        read.extend(checker.keep(order_id)?.map(|order_id| WatchOrder {
             order_id,
             since: watch.since_version,
         }));
     }
-    checker.finish(Some(watches))
+    Ok(read)
+}
+
+/// The most orders in each list of a request of `Follow`.
+const FOLLOWS_MAX: usize = 1_000;
+
+/// Reads which orders to follow, and which no longer.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] with every rule that is broken.
+pub(crate) fn follow_from_proto(
+    request: &proto::FollowRequest,
+) -> Result<(Vec<WatchOrder>, Vec<OrderId>), Error> {
+    for (field, len) in [("add", request.add.len()), ("remove", request.remove.len())] {
+        if len > FOLLOWS_MAX {
+            let rule = format!("must have at most {FOLLOWS_MAX} elements");
+            return Err(Error::invalid(field, rule));
+        }
+    }
+    let mut checker = Checker::default();
+    let add = each_watch("add", &request.add, &mut checker)?;
+    let mut remove = Vec::with_capacity(request.remove.len());
+    for (n, order_id) in request.remove.iter().enumerate() {
+        let order_id = within("remove", n, order_id_from_proto(order_id));
+        remove.extend(checker.keep(order_id)?);
+    }
+    checker.finish(Some((add, remove)))
+}
+
+/// Writes which orders to follow from now on, and which no longer: as many requests as their
+/// limit asks for.
+pub(crate) fn follow_to_proto(changes: &[(OrderId, bool)]) -> Vec<proto::FollowRequest> {
+    let request = |changes: &[(OrderId, bool)]| {
+        let mut request = proto::FollowRequest::default();
+        for (order_id, is_followed) in changes {
+            let order_id = order_id.to_string();
+            if *is_followed {
+                request.add.push(proto::watch_orders_request::Watch {
+                    order_id,
+                    since_version: None,
+                });
+            } else {
+                request.remove.push(order_id);
+            }
+        }
+        request
+    };
+    changes.chunks(FOLLOWS_MAX).map(request).collect()
 }
 
 /// Writes the orders to watch.

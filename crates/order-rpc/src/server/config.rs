@@ -25,6 +25,9 @@ pub struct RpcServerConfig {
     pub connections_max: usize,
     /// Watch streams; one more is refused with `OVERLOADED`.
     pub watches_max: usize,
+    /// Streams that follow many orders, one for each gateway; one more is refused with
+    /// `OVERLOADED`.
+    pub follows_max: usize,
     /// Size of the header list of one request, in bytes as HTTP/2 counts them.
     pub header_bytes_max: u32,
     /// Unread request bytes of one connection. The 64 KiB of the protocol hold about 300
@@ -62,6 +65,7 @@ impl Default for RpcServerConfig {
             leases_max: 1024,
             connections_max: 1024,
             watches_max: 10_000,
+            follows_max: 256,
             header_bytes_max: 16 * 1024,
             connection_window_bytes: 4 * 1024 * 1024,
             stream_window_bytes: 256 * 1024,

@@ -69,7 +69,7 @@ const fn free(name: &'static str) -> Facts {
 
 /// The methods of this server. Paths come from the caller, so the log takes its names from
 /// here.
-const METHODS: [Facts; 19] = [
+const METHODS: [Facts; 20] = [
     writes("order.v1.OrderService/CreateOrder"),
     writes("order.v1.OrderService/BatchCreateOrders"),
     reads("order.v1.OrderService/GetOrder"),
@@ -83,6 +83,8 @@ const METHODS: [Facts; 19] = [
         may_stream: true,
         ..reads("order.v1.OrderService/WatchOrders")
     },
+    // A gateway follows the orders of all its clients; the streams have a limit of their own.
+    free("order.v1.OrderService/Follow"),
     Facts {
         class: Class::Lease,
         ..reads("order.v1.WorkerService/Lease")
@@ -395,7 +397,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(n_methods, 15);
+        assert_eq!(n_methods, 16);
         assert_eq!(facts_of("/order.v1.OrderService/Nope").name, OTHER.name);
     }
 

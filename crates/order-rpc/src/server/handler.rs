@@ -3,20 +3,24 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use order_core::{
-    CallContext, Clock, Error, IdempotencyKey, ListOrders, OrderApi, PageSize, TicketGrant, UserId,
+    CallContext, Clock, Error, IdempotencyKey, ListOrders, OrderApi, OrderFollow, PageSize,
+    TicketGrant, UserId,
 };
 use order_edge::{Connection, pipeline::StreamDeadline};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     metadata::{MetadataMap, MetadataValue},
 };
 
 use super::{
+    RpcServerConfig,
     batch::create_batch,
     call::{answer, context, n_fitting, with_change_id},
-    watch::WatchStream,
+    follow,
+    watch::{StreamEnd, WatchStream},
 };
 use crate::{
     IDEMPOTENCY_KEY_HEADER, IDEMPOTENT_REPLAYED_HEADER, RESPONSE_BYTES_MAX, convert,
@@ -31,16 +35,39 @@ const LIST_READS_MAX: usize = 3;
 pub(super) struct OrderRpc {
     api: Arc<dyn OrderApi>,
     clock: Arc<dyn Clock>,
+    follow: Arc<dyn OrderFollow>,
     watches: Arc<Semaphore>,
+    follows: Arc<Semaphore>,
 }
 
 impl OrderRpc {
-    /// Answers with `api` and holds at most `watches_max` watches open.
-    pub(super) fn new(api: Arc<dyn OrderApi>, clock: Arc<dyn Clock>, watches_max: usize) -> Self {
+    /// Answers with `api` and `follow`, and holds as many streams open as `config` allows.
+    pub(super) fn new(
+        api: Arc<dyn OrderApi>,
+        follow: Arc<dyn OrderFollow>,
+        clock: Arc<dyn Clock>,
+        config: &RpcServerConfig,
+    ) -> Self {
         Self {
             api,
             clock,
-            watches: Arc::new(Semaphore::new(watches_max)),
+            follow,
+            watches: Arc::new(Semaphore::new(config.watches_max)),
+            follows: Arc::new(Semaphore::new(config.follows_max)),
+        }
+    }
+
+    /// When a stream ends by itself: when its connection does, or at the deadline that its caller
+    /// sent.
+    fn end_of<T>(&self, request: &Request<T>) -> StreamEnd {
+        let extensions = request.extensions();
+        StreamEnd {
+            draining: extensions
+                .get::<Arc<Connection>>()
+                .map(|connection| connection.draining.clone()),
+            time_left: extensions
+                .get::<StreamDeadline>()
+                .and_then(|deadline| deadline.0.remaining(self.clock.instant())),
         }
     }
 
@@ -72,6 +99,12 @@ impl OrderRpc {
             limit: u64::try_from(RESPONSE_BYTES_MAX).unwrap_or(u64::MAX),
         })
     }
+}
+
+/// Takes a place for a stream.
+fn place(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
+    let place = Arc::clone(places).try_acquire_owned();
+    place.map_err(|_| Error::overloaded())
 }
 
 /// The key of a call: from the metadata, from the field, or from both if they agree.
@@ -251,35 +284,45 @@ impl OrderService for OrderRpc {
         .await
     }
 
-    type WatchOrdersStream = WatchStream;
+    type WatchOrdersStream = WatchStream<proto::OrderEvent>;
 
     async fn watch_orders(
         &self,
         request: Request<proto::WatchOrdersRequest>,
     ) -> Result<Response<Self::WatchOrdersStream>, Status> {
         let ctx = context(&request);
-        let draining = request
-            .extensions()
-            .get::<Arc<Connection>>()
-            .map(|connection| connection.draining.clone());
-        let time_left = request
-            .extensions()
-            .get::<StreamDeadline>()
-            .and_then(|deadline| deadline.0.remaining(self.clock.instant()));
+        let end = self.end_of(&request);
         let watched = answer(&ctx, async {
             let orders = convert::watches_from_proto(request.get_ref())?;
-            let place = Arc::clone(&self.watches)
-                .try_acquire_owned()
-                .map_err(|_| Error::overloaded())?;
+            let place = place(&self.watches)?;
             let events = self.api.watch_orders(&ctx, orders).await?;
-            let request_id = ctx.request_id.clone();
-            Ok(WatchStream::new(
-                events, request_id, draining, time_left, place,
-            ))
+            let events = events.map_ok(convert::event_to_proto).boxed();
+            Ok(WatchStream::new(events, ctx.request_id.clone(), end, place))
         });
         let mut watched = watched.await?;
         // Each event would be compressed by itself, and be held back until it is.
         watched.disable_compression();
         Ok(watched)
+    }
+
+    type FollowStream = WatchStream<proto::FollowResponse>;
+
+    async fn follow(
+        &self,
+        request: Request<Streaming<proto::FollowRequest>>,
+    ) -> Result<Response<Self::FollowStream>, Status> {
+        let ctx = context(&request);
+        let end = self.end_of(&request);
+        let followed = answer(&ctx, async {
+            let place = place(&self.follows)?;
+            let (follower, events) = self.follow.follow()?;
+            let request_id = ctx.request_id.clone();
+            let requests = request.into_inner();
+            let feed = follow::feed(requests, follower, events, request_id.clone());
+            Ok(WatchStream::new(feed, request_id, end, place))
+        });
+        let mut followed = followed.await?;
+        followed.disable_compression();
+        Ok(followed)
     }
 }

@@ -1,4 +1,4 @@
-//! The answer of `WatchOrders`: the events of the API until something ends them.
+//! The answers of `WatchOrders` and `Follow`: what happens to orders, until something ends it.
 
 use std::{
     pin::Pin,
@@ -6,53 +6,60 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
-use order_core::{Error, OrderEventStream, RequestId};
+use futures_util::{
+    FutureExt as _, Stream, StreamExt as _,
+    future::{BoxFuture, OptionFuture},
+    stream::BoxStream,
+};
+use order_core::{Error, RequestId};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::{convert, proto, status::to_status};
+use crate::status::to_status;
 
-/// Events as messages. Ends with a status that says why, unless the API just ended them.
-pub(super) struct WatchStream {
+/// When a stream ends by itself.
+pub(super) struct StreamEnd {
+    /// Cancelled when the connection leaves.
+    pub(super) draining: Option<CancellationToken>,
+    /// Until the deadline of the caller.
+    pub(super) time_left: Option<Duration>,
+}
+
+impl StreamEnd {
+    /// Waits for the end and returns the reason.
+    async fn reached(self) -> Error {
+        let drained = self.draining.map(CancellationToken::cancelled_owned);
+        let expired = self.time_left.map(tokio::time::sleep);
+        let (drained, expired) = (OptionFuture::from(drained), OptionFuture::from(expired));
+        tokio::select! {
+            Some(()) = drained => Error::shutting_down(),
+            Some(()) = expired => Error::DeadlineExceeded,
+            else => std::future::pending().await,
+        }
+    }
+}
+
+/// Messages of the API. Ends with a status that says why, unless the API just ended them.
+pub(super) struct WatchStream<T> {
     /// `None` once the last item is out.
-    events: Option<OrderEventStream>,
+    events: Option<BoxStream<'static, Result<T, Error>>>,
     end: BoxFuture<'static, Error>,
     request_id: RequestId,
     _place: OwnedSemaphorePermit,
 }
 
-impl WatchStream {
-    /// Ends `events` when `draining` is cancelled, or after `time_left`.
+impl<T> WatchStream<T> {
+    /// Cuts `events` at the `end`.
     pub(super) fn new(
-        events: OrderEventStream,
+        events: BoxStream<'static, Result<T, Error>>,
         request_id: RequestId,
-        draining: Option<CancellationToken>,
-        time_left: Option<Duration>,
+        end: StreamEnd,
         place: OwnedSemaphorePermit,
     ) -> Self {
-        let drained = async move {
-            match draining {
-                Some(draining) => draining.cancelled().await,
-                None => std::future::pending().await,
-            }
-        };
-        let expired = async move {
-            match time_left {
-                Some(time_left) => tokio::time::sleep(time_left).await,
-                None => std::future::pending().await,
-            }
-        };
-        let end = async move {
-            tokio::select! {
-                () = drained => Error::shutting_down(),
-                () = expired => Error::DeadlineExceeded,
-            }
-        };
         Self {
             events: Some(events),
-            end: end.boxed(),
+            end: end.reached().boxed(),
             request_id,
             _place: place,
         }
@@ -70,8 +77,8 @@ impl WatchStream {
     }
 }
 
-impl Stream for WatchStream {
-    type Item = Result<proto::OrderEvent, Status>;
+impl<T> Stream for WatchStream<T> {
+    type Item = Result<T, Status>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
@@ -82,7 +89,7 @@ impl Stream for WatchStream {
             return Poll::Ready(Some(Err(this.cut(error))));
         }
         Poll::Ready(match ready!(events.poll_next_unpin(cx)) {
-            Some(Ok(event)) => Some(Ok(convert::event_to_proto(event))),
+            Some(Ok(message)) => Some(Ok(message)),
             Some(Err(error)) => Some(Err(this.cut(error))),
             None => None,
         })

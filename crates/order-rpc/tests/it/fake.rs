@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use order_core::{
-    CallContext, CancelOrder, Cause, CreateOrder, Error, EventPage, IdempotencyKey, IfMatch,
-    ListEvents, ListOrders, Metadata, Order, OrderApi, OrderEventStream, OrderId, OrderPage,
-    Receipt, RetryOrder, StreamTicket, TicketGrant, TicketSecret, UpdateStatus, Version,
-    WatchOrder,
+    CallContext, CancelOrder, Cause, CreateOrder, Error, EventPage, Follower, IdempotencyKey,
+    IfMatch, ListEvents, ListOrders, Metadata, Order, OrderApi, OrderEventStream, OrderFollow,
+    OrderId, OrderPage, Receipt, RetryOrder, StreamTicket, TicketGrant, TicketSecret, UpdateStatus,
+    Version, WatchOrder,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -126,6 +126,12 @@ fn receipt(order_id: OrderId, request: CreateOrder) -> Receipt {
             ..order(order_id)
         },
         is_replayed: request.idempotency_key.is_some(),
+    }
+}
+
+impl OrderFollow for FakeApi {
+    fn follow(&self) -> Result<(Box<dyn Follower>, OrderEventStream), Error> {
+        Err(Error::store_unavailable("not in the script"))
     }
 }
 

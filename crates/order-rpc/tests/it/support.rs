@@ -175,6 +175,7 @@ impl TestServer {
         let deps = RpcServerDeps {
             clock: Arc::new(TestClock),
             ids: Arc::new(TestIds::default()),
+            follow: Arc::clone(&api) as _,
             workers,
             leaving: leaving.clone(),
         };
