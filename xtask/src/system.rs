@@ -7,7 +7,10 @@ use order_testkit::server::{
     free_port,
     process::{ChildServer, Signal},
 };
-use tokio::task::JoinSet;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 use tokio_postgres::{Client, NoTls};
 
 /// How long a process may take until it serves, a database that recovers included.
@@ -15,6 +18,9 @@ const READY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long a process may take to stop; longer than its own `SHUTDOWN_TIMEOUT`.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the memory must stay the same to count as settled.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// Builds the binaries and returns the folder they are in.
 pub(crate) fn build(release: bool) -> anyhow::Result<PathBuf> {
@@ -232,4 +238,31 @@ fn settings_of(settings: &[(&'static str, &str)]) -> Vec<(&'static str, String)>
 /// A port of this machine.
 pub(crate) fn loopback(port: u16) -> String {
     format!("127.0.0.1:{port}")
+}
+
+/// The resident memory of a process, in KiB, once it stays the same.
+pub(crate) async fn settled_rss_kib(pid: u32) -> anyhow::Result<i64> {
+    let (mut value, mut since) = (rss_kib(pid)?, Instant::now());
+    while since.elapsed() < SETTLED {
+        sleep(Duration::from_millis(100)).await;
+        let next = rss_kib(pid)?;
+        if next != value {
+            (value, since) = (next, Instant::now());
+        }
+    }
+    Ok(value)
+}
+
+fn rss_kib(pid: u32) -> anyhow::Result<i64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    status
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("VmRSS:")?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
+        .context("no VmRSS in the status of the process")
 }

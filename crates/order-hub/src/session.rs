@@ -20,6 +20,9 @@ use crate::{
 /// from the current state.
 pub const REPLAY_LEN_MAX: usize = 300;
 
+/// The most events that are replayed for one list of orders: they wait in memory for the reader.
+const REPLAYS_LEN_MAX: usize = 1_000;
+
 /// The answer to a subscription: where the order stands, and how the subscriber gets there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscribed {
@@ -122,8 +125,9 @@ impl Session {
 
     /// Follows many orders, each as [`Session::subscribe`] does: registers all of them first, then
     /// reads where they stand, 1,000 in one statement, and for each that the subscriber missed
-    /// more than one version of, its history. The answers are in the order of the input and have
-    /// its length.
+    /// more than one version of, its history. The answers are in the order of the input, have its
+    /// length and replay at most 1,000 events together: an order beyond that starts over from its
+    /// current state.
     ///
     /// # Errors
     /// Each order fails alone, as for [`Session::subscribe`]; [`Error::DeadlineExceeded`] if the
@@ -140,9 +144,9 @@ impl Session {
         let begin = |order: &WatchOrder| Opening::begin(self, Subject::Order(order.order_id, form));
         let mut openings: VecDeque<_> = orders.iter().map(begin).collect();
         let mut answers = Vec::with_capacity(orders.len());
+        let mut n_left = REPLAYS_LEN_MAX;
         for orders in orders.chunks(BATCH_LEN_MAX) {
-            let answers_of_chunk = self.read_many(ctx, orders).await;
-            answers.extend(answers_of_chunk);
+            answers.extend(self.read_many(ctx, orders, &mut n_left).await);
         }
         // Nothing waits from here on, so what is newer comes after these answers.
         for answer in &mut answers {
@@ -161,11 +165,12 @@ impl Session {
         answers
     }
 
-    /// Reads the answers to a batch of subscriptions.
+    /// Reads the answers to a batch of subscriptions, which may replay `n_left` events.
     async fn read_many(
         &self,
         ctx: &CallContext,
         orders: &[WatchOrder],
+        n_left: &mut usize,
     ) -> Vec<Result<Subscribed, Error>> {
         let store = &*self.shared.store;
         let order_ids: Vec<_> = orders.iter().map(|order| order.order_id).collect();
@@ -185,14 +190,24 @@ impl Session {
             .collect();
         let mut answers = Vec::with_capacity(orders.len());
         for &WatchOrder { order_id, since } in orders {
-            answers.push(match last_of.get(&order_id) {
-                Some(last) => {
-                    self.shared
-                        .in_turn(continued(store, ctx, last, since))
-                        .await
-                }
-                None => Err(Error::OrderNotFound { order_id }),
-            });
+            let Some(last) = last_of.get(&order_id) else {
+                answers.push(Err(Error::OrderNotFound { order_id }));
+                continue;
+            };
+            let is_affordable = |since: &Version| {
+                let n_missed = last.version.saturating_sub(*since);
+                usize::try_from(n_missed).is_ok_and(|n_missed| n_missed <= *n_left)
+            };
+            let read = continued(store, ctx, last, since.filter(is_affordable));
+            let answer = self.shared.in_turn(read).await;
+            if let Ok(Subscribed {
+                catch_up: CatchUp::Replay(events),
+                ..
+            }) = &answer
+            {
+                *n_left = n_left.saturating_sub(events.len());
+            }
+            answers.push(answer);
         }
         answers
     }

@@ -1,5 +1,6 @@
 mod fake;
 mod fills;
+mod follow;
 mod forms;
 mod interleaving;
 mod outlet;

@@ -3,17 +3,15 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
-    time::{Instant, sleep},
 };
 
-use crate::system::System;
+use crate::system::{System, settled_rss_kib};
 
 /// The handshake of RFC 6455 with the sample key of its section 1.3.
 const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
@@ -23,9 +21,6 @@ const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websock
 /// Connections that are opened before the first look, so that what the process allocates
 /// once does not count.
 const WARM_UP: u32 = 200;
-
-/// How long the memory must stay the same to count as settled.
-const SETTLED: Duration = Duration::from_secs(2);
 
 /// Connections from one source address: below the limit the server has for one.
 const PER_ADDRESS: usize = 900;
@@ -120,30 +115,4 @@ async fn create_order(port: u16) -> anyhow::Result<String> {
         .with_context(|| format!("no order id in {answer}"))?;
     let (order_id, _) = rest.split_once('"').context("the end of the id")?;
     Ok(order_id.to_owned())
-}
-
-async fn settled_rss_kib(pid: u32) -> anyhow::Result<i64> {
-    let (mut value, mut since) = (rss_kib(pid)?, Instant::now());
-    while since.elapsed() < SETTLED {
-        sleep(Duration::from_millis(100)).await;
-        let next = rss_kib(pid)?;
-        if next != value {
-            (value, since) = (next, Instant::now());
-        }
-    }
-    Ok(value)
-}
-
-fn rss_kib(pid: u32) -> anyhow::Result<i64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    status
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("VmRSS:")?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        })
-        .context("no VmRSS in the status of the process")
 }

@@ -5,6 +5,7 @@
 //! - [`scale`]: of several services, workers and gateways one is killed every second, and
 //!   the broker is wiped.
 //! - [`failover`]: the primary database is lost again and again, and its standby takes over.
+//! - [`streams`]: ten thousand clients follow orders at one gateway under load; nothing dies.
 //! - [`rolling`]: behind a load balancer every process in turn is stopped in good order.
 //!
 //! What clients saw is compared with what the database holds, and every line of the report
@@ -22,6 +23,7 @@ mod promise;
 mod rolling;
 mod scale;
 mod sink;
+mod streams;
 mod watchers;
 
 /// What to do.
@@ -45,6 +47,9 @@ pub(crate) struct StormArgs {
     /// Restart all of them in turn, in good order and behind `HAProxy`, instead.
     #[arg(long, conflicts_with = "failover")]
     rolling: bool,
+    /// Follow this many orders at one gateway, each over an event stream, under load instead.
+    #[arg(long, conflicts_with_all = ["scale", "rolling", "failover"])]
+    streams: Option<u32>,
     #[command(flatten)]
     failover: failover::FailoverArgs,
     #[command(flatten)]
@@ -86,7 +91,9 @@ struct FleetArgs {
 
 /// Runs the storm; fails if a promise was broken or less happened than was asked for.
 pub(crate) async fn run(args: StormArgs) -> anyhow::Result<()> {
-    if args.scale {
+    if let Some(n) = args.streams {
+        streams::run(n, args.release).await
+    } else if args.scale {
         scale::run(args.fleet, args.release).await
     } else if args.rolling {
         rolling::run(args.fleet, args.release).await

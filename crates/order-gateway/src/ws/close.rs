@@ -5,7 +5,6 @@
 //! | 1002 | [`PROTOCOL_ERROR`] | fix itself |
 //! | 1003 | [`UNSUPPORTED_DATA`] | send text |
 //! | 1007 | [`INVALID_TEXT`] | send UTF-8 |
-//! | 1008 | [`FLOODING`] | reconnect and send slower |
 //! | 1009 | [`MESSAGE_TOO_BIG`] | send less at a time |
 //! | 1012 | [`RESTARTING`] | reconnect after the time in the reason |
 //! | 4008 | [`SLOW_READER`] | reconnect, and read |
@@ -42,12 +41,6 @@ pub const UNSUPPORTED_DATA: Close = Close {
 pub const INVALID_TEXT: Close = Close {
     code: 1007,
     reason: "the text is not UTF-8",
-};
-
-/// More messages per second than allowed, for longer than a short burst.
-pub const FLOODING: Close = Close {
-    code: 1008,
-    reason: "too many messages per second",
 };
 
 /// A message or frame above the limit.

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use order_core::{Error, OrderId, UserId, Version, Violation};
+use order_core::{Error, OrderId, UserId, Version, Violation, WatchOrder};
 use serde_json::{Map, Value};
 
 /// The largest `id` of a command: the largest integer that every JSON reader keeps exact
@@ -29,6 +29,7 @@ pub(super) enum Action {
         order_id: OrderId,
         since: Option<Version>,
     },
+    SubscribeMany(Vec<WatchOrder>),
     SubscribeUser(UserId),
     Unsubscribe(Subject),
     Authenticate(Ticket),
@@ -141,8 +142,14 @@ fn parse_action(fields: &Map<String, Value>) -> Result<Action, Error> {
 
 fn parse_subscribe(value: &Value) -> Result<Action, Error> {
     let fields = object("subscribe", value)?;
-    refuse_unknown("subscribe", fields, &["order", "user", "since"])?;
-    let since = fields.get("since").map(parse_since).transpose()?;
+    refuse_unknown("subscribe", fields, &["order", "orders", "user", "since"])?;
+    if let (Some(orders), 1) = (fields.get("orders"), fields.len()) {
+        return parse_orders(orders).map(Action::SubscribeMany);
+    }
+    if fields.contains_key("orders") {
+        return Err(Error::invalid("subscribe/orders", "goes with nothing else"));
+    }
+    let since = parse_since("subscribe", fields)?;
     match parse_subject("subscribe", fields)? {
         Subject::Order(order_id) => Ok(Action::Subscribe { order_id, since }),
         Subject::User(_) if since.is_some() => {
@@ -152,11 +159,36 @@ fn parse_subscribe(value: &Value) -> Result<Action, Error> {
     }
 }
 
-fn parse_since(value: &Value) -> Result<Version, Error> {
+/// The length of the list is limited by that of a message; what is too much for the connection is
+/// refused order by order.
+fn parse_orders(value: &Value) -> Result<Vec<WatchOrder>, Error> {
+    let parse_order = |(n, value)| {
+        let parent = format!("subscribe/orders/{n}");
+        let fields = object(&parent, value)?;
+        refuse_unknown(&parent, fields, &["order", "since"])?;
+        let field = format!("{parent}/order");
+        Ok(WatchOrder {
+            order_id: OrderId::parse_field(&field, text(&field, fields.get("order"))?)?,
+            since: parse_since(&parent, fields)?,
+        })
+    };
+    match value.as_array() {
+        Some(orders) if !orders.is_empty() => orders.iter().enumerate().map(parse_order).collect(),
+        _ => Err(Error::invalid(
+            "subscribe/orders",
+            "must be a list that is not empty",
+        )),
+    }
+}
+
+fn parse_since(parent: &str, fields: &Map<String, Value>) -> Result<Option<Version>, Error> {
+    let Some(value) = fields.get("since") else {
+        return Ok(None);
+    };
     let since = value.as_u64().and_then(|since| since.try_into().ok());
-    since.ok_or_else(|| {
+    since.map(Some).ok_or_else(|| {
         Error::invalid(
-            "subscribe/since",
+            format!("{parent}/since"),
             format!("must be an integer from 0 to {}", Version::MAX),
         )
     })
@@ -263,6 +295,10 @@ mod tests {
             order_id: order_id(),
             since,
         };
+        let watch = |since| WatchOrder {
+            order_id: order_id(),
+            since,
+        };
         for (text, id, action) in [
             (
                 r#"{"id":1,"subscribe":{"order":"ID","since":3}}"#,
@@ -274,6 +310,11 @@ mod tests {
                 r#"{"subscribe":{"since":0,"order":"ID"},"id":0}"#,
                 Some(0),
                 subscribe(Some(0)),
+            ),
+            (
+                r#"{"subscribe":{"orders":[{"order":"ID","since":3},{"order":"ID"}]}}"#,
+                None,
+                Action::SubscribeMany(vec![watch(Some(3)), watch(None)]),
             ),
             (
                 r#"{"id":2,"unsubscribe":{"order":"ID"}}"#,
@@ -337,6 +378,12 @@ mod tests {
             r#"{"id":1,"subscribe":{"order":"ID","until":3}}"#,
             r#"{"id":1,"subscribe":{"user":"user-1","order":"ID"}}"#,
             r#"{"id":1,"subscribe":{"user":"user-1","since":1}}"#,
+            r#"{"id":1,"subscribe":{"orders":[]}}"#,
+            r#"{"id":1,"subscribe":{"orders":"ID"}}"#,
+            r#"{"id":1,"subscribe":{"orders":["ID"]}}"#,
+            r#"{"id":1,"subscribe":{"orders":[{"order":"ID"},{"since":1}]}}"#,
+            r#"{"id":1,"subscribe":{"orders":[{"order":"ID","since":-1}]}}"#,
+            r#"{"id":1,"subscribe":{"orders":[{"order":"ID"}],"since":1}}"#,
             r#"{"id":1,"subscribe":{"user":7}}"#,
             r#"{"id":1,"subscribe":{"user":""}}"#,
             r#"{"id":1,"unsubscribe":{}}"#,

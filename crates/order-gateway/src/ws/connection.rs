@@ -56,6 +56,9 @@ const WRITE_BUFFER_LEN: usize = 4 * 1024;
 /// of 500 characters of up to four bytes, is about 660 KiB.
 const WRITE_BUFFER_LEN_MAX: usize = 1024 * 1024;
 
+/// How many orders of a list count as one message.
+const ORDERS_PER_MESSAGE: u32 = 10;
+
 /// Why the loop of a connection ended.
 enum End {
     /// Nobody is there any more.
@@ -124,6 +127,8 @@ pub(super) struct Connection<S> {
     inbox: Inbox,
     deliveries: Vec<Delivery>,
     rate: RateLimit,
+    /// A client that sends too fast is read on from here, and held back by TCP until then.
+    held_until: Option<Instant>,
     /// When the next ping is due, or the pong.
     heartbeat_at: Instant,
     is_awaiting_pong: bool,
@@ -150,6 +155,7 @@ where
         let first_ping = config.ping_interval.mul_f64(rand::random());
         Self {
             rate: RateLimit::new(config.messages_per_second_max, now),
+            held_until: None,
             heartbeat_at: now + first_ping,
             socket: WebSocketStream::from_raw_socket(stream, Role::Server, Some(socket_config))
                 .await,
@@ -193,7 +199,9 @@ where
                 biased;
                 (session, found) = running(&mut self.running) => Step::Answered(session, found),
                 () = self.shared.stop.cancelled(), if self.close_at.is_none() => Step::Stopping,
-                message = self.socket.next(), if self.running.is_none() => Step::Received(message),
+                message = self.socket.next(), if self.running.is_none() && self.held_until.is_none() => {
+                    Step::Received(message)
+                }
                 result = self.inbox.next(&mut self.deliveries), if !self.is_hub_closed => {
                     Step::Delivered(result)
                 }
@@ -212,7 +220,7 @@ where
                 self.running = None;
                 self.session = Some(session);
                 match found {
-                    Found::Answer(answer) => self.write(answer).await,
+                    Found::Answers(answers) => self.write(answers).await,
                     Found::Ticket { id, user_id } => self.authenticate(id, user_id).await,
                 }
             }
@@ -239,8 +247,8 @@ where
     }
 
     fn timer_at(&self) -> Instant {
-        self.close_at
-            .map_or(self.heartbeat_at, |at| at.min(self.heartbeat_at))
+        let others = [self.close_at, self.held_until].into_iter().flatten();
+        others.fold(self.heartbeat_at, Instant::min)
     }
 
     /// Picks the moment to say goodbye, spread so that the clients do not all come back at
@@ -257,11 +265,14 @@ where
             .get_or_insert_with(|| Instant::now() + latest.mul_f64(rand::random()));
     }
 
-    /// The timer has come: time to close, a ping is due, or a pong is overdue.
+    /// The timer has come: time to close or to read on, a ping is due, or a pong is overdue.
     async fn tick(&mut self) -> Result<(), End> {
         let now = Instant::now();
         if self.close_at.is_some_and(|at| at <= now) {
             return Err(restarting());
+        }
+        if self.held_until.take_if(|at| *at <= now).is_some() {
+            return Ok(());
         }
         let config = &self.shared.config;
         let pong_at = now + config.pong_timeout;
@@ -270,8 +281,8 @@ where
             self.heartbeat_at = pong_at;
             return self.write([Message::Ping(bytes::Bytes::new())]).await;
         }
-        if self.running.is_some() {
-            // The pong may wait behind the command; nobody has looked.
+        if self.running.is_some() || self.held_until.is_some() {
+            // The pong may wait behind other messages; nobody has looked.
             self.heartbeat_at = pong_at;
             return Ok(());
         }
@@ -285,9 +296,7 @@ where
             self.is_awaiting_pong = false;
             self.heartbeat_at = now + self.shared.config.ping_interval;
         }
-        if !self.rate.admit(now) {
-            return Err(close::FLOODING.into());
-        }
+        self.held_until = self.rate.count(1, now);
         match message {
             Message::Text(text) => self.obey(text.as_str()).await,
             Message::Binary(_) => Err(close::UNSUPPORTED_DATA.into()),
@@ -319,6 +328,14 @@ where
                 self.may_authenticate = false;
                 let order = WatchOrder { order_id, since };
                 self.start(Lookup::Order { id, order });
+            }
+            Action::SubscribeMany(orders) => {
+                self.may_authenticate = false;
+                // Read together they cost less than one by one, but not nothing.
+                let n_messages =
+                    u32::try_from(orders.len()).unwrap_or(u32::MAX) / ORDERS_PER_MESSAGE;
+                self.held_until = self.rate.count(n_messages, Instant::now());
+                self.start(Lookup::Orders { id, orders });
             }
             Action::SubscribeUser(user_id) => {
                 self.may_authenticate = false;

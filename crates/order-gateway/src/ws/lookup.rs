@@ -16,6 +16,11 @@ pub(super) enum Lookup {
     Bare(OrderId),
     /// An order, answered by everything, under the number of the question.
     Order { id: Option<u64>, order: WatchOrder },
+    /// Many orders, each answered as if it came alone.
+    Orders {
+        id: Option<u64>,
+        orders: Vec<WatchOrder>,
+    },
     /// All orders of a user.
     User { id: Option<u64>, user_id: UserId },
     /// Whose ticket this is.
@@ -25,8 +30,8 @@ pub(super) enum Lookup {
 /// What came of it.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// The answer, if it has one.
-    Answer(Option<Message>),
+    /// The answers, if it has any.
+    Answers(Vec<Message>),
     /// Whose ticket it was.
     Ticket {
         id: Option<u64>,
@@ -43,11 +48,15 @@ impl Lookup {
         mut session: Session,
     ) -> (Session, Found) {
         let ctx = shared.context(&request_id);
-        let answer = match self {
-            Self::Bare(order_id) => subscribe_bare(&mut session, &ctx, order_id).await,
-            Self::Order { id, order } => Some(subscribe(&mut session, &ctx, id, order).await),
+        let answers = match self {
+            Self::Bare(order_id) => {
+                let answer = subscribe_bare(&mut session, &ctx, order_id).await;
+                answer.into_iter().collect()
+            }
+            Self::Order { id, order } => vec![subscribe(&mut session, &ctx, id, order).await],
+            Self::Orders { id, orders } => subscribe_many(&mut session, &ctx, id, &orders).await,
             Self::User { id, user_id } => {
-                Some(subscribe_user(&mut session, &ctx, id, user_id).await)
+                vec![subscribe_user(&mut session, &ctx, id, user_id).await]
             }
             Self::Ticket { id, ticket } => {
                 let user_id = shared.redeem(&ctx, &ticket).await;
@@ -57,7 +66,7 @@ impl Lookup {
                 return (session, Found::Ticket { id, user_id });
             }
         };
-        (session, Found::Answer(answer))
+        (session, Found::Answers(answers))
     }
 }
 
@@ -82,7 +91,37 @@ async fn subscribe(
     id: Option<u64>,
     order: WatchOrder,
 ) -> Message {
-    match in_time(session.subscribe(ctx, order, Form::Full)).await {
+    let subscribed = in_time(session.subscribe(ctx, order, Form::Full)).await;
+    answer(ctx, id, order, subscribed)
+}
+
+async fn subscribe_many(
+    session: &mut Session,
+    ctx: &CallContext,
+    id: Option<u64>,
+    orders: &[WatchOrder],
+) -> Vec<Message> {
+    let subscribed = session.subscribe_many(ctx, orders, Form::Full);
+    let subscribed = match timeout(READ_TIMEOUT, subscribed).await {
+        Ok(subscribed) => subscribed,
+        Err(_) => orders
+            .iter()
+            .map(|_| Err(Error::DeadlineExceeded))
+            .collect(),
+    };
+    let answers = orders.iter().zip(subscribed);
+    answers
+        .map(|(order, subscribed)| answer(ctx, id, *order, subscribed))
+        .collect()
+}
+
+fn answer(
+    ctx: &CallContext,
+    id: Option<u64>,
+    order: WatchOrder,
+    subscribed: Result<Subscribed, Error>,
+) -> Message {
+    match subscribed {
         Ok(subscribed) => frame::subscribed(id, &subscribed),
         Err(error) => refuse(ctx, id, Some(order.order_id), &error),
     }

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | an order id, bare or as a JSON string | nothing while the order is PENDING, else `{"order_id","status"}` | `{"order_id","status"}` |
 //! | `{"id":1,"subscribe":{"order":"…","since":3}}` | `{"id":1,"subscribed":{"order","version","recovered","events","snapshot"?}}` | `{"order_id","status","version","at"}` |
+//! | `{"id":1,"subscribe":{"orders":[{"order":"…","since":3}, …]}}` | the same for each order, in turn | the same |
 //! | `{"id":1,"subscribe":{"user":"…"}}` | `{"id":1,"subscribed":{"user","orders":[{"order_id","status","version","at"}…]}}` | `{"order_id","status","version","at"}` |
 //! | `{"id":2,"unsubscribe":{"order":"…"}}` or `{"user":"…"}` | `{"id":2,"unsubscribed":{…}}`, the same | |
 //! | `{"id":3,"ping":true}` | `{"id":3,"pong":true}` | |
@@ -94,8 +95,8 @@ pub struct WsConfig {
     pub connections_per_address_max: usize,
     /// Sockets at the same time that showed a ticket of one user.
     pub connections_per_user_max: usize,
-    /// Messages of one client per second, control frames included; twice as many may come
-    /// at once.
+    /// Messages of one client that are read per second, control frames included; twice as many
+    /// are read at once. A client that sends faster is held back by TCP.
     pub messages_per_second_max: u32,
     /// The longest message, in bytes.
     pub message_len_max: usize,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How many seconds' worth of messages may come at once: enough for a client that comes
-/// back with a handful of orders, not for one that never waits.
+/// How many seconds' worth of messages are taken at once: enough for a client that comes
+/// back with a handful of orders.
 const BURST_SECONDS: u32 = 2;
 
 #[derive(Clone, Copy, Debug)]
@@ -25,14 +25,12 @@ impl RateLimit {
         }
     }
 
-    /// Whether one more message may come now.
-    pub(super) fn admit(&mut self, now: Instant) -> bool {
-        let full_at = self.full_at.max(now) + self.interval;
-        let is_admitted = full_at - now <= Duration::from_secs(u64::from(BURST_SECONDS));
-        if is_admitted {
-            self.full_at = full_at;
-        }
-        is_admitted
+    /// Counts `n` messages, and returns when the next one may be taken if that is not now.
+    pub(super) fn count(&mut self, n: u32, now: Instant) -> Option<Instant> {
+        self.full_at = self.full_at.max(now) + self.interval * n;
+        let burst = Duration::from_secs(u64::from(BURST_SECONDS));
+        let next_at = (self.full_at + self.interval).checked_sub(burst)?;
+        (next_at > now).then_some(next_at)
     }
 }
 
@@ -44,13 +42,15 @@ mod tests {
     fn burst_is_followed_by_the_rate() {
         let start = Instant::now();
         let mut limit = RateLimit::new(20, start);
-        let n_admitted = (0..100).filter(|_| limit.admit(start)).count();
-        assert_eq!(n_admitted, 40);
-        let later = start + Duration::from_millis(500);
-        let n_admitted = (0..100).filter(|_| limit.admit(later)).count();
-        assert_eq!(n_admitted, 10);
-        let much_later = start + Duration::from_hours(1);
-        let n_admitted = (0..100).filter(|_| limit.admit(much_later)).count();
-        assert_eq!(n_admitted, 40);
+        let mut n_at_once = |now| (1..).find(|_| limit.count(1, now).is_some());
+        assert_eq!(n_at_once(start), Some(40));
+        assert_eq!(n_at_once(start + Duration::from_millis(500)), Some(10));
+        assert_eq!(n_at_once(start + Duration::from_hours(1)), Some(40));
+        let next_at = start + Duration::from_hours(1) + Duration::from_millis(50);
+        assert_eq!(limit.count(0, next_at), None);
+        assert_eq!(
+            limit.count(1, next_at),
+            Some(next_at + Duration::from_millis(50))
+        );
     }
 }

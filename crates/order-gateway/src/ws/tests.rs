@@ -123,8 +123,10 @@ impl OrderStore for FakeStore {
         Ok(events)
     }
 
-    async fn states(&self, _order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
-        unreachable!("no reconcile pass runs")
+    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
+        self.check_up().await?;
+        let last = |order_id: &OrderId| self.history(*order_id).pop();
+        Ok(order_ids.iter().filter_map(last).map(state).collect())
     }
 
     async fn recent_states(
@@ -143,14 +145,8 @@ impl OrderStore for FakeStore {
         let newest = histories.values().filter_map(|history| history.last());
         let mut states: Vec<_> = newest
             .filter(|event| event.user_id == *user_id)
-            .map(|event| OrderState {
-                order_id: event.order_id,
-                user_id: event.user_id.clone(),
-                version: event.version,
-                status: event.status,
-                updated_at: event.at,
-                cause: event.cause.clone(),
-            })
+            .cloned()
+            .map(state)
             .collect();
         states.sort_by_key(|state| std::cmp::Reverse(state.order_id));
         states.truncate(limit_per_user);
@@ -205,6 +201,17 @@ impl TicketOffice for FakeOffice {
             return Err(Error::TicketInvalid);
         }
         Ok(TicketGrant { user_id })
+    }
+}
+
+fn state(event: OrderEvent) -> OrderState {
+    OrderState {
+        order_id: event.order_id,
+        user_id: event.user_id,
+        version: event.version,
+        status: event.status,
+        updated_at: event.at,
+        cause: event.cause,
     }
 }
 

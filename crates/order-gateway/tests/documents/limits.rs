@@ -210,11 +210,10 @@ async fn currencies_and_amounts_are_those_of_the_code() {
 }
 
 /// Every code with which the server closes a socket.
-const CLOSE_CODES: [Close; 11] = [
+const CLOSE_CODES: [Close; 10] = [
     close::PROTOCOL_ERROR,
     close::UNSUPPORTED_DATA,
     close::INVALID_TEXT,
-    close::FLOODING,
     close::MESSAGE_TOO_BIG,
     close::RESTARTING,
     close::SLOW_READER,

@@ -1,12 +1,14 @@
 //! What the endpoint refuses, before and after the upgrade.
 
+use std::time::Duration;
+
 use futures_util::SinkExt as _;
 use http::{HeaderName, HeaderValue, StatusCode};
 use order_hub::HubConfig;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_tungstenite::tungstenite::{
     Message,
@@ -103,15 +105,35 @@ async fn broken_frame_closes_with_1002() {
 }
 
 #[tokio::test]
-async fn flood_closes_with_1008() {
-    for message in [Message::text("hello"), Message::Ping(bytes::Bytes::new())] {
+async fn flood_is_held_back() {
+    for message in [
+        Message::text(r#"{"ping":true}"#),
+        Message::Ping(bytes::Bytes::new()),
+    ] {
         let server = Server::with_defaults().await;
         let mut client = server.connect().await;
-        for _ in 0..200 {
+        let start = Instant::now();
+        for _ in 0..60 {
             client.socket.feed(message.clone()).await.expect("open");
         }
         client.socket.flush().await.expect("open");
-        assert_eq!(client.close_frame().await.0, 1008, "{message:?}");
+        let mut n_pongs = 0;
+        while n_pongs < 60 {
+            match client.next().await {
+                Message::Text(text) if text == r#"{"pong":true}"# => n_pongs += 1,
+                Message::Pong(_) => n_pongs += 1,
+                // The server asks for signs of life meanwhile.
+                Message::Ping(_) => {}
+                other => panic!("not a pong: {other:?}"),
+            }
+        }
+        // 40 at once, 20 a second after that.
+        let elapsed = start.elapsed();
+        assert!(
+            elapsed >= Duration::from_millis(900),
+            "{message:?}: {elapsed:?}"
+        );
+        client.check_silent().await;
         server.shut_down().await;
     }
 }

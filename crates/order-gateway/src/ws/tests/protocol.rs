@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 use order_core::{Cause, OrderStatus};
 use order_hub::HubConfig;
 
+use serde_json::Value;
+
 use super::{Server, no_drain, order_id};
 
 #[tokio::test]
@@ -133,6 +135,7 @@ async fn every_frame_has_its_shape() {
         r#"{"id":15,"subscribe":{"order":"ID3"}}"#,
         r#"{"id":16,"unsubscribe":{"order":"ID2"}}"#,
         r#"{"id":17,"unsubscribe":{"user":"user-1"}}"#,
+        r#"{"id":18,"subscribe":{"orders":[{"order":"ID2","since":2}]}}"#,
     ] {
         let question = (1..=9).fold(question.to_owned(), |question, n| {
             question.replace(&format!("ID{n}"), &order_id(n).to_string())
@@ -235,5 +238,68 @@ async fn one_event_reaches_all_who_watch_and_nobody_else() {
         assert!(client.text().await.contains("PROCESSED"));
     }
     watching[2].check_silent().await;
+    server.shut_down().await;
+}
+
+/// Every single one of a list is answered, in order, and those that exist are followed.
+#[tokio::test]
+async fn list_of_orders_is_answered_order_by_order() {
+    let server = Server::start(no_drain(), HubConfig::default()).await;
+    let n_orders = HubConfig::default().subscriptions_per_session_max as u128;
+    for n in 1..=n_orders {
+        server.world.commit(n, OrderStatus::Pending);
+        server.world.commit(n, OrderStatus::Processing);
+    }
+    server.world.commit(1, OrderStatus::Failed);
+    let mut client = server.connect().await;
+    let one = |n, since: &str| format!(r#"{{"order":"{}"{since}}}"#, order_id(n));
+    // The first missed two versions, the second one, the third none, and so on from the start.
+    let since = [r#","since":1"#, r#","since":1"#, r#","since":2"#];
+    let mut orders: Vec<_> = (1..).zip(since).map(|(n, since)| one(n, since)).collect();
+    orders.extend((4..=n_orders).map(|n| one(n, "")));
+    // One does not exist, one is too many.
+    orders[3] = one(1_000, "");
+    orders.push(one(4, ""));
+    orders.push(one(1_001, ""));
+    let list = format!(
+        r#"{{"id":7,"subscribe":{{"orders":[{}]}}}}"#,
+        orders.join(",")
+    );
+    client.send(list).await;
+
+    for (n, events) in [(1, 2), (2, 1), (3, 0)] {
+        let answer: Value = serde_json::from_str(&client.text().await).expect("JSON");
+        let subscribed = &answer["subscribed"];
+        assert_eq!(
+            (&answer["id"], &subscribed["recovered"]),
+            (&7.into(), &true.into())
+        );
+        assert_eq!(subscribed["order"], order_id(n).to_string());
+        assert_eq!(subscribed["events"].as_array().map(Vec::len), Some(events));
+    }
+    let unknown = client.text().await;
+    assert!(
+        unknown.contains("ORDER_NOT_FOUND") && unknown.contains(r#""id":7"#),
+        "{unknown}"
+    );
+    for n in 5..=n_orders {
+        let answer = client.text().await;
+        assert!(answer.contains(&order_id(n).to_string()), "{answer}");
+        assert!(answer.contains(r#""recovered":false"#), "{answer}");
+    }
+    // The place was taken while the order that does not exist was read.
+    for _ in 0..2 {
+        let answer = client.text().await;
+        assert!(answer.contains("LIMIT_EXCEEDED"), "{answer}");
+    }
+    for n in [2, n_orders] {
+        server.world.publish(n, OrderStatus::Processed);
+        let pushed = client.text().await;
+        assert!(
+            pushed.contains(&order_id(n).to_string()) && pushed.contains("PROCESSED"),
+            "{pushed}"
+        );
+    }
+    client.check_silent().await;
     server.shut_down().await;
 }
