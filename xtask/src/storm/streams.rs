@@ -127,8 +127,8 @@ impl Api {
         let body = r#"{"user_id":"streams","amount":1}"#;
         let answer = self.send(self.url.clone(), body).await?;
         let answer: serde_json::Value = serde_json::from_slice(&answer)?;
-        let order_id = answer["order_id"].as_str().context("an order id")?;
-        Ok(order_id.to_owned())
+        let order_id = answer.get("order_id").and_then(|id| id.as_str());
+        Ok(order_id.context("an order id")?.to_owned())
     }
 
     async fn cancel(&self, order_id: &str) -> anyhow::Result<()> {

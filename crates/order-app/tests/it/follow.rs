@@ -26,8 +26,8 @@ use crate::{
     positions::Sse,
     processes::{self, Ports},
     support::{
-        Database, Engine, Http, PATIENCE, Running, Shape, System, context, database, run,
-        start_gateway, start_gateway_with, wait_for,
+        Engine, Http, PATIENCE, Running, context, database, run, start_gateway, start_gateway_with,
+        wait_for,
     },
 };
 

@@ -42,7 +42,7 @@ mod tests {
     fn burst_is_followed_by_the_rate() {
         let start = Instant::now();
         let mut limit = RateLimit::new(20, start);
-        let mut n_at_once = |now| (1..).find(|_| limit.count(1, now).is_some());
+        let mut n_at_once = |now| (1..100).find(|_| limit.count(1, now).is_some());
         assert_eq!(n_at_once(start), Some(40));
         assert_eq!(n_at_once(start + Duration::from_millis(500)), Some(10));
         assert_eq!(n_at_once(start + Duration::from_hours(1)), Some(40));
