@@ -67,16 +67,13 @@ pub trait OrderStore: Send + Sync + 'static {
     async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>>;
 
     /// Whether the history of an order has a change with this [`Change::id`], read from the
-    /// primary. A store that keeps no ids, because it answers every commit, finds none.
+    /// primary.
     async fn has_change(
         &self,
         ctx: &CallContext,
         order_id: OrderId,
         change_id: Uuid,
-    ) -> Result<bool, Error> {
-        let _ = (ctx, order_id, change_id);
-        Ok(false)
-    }
+    ) -> Result<bool, Error>;
 
     /// Reads what a key was used for, from the primary.
     async fn find_key(

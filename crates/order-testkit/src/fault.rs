@@ -17,6 +17,7 @@ use order_core::{
     TicketGrant, UserId, Version,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use uuid::Uuid;
 
 /// How a [`FaultStore`] fails. The default never does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -152,6 +153,16 @@ impl<S: OrderStore> OrderStore for FaultStore<S> {
     async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>> {
         self.call_each(changes.len(), self.inner.commit(changes))
             .await
+    }
+
+    async fn has_change(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+        change_id: Uuid,
+    ) -> Result<bool, Error> {
+        self.call(self.inner.has_change(ctx, order_id, change_id))
+            .await?
     }
 
     async fn find_key(

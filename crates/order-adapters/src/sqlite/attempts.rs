@@ -34,7 +34,15 @@ pub(super) fn start(connection: &Connection, now: i64, start: &Start) -> rusqlit
         return Ok(Started::Applied(None));
     }
     let processing = OrderStatus::Processing;
-    let (_, event) = orders::advance(connection, now, token.order_id, processing, None, None)?;
+    let (_, event) = orders::advance(
+        connection,
+        now,
+        token.order_id,
+        processing,
+        None,
+        None,
+        None,
+    )?;
     Ok(Started::Applied(Some(event)))
 }
 
@@ -91,7 +99,15 @@ pub(super) fn complete(
         return Ok(Completed::Applied(None));
     };
     let attempt = Some(token.attempt);
-    let (_, event) = orders::advance(connection, now, token.order_id, status, cause, attempt)?;
+    let (_, event) = orders::advance(
+        connection,
+        now,
+        token.order_id,
+        status,
+        cause,
+        attempt,
+        None,
+    )?;
     Ok(Completed::Applied(Some(event)))
 }
 

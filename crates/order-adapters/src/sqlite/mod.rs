@@ -33,6 +33,7 @@ use order_core::{
     StoredKey, TicketGrant, UserId, Version,
 };
 use rusqlite::Connection;
+use uuid::Uuid;
 
 pub use self::{open::OpenError, writer::SqliteStats};
 use self::{readers::Readers, time::TxClock, writer::Writer};
@@ -145,6 +146,19 @@ impl OrderStore for SqliteStore {
 
     async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>> {
         self.write_each(changes, orders::commit).await
+    }
+
+    async fn has_change(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+        change_id: Uuid,
+    ) -> Result<bool, Error> {
+        self.readers
+            .run(ctx.deadline, move |connection| {
+                orders::has_change(connection, order_id, change_id)
+            })
+            .await
     }
 
     async fn find_key(

@@ -5,6 +5,7 @@ use order_core::{
     OrderEvent, OrderId, OrderState, OrderStatus, StoredKey, Version,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
+use uuid::Uuid;
 
 use super::{
     jobs, keys,
@@ -138,7 +139,15 @@ pub(super) fn commit(
         JobEffect::Requeue => jobs::requeue(connection, now, change.order_id)?,
     }
     let cause = change.cause.as_ref();
-    let (order, event) = advance(connection, now, change.order_id, change.status, cause, None)?;
+    let (order, event) = advance(
+        connection,
+        now,
+        change.order_id,
+        change.status,
+        cause,
+        None,
+        change.id,
+    )?;
     Ok(Committed::Applied {
         order: Box::new(order),
         event,
@@ -156,11 +165,12 @@ RETURNING ",
 );
 
 const INSERT_EVENT: &str = "\
-INSERT INTO order_events (order_id, version, status, at, cause_code, cause_message, attempt)
-VALUES (:order_id, :version, :status, :at, :cause_code, :cause_message, :attempt)";
+INSERT INTO order_events
+  (order_id, version, status, at, cause_code, cause_message, attempt, change_id)
+VALUES (:order_id, :version, :status, :at, :cause_code, :cause_message, :attempt, :change_id)";
 
-/// Moves an order that is there to its next version, and appends the event; `attempt` is the
-/// one whose report moves it. History does not run backwards, even if the clock does.
+/// Moves an order that is there to its next version, and appends the event: `attempt` is the
+/// one whose report moves it, `change_id` names the change that does. History does not run backwards, even if the clock does.
 ///
 /// The write lock makes the check before and the update here one step.
 pub(super) fn advance(
@@ -170,6 +180,7 @@ pub(super) fn advance(
     status: OrderStatus,
     cause: Option<&Cause>,
     attempt: Option<u32>,
+    change_id: Option<Uuid>,
 ) -> rusqlite::Result<(Order, OrderEvent)> {
     let failure = cause.filter(|_| status == OrderStatus::Failed);
     let order = connection.prepare_cached(ADVANCE)?.query_row(
@@ -196,8 +207,26 @@ pub(super) fn advance(
             ":cause_code": cause.map(|cause| &cause.code),
             ":cause_message": cause.map(|cause| &cause.message),
             ":attempt": attempt,
+            ":change_id": change_id.map(Uuid::into_bytes),
         })?;
     Ok((order, event))
+}
+
+const HAS_CHANGE: &str =
+    "SELECT 1 FROM order_events WHERE order_id = :order_id AND change_id = :change_id";
+
+/// Whether the history of an order has the change.
+pub(super) fn has_change(
+    connection: &Connection,
+    order_id: OrderId,
+    change_id: Uuid,
+) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(HAS_CHANGE)?
+        .exists(named_params! {
+            ":order_id": key(order_id),
+            ":change_id": change_id.into_bytes(),
+        })
 }
 
 const FIND: &str = concat!("SELECT ", order_columns!(), " FROM orders WHERE id = :id");

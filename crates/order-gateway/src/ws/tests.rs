@@ -36,6 +36,7 @@ use tokio_tungstenite::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::util::MapRequestLayer;
+use uuid::Uuid;
 
 use super::{WsConfig, WsDeps, router};
 
@@ -76,6 +77,15 @@ impl OrderStore for FakeStore {
     }
 
     async fn commit(&self, _changes: &[Change]) -> Vec<Result<Committed, Error>> {
+        unreachable!("the endpoint only reads")
+    }
+
+    async fn has_change(
+        &self,
+        _ctx: &CallContext,
+        _order_id: OrderId,
+        _change_id: Uuid,
+    ) -> Result<bool, Error> {
         unreachable!("the endpoint only reads")
     }
 

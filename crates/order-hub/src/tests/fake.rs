@@ -145,6 +145,15 @@ impl OrderStore for FakeStore {
         unreachable!("the hub only reads")
     }
 
+    async fn has_change(
+        &self,
+        _ctx: &CallContext,
+        _order_id: OrderId,
+        _change_id: Uuid,
+    ) -> Result<bool, Error> {
+        unreachable!("the hub only reads")
+    }
+
     async fn find_key(
         &self,
         _ctx: &CallContext,

@@ -4,10 +4,11 @@ use order_core::{
     Cause, Change, Command, Committed, Completed, JobEffect, JobToken, Order, OrderEvent,
     OrderStatus, Started, TRANSITIONS, Verdict, decide,
 };
+use uuid::Uuid;
 
 use super::{
     LEASE, Subject,
-    scene::{Scene, change_to, only, processing},
+    scene::{Scene, change_to, ctx, only, processing},
 };
 
 fn cancel(order: &Order) -> Change {
@@ -67,6 +68,31 @@ pub async fn change_on_an_old_version_is_stale(subject: &dyn Subject) {
         ..change_to(&now, OrderStatus::Processed, None)
     };
     assert_eq!(scene.commit(early).await, Committed::Stale);
+}
+
+/// A change that was committed is found by its id: in the history of its order alone.
+/// One that was stale is not found.
+pub async fn change_is_found_by_its_id(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let (order, other) = (scene.create_due().await, scene.create_due().await);
+    let [own, stale] = [1, 2].map(Uuid::from_u128);
+    let cancel_as = |id| Change {
+        id: Some(id),
+        ..cancel(&order)
+    };
+    let has_change = async |order_id, change_id| {
+        let found = scene.store.has_change(&ctx(), order_id, change_id).await;
+        found.expect("the store answers")
+    };
+
+    assert!(!has_change(order.id, own).await);
+    let committed = scene.commit(cancel_as(own)).await;
+    assert!(matches!(committed, Committed::Applied { .. }));
+    assert_eq!(scene.commit(cancel_as(stale)).await, Committed::Stale);
+
+    assert!(has_change(order.id, own).await);
+    assert!(!has_change(order.id, stale).await);
+    assert!(!has_change(other.id, own).await);
 }
 
 /// A change of an order that does not exist is stale and creates nothing.

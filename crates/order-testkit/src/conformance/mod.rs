@@ -115,6 +115,7 @@ macro_rules! store_conformance {
                 redrive_starts_a_new_round
                 redrive_makes_the_tokens_of_earlier_rounds_stale
                 requeue_creates_a_missing_job
+                change_is_found_by_its_id
                 stale_change_leaves_its_neighbours_alone
                 one_of_two_equal_changes_wins
                 one_of_two_concurrent_changes_wins

@@ -22,6 +22,7 @@ use order_core::{
     OrderId, OrderQuery, OrderState, OrderStore, PageTokenKey, Start, Started, StoredKey,
     TicketGrant, UserId, Version,
 };
+use uuid::Uuid;
 
 pub use self::hints::MemoryHintQueue;
 use self::tables::Tables;
@@ -63,6 +64,16 @@ impl OrderStore for MemoryStore {
             .iter()
             .map(|change| Ok(tables.commit(change, now)))
             .collect()
+    }
+
+    async fn has_change(
+        &self,
+        _ctx: &CallContext,
+        order_id: OrderId,
+        change_id: Uuid,
+    ) -> Result<bool, Error> {
+        let (tables, _) = self.lock();
+        Ok(tables.has_change(order_id, change_id))
     }
 
     async fn find_key(

@@ -1,7 +1,10 @@
 //! The tables and what each element of a call does to them. Every method is one
 //! transaction: it changes everything it should or nothing.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use order_core::{
@@ -10,6 +13,7 @@ use order_core::{
     OrderEvent, OrderId, OrderQuery, OrderState, OrderStatus, Start, Started, StoredKey,
     TicketGrant, UserId, Verdict, Version,
 };
+use uuid::Uuid;
 
 use super::{later, outbox::Outbox};
 
@@ -21,6 +25,8 @@ pub(super) struct Tables {
     events: BTreeMap<OrderId, Vec<OrderEvent>>,
     /// The events by which reports of attempts ended orders.
     ends: BTreeMap<(OrderId, u32), OrderEvent>,
+    /// The changes that were named.
+    change_ids: BTreeSet<(OrderId, Uuid)>,
     keys: BTreeMap<KeyId, Expiring<StoredKey>>,
     tickets: BTreeMap<[u8; 32], Expiring<TicketGrant>>,
     pub(super) outbox: Outbox,
@@ -266,6 +272,8 @@ impl Tables {
                 self.jobs.insert(change.order_id, job);
             }
         }
+        let change_id = change.id.map(|id| (change.order_id, id));
+        self.change_ids.extend(change_id);
         match self.advance(change.order_id, change.status, change.cause.clone(), now) {
             Some((order, event)) => Committed::Applied {
                 order: Box::new(order),
@@ -273,6 +281,10 @@ impl Tables {
             },
             None => Committed::Stale,
         }
+    }
+
+    pub(super) fn has_change(&self, order_id: OrderId, change_id: Uuid) -> bool {
+        self.change_ids.contains(&(order_id, change_id))
     }
 
     /// Moves an order to its next version.
