@@ -194,10 +194,10 @@ fn invalid_argument_text(violations: &[Violation]) -> String {
     format!("the request is not valid: {}", rules.join("; "))
 }
 
-/// How long a client is asked to wait when nothing better is known.
-const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
-
 impl Error {
+    /// How long a client is asked to wait when nothing better is known.
+    pub const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
     /// One broken rule of one field.
     pub fn invalid(field: impl Into<String>, rule: impl Into<String>) -> Self {
         Self::InvalidArgument {
@@ -208,7 +208,7 @@ impl Error {
     /// The database failed with `source`.
     pub fn store_unavailable(source: impl Into<BoxError>) -> Self {
         Self::StoreUnavailable {
-            retry_after: RETRY_AFTER_DEFAULT,
+            retry_after: Self::RETRY_AFTER_DEFAULT,
             source: Some(Arc::from(source.into())),
         }
     }
@@ -216,7 +216,7 @@ impl Error {
     /// The order service failed with `source`.
     pub fn service_unavailable(source: impl Into<BoxError>) -> Self {
         Self::ServiceUnavailable {
-            retry_after: RETRY_AFTER_DEFAULT,
+            retry_after: Self::RETRY_AFTER_DEFAULT,
             source: Some(Arc::from(source.into())),
         }
     }
@@ -224,21 +224,21 @@ impl Error {
     /// More work waits than the queue holds.
     pub fn overloaded() -> Self {
         Self::Overloaded {
-            retry_after: RETRY_AFTER_DEFAULT,
+            retry_after: Self::RETRY_AFTER_DEFAULT,
         }
     }
 
     /// Another request for the same key or order has not ended yet.
     pub fn request_in_progress() -> Self {
         Self::RequestInProgress {
-            retry_after: RETRY_AFTER_DEFAULT,
+            retry_after: Self::RETRY_AFTER_DEFAULT,
         }
     }
 
     /// The process takes no new work.
     pub fn shutting_down() -> Self {
         Self::ShuttingDown {
-            retry_after: RETRY_AFTER_DEFAULT,
+            retry_after: Self::RETRY_AFTER_DEFAULT,
         }
     }
 
@@ -252,7 +252,7 @@ impl Error {
     /// When a new attempt makes sense, where that is known.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::LimitExceeded { .. } => Some(RETRY_AFTER_DEFAULT),
+            Self::LimitExceeded { .. } => Some(Self::RETRY_AFTER_DEFAULT),
             Self::RequestInProgress { retry_after }
             | Self::Overloaded { retry_after }
             | Self::StoreUnavailable { retry_after, .. }

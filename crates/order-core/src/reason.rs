@@ -16,6 +16,18 @@ pub enum Repeat {
     IfIdempotent,
 }
 
+impl Repeat {
+    /// Whether a call may be made again without having its effect twice. `is_idempotent` says
+    /// whether the call has no effect the second time.
+    pub const fn is_safe(self, is_idempotent: bool) -> bool {
+        match self {
+            Self::Never | Self::AfterReading => false,
+            Self::Always => true,
+            Self::IfIdempotent => is_idempotent,
+        }
+    }
+}
+
 /// The code of a failure over gRPC, with its number on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrpcCode {

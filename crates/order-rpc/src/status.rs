@@ -51,11 +51,23 @@ pub(crate) fn unknown_request_id() -> RequestId {
     RequestId::from_uuid(Uuid::nil())
 }
 
-/// Writes an error for a client. The error itself becomes the source of the status, for the
-/// log; it does not travel.
+/// Writes the error of a call that has no effect the second time. The error itself becomes the
+/// source of the status, for the log; it does not travel.
 pub fn to_status(error: Error, request_id: &RequestId) -> Status {
-    let retry_after = error.retry_after();
+    to_status_of(error, request_id, true)
+}
+
+/// Writes an error as [`to_status`] does. `is_idempotent` says whether the call has no effect the
+/// second time: clients that obey `RetryInfo` repeat the call, so it is left out where that could
+/// have the effect twice.
+pub(crate) fn to_status_of(error: Error, request_id: &RequestId, is_idempotent: bool) -> Status {
+    let retry_after = retry_after(&error, is_idempotent);
     write(error, request_id, VIOLATION_BYTES_MAX, retry_after)
+}
+
+fn retry_after(error: &Error, is_idempotent: bool) -> Option<Duration> {
+    let is_safe = error.reason().repeat().is_safe(is_idempotent);
+    error.retry_after().filter(|_| is_safe)
 }
 
 fn write(
@@ -131,10 +143,16 @@ const SEPARATOR_BYTES: usize = 8;
 /// More than tags, lengths and separators of a broken rule take in the details.
 const DETAIL_BYTES: usize = 20;
 
-/// Writes the error of one part of a batch that has `n_parts`.
-pub(crate) fn to_batch_status(error: Error, request_id: &RequestId, n_parts: usize) -> BatchStatus {
+/// Writes the error of one part of a batch that has `n_parts`. `is_idempotent` is about this part,
+/// as in [`to_status_of`].
+pub(crate) fn to_batch_status(
+    error: Error,
+    request_id: &RequestId,
+    n_parts: usize,
+    is_idempotent: bool,
+) -> BatchStatus {
     let bytes_max = VIOLATION_BYTES_MAX.min(BATCH_VIOLATION_BYTES_MAX / n_parts.max(1));
-    let retry_after = error.retry_after();
+    let retry_after = retry_after(&error, is_idempotent);
     let status = write(error, request_id, bytes_max, retry_after);
     BatchStatus {
         code: status.code().into(),

@@ -78,11 +78,7 @@ impl Problem {
         document.errors = self.field_errors();
         if let Some(error) = self.error() {
             document.describe(error);
-            document.retryable = match error.reason().repeat() {
-                Repeat::Never | Repeat::AfterReading => false,
-                Repeat::Always => true,
-                Repeat::IfIdempotent => is_idempotent,
-            };
+            document.retryable = error.reason().repeat().is_safe(is_idempotent);
         }
         // With a key the order may be that of an earlier request, which has another id.
         if let Self::Create(error, order_id) = &self

@@ -16,15 +16,16 @@ use crate::{
 pub(super) async fn create_batch(
     api: &dyn OrderApi,
     ctx: &CallContext,
-    request: proto::BatchCreateOrdersRequest,
+    requests: Vec<proto::CreateOrderRequest>,
 ) -> Result<proto::BatchCreateOrdersResponse, Error> {
-    let requests = convert::creates_from_proto(request.requests)?;
+    let are_idempotent: Vec<bool> = requests.iter().map(is_idempotent_create).collect();
+    let requests = convert::creates_from_proto(requests)?;
     let (valid, refused) = split(requests);
     let answers = api.create_orders(ctx, valid).await?;
     log_failures(ctx, &answers);
     let answers = merge(answers, refused);
     let n_parts = answers.len();
-    let result = |answer| match answer {
+    let result = |(answer, is_idempotent)| match answer {
         Ok(Receipt { order, is_replayed }) => BatchResult {
             result: Some(BatchItem::Order(convert::order_to_proto(order))),
             replayed: is_replayed,
@@ -34,12 +35,19 @@ pub(super) async fn create_batch(
                 error,
                 &ctx.request_id,
                 n_parts,
+                is_idempotent,
             ))),
             replayed: false,
         },
     };
-    let results = answers.into_iter().map(result).collect();
+    let answers = answers.into_iter().zip(are_idempotent);
+    let results = answers.map(result).collect();
     Ok(proto::BatchCreateOrdersResponse { results })
+}
+
+/// Whether the caller gave the order an id or a key, by which a repetition is recognised.
+pub(super) fn is_idempotent_create(request: &proto::CreateOrderRequest) -> bool {
+    !(request.order_id.is_empty() && request.idempotency_key.is_empty())
 }
 
 /// Takes the refused requests out, each with its position.

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     RESPONSE_BYTES_MAX, convert,
-    status::{to_status, unknown_request_id},
+    status::{to_status_of, unknown_request_id},
 };
 
 /// What the pipeline found out about the call.
@@ -33,15 +33,22 @@ pub(super) fn with_change_id(ctx: &CallContext, change_id: &str) -> Result<CallC
     })
 }
 
-/// Answers with a message.
+/// Answers a call that has no effect the second time with a message.
 pub(super) async fn answer<T>(
     ctx: &CallContext,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<Response<T>, Status> {
-    match work.await {
-        Ok(answer) => Ok(Response::new(answer)),
-        Err(error) => Err(to_status(error, &ctx.request_id)),
-    }
+    answer_if(true, ctx, work).await
+}
+
+/// Answers a call with a message; `is_idempotent` says whether it has no effect the second time.
+pub(super) async fn answer_if<T>(
+    is_idempotent: bool,
+    ctx: &CallContext,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<Response<T>, Status> {
+    let answer = work.await.map(Response::new);
+    answer.map_err(|error| to_status_of(error, &ctx.request_id, is_idempotent))
 }
 
 /// A batch succeeds as a call, so the access log does not see why its parts failed. One

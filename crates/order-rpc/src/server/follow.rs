@@ -67,7 +67,7 @@ async fn answer(
             Ok(event) => events.extend(event.map(convert::event_to_proto)),
             Err(error) => refusals.push(Refusal {
                 order_id: order_id.to_string(),
-                error: Some(to_batch_status(error, &ctx.request_id, n_parts)),
+                error: Some(to_batch_status(error, &ctx.request_id, n_parts, true)),
             }),
         }
     }

@@ -17,8 +17,8 @@ use tonic::{
 
 use super::{
     RpcServerConfig,
-    batch::create_batch,
-    call::{answer, context, n_fitting, with_change_id},
+    batch::{create_batch, is_idempotent_create},
+    call::{answer, answer_if, context, n_fitting, with_change_id},
     follow,
     watch::{StreamEnd, WatchStream},
 };
@@ -148,7 +148,9 @@ impl OrderService for OrderRpc {
         request: Request<proto::CreateOrderRequest>,
     ) -> Result<Response<proto::CreateOrderResponse>, Status> {
         let ctx = context(&request);
-        let response = answer(&ctx, async {
+        let is_idempotent = is_idempotent_create(request.get_ref())
+            || request.metadata().contains_key(IDEMPOTENCY_KEY_HEADER);
+        let response = answer_if(is_idempotent, &ctx, async {
             let (metadata, _, message) = request.into_parts();
             let mut create = convert::create_from_proto(message)?;
             create.idempotency_key = agreed_key(&metadata, create.idempotency_key)?;
@@ -168,8 +170,14 @@ impl OrderService for OrderRpc {
         request: Request<proto::BatchCreateOrdersRequest>,
     ) -> Result<Response<proto::BatchCreateOrdersResponse>, Status> {
         let ctx = context(&request);
-        let batch = create_batch(&*self.api, &ctx, request.into_inner());
-        answer(&ctx, batch).await
+        let requests = request.into_inner().requests;
+        let is_idempotent = requests.iter().all(is_idempotent_create);
+        answer_if(
+            is_idempotent,
+            &ctx,
+            create_batch(&*self.api, &ctx, requests),
+        )
+        .await
     }
 
     async fn get_order(
@@ -225,7 +233,8 @@ impl OrderService for OrderRpc {
         request: Request<proto::UpdateStatusRequest>,
     ) -> Result<Response<proto::UpdateStatusResponse>, Status> {
         let ctx = context(&request);
-        answer(&ctx, async {
+        let is_idempotent = !request.get_ref().change_id.is_empty();
+        answer_if(is_idempotent, &ctx, async {
             let ctx = with_change_id(&ctx, &request.get_ref().change_id)?;
             let request = convert::update_from_proto(request.get_ref())?;
             let order = self.api.update_status(&ctx, request).await?;
@@ -241,7 +250,8 @@ impl OrderService for OrderRpc {
         request: Request<proto::RetryOrderRequest>,
     ) -> Result<Response<proto::RetryOrderResponse>, Status> {
         let ctx = context(&request);
-        answer(&ctx, async {
+        let is_idempotent = !request.get_ref().change_id.is_empty();
+        answer_if(is_idempotent, &ctx, async {
             let ctx = with_change_id(&ctx, &request.get_ref().change_id)?;
             let request = convert::retry_from_proto(request.get_ref())?;
             let order = self.api.retry_order(&ctx, request).await?;

@@ -102,7 +102,8 @@ impl WorkerRpc {
             Ok(Completed::Applied(_)) => result_of(report_result::Outcome::Applied),
             Ok(Completed::Stale) => result_of(report_result::Outcome::Stale),
             Err(error) => proto::ReportResult {
-                error: Some(to_batch_status(error, &ctx.request_id, n_parts)),
+                // A report that is repeated is answered as the first was.
+                error: Some(to_batch_status(error, &ctx.request_id, n_parts, true)),
                 ..result_of(report_result::Outcome::Failed)
             },
         });

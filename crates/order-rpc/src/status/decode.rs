@@ -53,6 +53,7 @@ impl Metadata<'_> {
 
 /// `None` if a detail that the reason needs is missing.
 fn by_reason(reason: Reason, metadata: &Metadata<'_>, details: &ErrorDetails) -> Option<Error> {
+    let retry_after = retry_after(details);
     let error = match reason {
         Reason::InvalidArgument => Error::InvalidArgument {
             violations: violations(details)?,
@@ -68,9 +69,7 @@ fn by_reason(reason: Reason, metadata: &Metadata<'_>, details: &ErrorDetails) ->
             order_id: metadata.order_id()?,
         },
         Reason::IdempotencyKeyReused => Error::IdempotencyKeyReused,
-        Reason::RequestInProgress => Error::RequestInProgress {
-            retry_after: retry_after(details)?,
-        },
+        Reason::RequestInProgress => Error::RequestInProgress { retry_after },
         Reason::EtagMismatch => Error::EtagMismatch {
             order_id: metadata.order_id()?,
             current: metadata.text(key::CURRENT_VERSION)?.parse().ok()?,
@@ -102,20 +101,16 @@ fn by_reason(reason: Reason, metadata: &Metadata<'_>, details: &ErrorDetails) ->
             what: metadata.text(key::WHAT)?.to_owned(),
             limit: metadata.text(key::LIMIT)?.parse().ok()?,
         },
-        Reason::Overloaded => Error::Overloaded {
-            retry_after: retry_after(details)?,
-        },
+        Reason::Overloaded => Error::Overloaded { retry_after },
         Reason::StoreUnavailable => Error::StoreUnavailable {
-            retry_after: retry_after(details)?,
+            retry_after,
             source: None,
         },
         Reason::ServiceUnavailable => Error::ServiceUnavailable {
-            retry_after: retry_after(details)?,
+            retry_after,
             source: None,
         },
-        Reason::ShuttingDown => Error::ShuttingDown {
-            retry_after: retry_after(details)?,
-        },
+        Reason::ShuttingDown => Error::ShuttingDown { retry_after },
         Reason::DeadlineExceeded => Error::DeadlineExceeded,
         Reason::Internal => Error::Internal { source: None },
     };
@@ -124,16 +119,12 @@ fn by_reason(reason: Reason, metadata: &Metadata<'_>, details: &ErrorDetails) ->
 
 fn by_code(status: Status, details: &ErrorDetails) -> Error {
     match status.code() {
-        Code::Unavailable => match retry_after(details) {
-            Some(retry_after) => Error::ServiceUnavailable {
-                retry_after,
-                source: Some(Arc::new(status)),
-            },
-            None => Error::service_unavailable(status),
+        Code::Unavailable => Error::ServiceUnavailable {
+            retry_after: retry_after(details),
+            source: Some(Arc::new(status)),
         },
-        Code::ResourceExhausted => match retry_after(details) {
-            Some(retry_after) => Error::Overloaded { retry_after },
-            None => Error::overloaded(),
+        Code::ResourceExhausted => Error::Overloaded {
+            retry_after: retry_after(details),
         },
         Code::DeadlineExceeded => Error::DeadlineExceeded,
         Code::Cancelled if is_timeout(&status) => Error::DeadlineExceeded,
@@ -167,8 +158,11 @@ fn violations(details: &ErrorDetails) -> Option<Vec<Violation>> {
     (!violations.is_empty()).then_some(violations)
 }
 
-fn retry_after(details: &ErrorDetails) -> Option<Duration> {
-    details.retry_info()?.retry_delay
+/// The pause that the other side asks for. It asks for none where the call must not be repeated
+/// blindly; whether this call may be is decided here by itself.
+fn retry_after(details: &ErrorDetails) -> Duration {
+    let delay = details.retry_info().and_then(|info| info.retry_delay);
+    delay.unwrap_or(Error::RETRY_AFTER_DEFAULT)
 }
 
 /// Tonic answers CANCELLED where its own timeout ends a call; other gRPC implementations

@@ -158,7 +158,7 @@ proptest! {
     #[test]
     fn every_error_of_a_batch_survives_the_way(error in any_error()) {
         let sent = text(&error);
-        let status = to_batch_status(error, &request_id(), 1);
+        let status = to_batch_status(error, &request_id(), 1, true);
         prop_assert_eq!(text(&from_batch_status(status)), sent);
     }
 
@@ -391,4 +391,14 @@ fn render(error: Error) -> String {
         ));
     }
     lines.join("\n")
+}
+
+#[test]
+fn part_of_a_batch_says_when_to_repeat_it_only_if_it_may_be_repeated() {
+    for is_idempotent in [true, false] {
+        let error = Error::store_unavailable("down");
+        let status = to_batch_status(error, &request_id(), 1, is_idempotent);
+        let status = Status::with_details(Code::Unavailable, status.message, status.details);
+        assert_eq!(status.get_details_retry_info().is_some(), is_idempotent);
+    }
 }

@@ -181,11 +181,12 @@ fn errors() -> Vec<Error> {
         },
         Error::Overloaded { retry_after },
         Error::StoreUnavailable {
-            retry_after,
+            retry_after: Error::RETRY_AFTER_DEFAULT,
             source: Some(Arc::from(BoxError::from("secret"))),
         },
+        // A create without an id or a key is not told when to repeat these two.
         Error::ServiceUnavailable {
-            retry_after,
+            retry_after: Error::RETRY_AFTER_DEFAULT,
             source: None,
         },
         Error::ShuttingDown { retry_after },

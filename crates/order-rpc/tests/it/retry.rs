@@ -7,11 +7,13 @@ use order_core::{
     CancelOrder, CreateOrder, Error, IfMatch, Order, OrderApi, OrderStatus, RequestId, RetryOrder,
     UpdateStatus,
 };
-use order_rpc::{RemoteOrderApi, RpcClientConfig};
+use order_rpc::{RemoteOrderApi, RpcClientConfig, proto};
 use tokio::net::TcpListener;
+use tonic_types::StatusExt as _;
 
 use crate::{
     fake::{Act, FakeApi},
+    raw::RawClient,
     support::{TestServer, client_of, create, ctx, id, key, remote, server_config, soon},
 };
 
@@ -246,6 +248,65 @@ async fn dead_address_is_passed_over() {
     let remote = remote(&config);
     for _ in 0..50 {
         remote.get_order(&ctx(), id(1)).await.expect("an order");
+    }
+    server.stop().await;
+}
+
+/// A client that obeys `RetryInfo` repeats the call, so it is sent only where that cannot have the
+/// effect twice: nothing was done, or the service recognises the repetition.
+#[tokio::test]
+async fn only_what_may_be_repeated_says_when() {
+    let server = TestServer::start([]).await;
+    let mut raw = RawClient::connect(server.address).await;
+    let create = |order_id: &str, key: &str| proto::CreateOrderRequest {
+        order_id: order_id.to_owned(),
+        user_id: "u".to_owned(),
+        money: Some(proto::Money {
+            minor_units: 1,
+            ..proto::Money::default()
+        }),
+        idempotency_key: key.to_owned(),
+        ..proto::CreateOrderRequest::default()
+    };
+    let id = &id(7).to_string();
+    let header = ("idempotency-key", "k");
+    for (headers, message, is_told) in [
+        (&[][..], create("", ""), false),
+        (&[], create(id, ""), true),
+        (&[], create("", "k"), true),
+        (&[header], create("", ""), true),
+    ] {
+        for (error, is_told) in [
+            (Error::store_unavailable("down"), is_told),
+            (Error::service_unavailable("down"), is_told),
+            (Error::overloaded(), true),
+            (Error::shutting_down(), true),
+        ] {
+            let reason = error.reason();
+            server.api.then([Act::Fail(error)]);
+            let answer = raw.call("CreateOrder", headers, &message).await;
+            let told = answer.status.get_details_retry_info();
+            assert_eq!(told.is_some(), is_told, "{reason:?} of {message:?}");
+            // Without a time of its own it is the same error all the same.
+            assert_eq!(answer.error().reason(), reason);
+        }
+    }
+    for (second, is_told) in [(create("", ""), false), (create("", "k"), true)] {
+        server.api.then([unavailable()]);
+        let requests = vec![create(id, ""), second];
+        let batch = proto::BatchCreateOrdersRequest { requests };
+        let answer = raw.call("BatchCreateOrders", &[], &batch).await;
+        assert_eq!(answer.status.get_details_retry_info().is_some(), is_told);
+    }
+    for (change_id, is_told) in [("", false), (id.as_str(), true)] {
+        server.api.then([unavailable()]);
+        let message = proto::RetryOrderRequest {
+            order_id: id.clone(),
+            change_id: change_id.to_owned(),
+            ..proto::RetryOrderRequest::default()
+        };
+        let answer = raw.call("RetryOrder", &[], &message).await;
+        assert_eq!(answer.status.get_details_retry_info().is_some(), is_told);
     }
     server.stop().await;
 }
