@@ -5,7 +5,9 @@ use std::{env, error::Error, fs, path::Path};
 use serde_json::Value;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../api");
+    // From the environment of this run: the script may have been compiled in another checkout.
+    let root = env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?;
+    let source = Path::new(&root).join("../../api");
     let out_dir = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR for build scripts")?;
     println!("cargo::rerun-if-changed={}", source.display());
     for name in ["openapi", "asyncapi"] {

@@ -6,7 +6,9 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    // From the environment of this run: the script may have been compiled in another checkout.
+    let root = env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?;
+    let root = PathBuf::from(root).join("../../proto");
     println!("cargo::rerun-if-changed={}", root.display());
     let descriptors = protox::compile(["order/v1/order.proto", "order/v1/worker.proto"], [root])?;
     let out_dir = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR for build scripts")?;

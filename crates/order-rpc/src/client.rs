@@ -236,7 +236,7 @@ impl OrderApi for RemoteOrderApi {
                 change_id: change_id.clone(),
                 ..convert::update_to_proto(&request)
             });
-            async move { attempt.orders().update_status(message).await }
+            async move { attempt.admin().update_status(message).await }
         });
         convert::order_from_proto(answer.await?.order)
     }

@@ -34,6 +34,9 @@ pub mod proto {
 /// Full name of the order service, as in paths and in health checks.
 pub const SERVICE_NAME: &str = proto::order_service_server::SERVICE_NAME;
 
+/// Full name of the service for operators.
+pub const ADMIN_SERVICE_NAME: &str = proto::admin_service_server::SERVICE_NAME;
+
 /// Full name of the service for workers.
 pub const WORKER_SERVICE_NAME: &str = proto::worker_service_server::SERVICE_NAME;
 

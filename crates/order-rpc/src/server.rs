@@ -26,7 +26,10 @@ pub use config::RpcServerConfig;
 
 use crate::{
     REQUEST_BYTES_MAX,
-    proto::{order_service_server::OrderServiceServer, worker_service_server::WorkerServiceServer},
+    proto::{
+        admin_service_server::AdminServiceServer, order_service_server::OrderServiceServer,
+        worker_service_server::WorkerServiceServer,
+    },
 };
 use dispatch::Dispatch;
 use exchange::{Guarded, pipeline};
@@ -121,6 +124,12 @@ fn services(
     if config.reflection {
         others = add_reflection(others, workers.is_some()).map_err(ServeError::Descriptors)?;
     }
+    others = others.add_service(
+        AdminServiceServer::new(orders.clone())
+            .max_decoding_message_size(REQUEST_BYTES_MAX)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip),
+    );
     if let Some(workers) = workers {
         let workers = WorkerServiceServer::new(WorkerRpc::new(workers, Arc::clone(clock)));
         others = others.add_service(

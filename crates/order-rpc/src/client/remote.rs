@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{
     REQUEST_ID_HEADER, RESPONSE_BYTES_MAX, TRACE_PARENT_HEADER,
-    proto::order_service_client::OrderServiceClient, status::from_status,
+    proto::{admin_service_client::AdminServiceClient, order_service_client::OrderServiceClient},
+    status::from_status,
 };
 
 /// How the deadline of a call is told to the service.
@@ -288,6 +289,11 @@ impl Attempt {
 
     pub(super) fn orders(&self) -> OrderServiceClient<Channel> {
         OrderServiceClient::with_origin(self.channel.clone(), self.origin.clone())
+            .max_decoding_message_size(RESPONSE_BYTES_MAX)
+    }
+
+    pub(super) fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::with_origin(self.channel.clone(), self.origin.clone())
             .max_decoding_message_size(RESPONSE_BYTES_MAX)
     }
 

@@ -69,7 +69,8 @@ const fn free(name: &'static str) -> Facts {
 
 /// The methods of this server. Paths come from the caller, so the log takes its names from
 /// here.
-const METHODS: [Facts; 20] = [
+const METHODS: [Facts; 21] = [
+    writes("order.v1.AdminService/UpdateStatus"),
     writes("order.v1.OrderService/CreateOrder"),
     writes("order.v1.OrderService/BatchCreateOrders"),
     reads("order.v1.OrderService/GetOrder"),
@@ -397,7 +398,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(n_methods, 16);
+        assert_eq!(n_methods, 17);
         assert_eq!(facts_of("/order.v1.OrderService/Nope").name, OTHER.name);
     }
 

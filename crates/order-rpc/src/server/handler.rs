@@ -1,4 +1,4 @@
-//! The order service of the contract over an [`OrderApi`]: reads the message, calls, writes
+//! The services for clients and operators over an [`OrderApi`]: reads the message, calls, writes
 //! the answer. Decides nothing.
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     IDEMPOTENCY_KEY_HEADER, IDEMPOTENT_REPLAYED_HEADER, RESPONSE_BYTES_MAX, convert,
-    proto::{self, order_service_server::OrderService},
+    proto::{self, admin_service_server::AdminService, order_service_server::OrderService},
 };
 
 /// How often a page is read until it fits into an answer. The second one fits unless larger
@@ -32,6 +32,7 @@ use crate::{
 const LIST_READS_MAX: usize = 3;
 
 /// The handlers.
+#[derive(Clone)]
 pub(super) struct OrderRpc {
     api: Arc<dyn OrderApi>,
     clock: Arc<dyn Clock>,
@@ -334,5 +335,15 @@ impl OrderService for OrderRpc {
         let mut followed = followed.await?;
         followed.disable_compression();
         Ok(followed)
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for OrderRpc {
+    async fn update_status(
+        &self,
+        request: Request<proto::UpdateStatusRequest>,
+    ) -> Result<Response<proto::UpdateStatusResponse>, Status> {
+        OrderService::update_status(self, request).await
     }
 }

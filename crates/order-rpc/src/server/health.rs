@@ -11,7 +11,7 @@ use tonic_health::{
     server::{HealthReporter, health_reporter},
 };
 
-use crate::{SERVICE_NAME, WORKER_SERVICE_NAME, status::unknown_request_id};
+use crate::{ADMIN_SERVICE_NAME, SERVICE_NAME, WORKER_SERVICE_NAME, status::unknown_request_id};
 
 /// How long one look at the API may take. Slower is not ready.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ impl Health {
         has_workers: bool,
     ) -> (Self, HealthServer<impl HealthApi>) {
         let (reporter, service) = health_reporter();
-        let mut names = vec![OVERALL, SERVICE_NAME];
+        let mut names = vec![OVERALL, SERVICE_NAME, ADMIN_SERVICE_NAME];
         if has_workers {
             names.push(WORKER_SERVICE_NAME);
         }

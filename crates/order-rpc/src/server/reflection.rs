@@ -10,7 +10,7 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tonic_reflection::server::{Builder, Error};
 
-use crate::{SERVICE_NAME, WORKER_SERVICE_NAME, proto};
+use crate::{ADMIN_SERVICE_NAME, SERVICE_NAME, WORKER_SERVICE_NAME, proto};
 
 /// Where its paths begin, in both versions.
 pub(super) const PREFIX: &str = "/grpc.reflection.v1";
@@ -27,7 +27,9 @@ const HEALTH_NAME: &str = "grpc.health.v1.Health";
 /// If the descriptors made by the build are not valid.
 pub(super) fn add_reflection(routes: Routes, has_workers: bool) -> Result<Routes, Error> {
     let workers = has_workers.then_some(WORKER_SERVICE_NAME);
-    let names = [SERVICE_NAME, HEALTH_NAME].into_iter().chain(OWN_NAMES);
+    let names = [SERVICE_NAME, ADMIN_SERVICE_NAME, HEALTH_NAME]
+        .into_iter()
+        .chain(OWN_NAMES);
     let names: Vec<_> = names.chain(workers).collect();
     let builder = || {
         let builder = Builder::configure()

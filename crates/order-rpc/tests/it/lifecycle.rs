@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use order_core::{Error, OrderApi, WatchOrder};
-use order_rpc::{RpcServerConfig, SERVICE_NAME};
+use order_rpc::{ADMIN_SERVICE_NAME, RpcServerConfig, SERVICE_NAME};
 use tokio::{net::TcpStream, sync::oneshot};
 use tonic::{Code, transport::Endpoint};
 use tonic_health::pb::{
@@ -91,7 +91,7 @@ async fn health_says_not_serving_before_the_end() {
     let channel = Endpoint::from_shared(format!("http://{}", server.address))
         .expect("a valid URL")
         .connect_lazy();
-    for service in ["", SERVICE_NAME] {
+    for service in ["", ADMIN_SERVICE_NAME, SERVICE_NAME] {
         let request = HealthCheckRequest {
             service: service.to_owned(),
         };

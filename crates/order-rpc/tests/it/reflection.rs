@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
-use order_rpc::{RpcServerConfig, SERVICE_NAME, WORKER_SERVICE_NAME};
+use order_rpc::{ADMIN_SERVICE_NAME, RpcServerConfig, SERVICE_NAME, WORKER_SERVICE_NAME};
 use prost::Message as _;
 use prost_types::FileDescriptorProto;
 use tonic::{Code, Status, Streaming};
@@ -63,14 +63,21 @@ async fn reflection_lists_what_is_served() {
     let server = TestServer::start([]).await;
     assert_eq!(
         services(&server).await,
-        [health, reflection, old, SERVICE_NAME]
+        [health, reflection, old, ADMIN_SERVICE_NAME, SERVICE_NAME]
     );
     server.stop().await;
     let workers = Arc::new(FakeWorkers::default());
     let server = TestServer::start_with_workers(workers, server_config()).await;
     assert_eq!(
         services(&server).await,
-        [health, reflection, old, SERVICE_NAME, WORKER_SERVICE_NAME]
+        [
+            health,
+            reflection,
+            old,
+            ADMIN_SERVICE_NAME,
+            SERVICE_NAME,
+            WORKER_SERVICE_NAME
+        ]
     );
     server.stop().await;
 }
@@ -97,7 +104,7 @@ async fn reflection_answers_in_its_old_version() {
     let Some(OldResponse::ListServicesResponse(list)) = answer.message_response else {
         panic!("unexpected {answer:?}");
     };
-    assert_eq!(list.service.len(), 4);
+    assert_eq!(list.service.len(), 5);
     drop(client);
     server.stop().await;
 }
