@@ -2,9 +2,17 @@
 
 use std::{fmt, sync::Arc};
 
-/// A `traceparent` that is passed along from hop to hop.
+/// A `traceparent` that is passed along from hop to hop, with the `tracestate` it came with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TraceParent(Arc<str>);
+pub struct TraceParent {
+    parent: Arc<str>,
+    state: Option<Arc<str>>,
+}
+
+/// The longest `tracestate` that is passed along, in bytes, and the most members it has: what §3.3.1
+/// asks of everybody.
+const STATE_LEN_MAX: usize = 512;
+const STATE_MEMBERS_MAX: usize = 32;
 
 impl TraceParent {
     /// Reads a `traceparent`; `None` for one that is not valid, which is ignored like an
@@ -26,23 +34,45 @@ impl TraceParent {
             ("00", rest) => rest.is_none(),
             (_, rest) => rest.is_none_or(|c| *c == b'-'),
         };
-        (is_valid && continues_well).then(|| Self(known.into()))
+        (is_valid && continues_well).then(|| Self {
+            parent: known.into(),
+            state: None,
+        })
     }
 
-    /// The whole value, for the next hop.
+    /// Adds the lines of a `tracestate`. One that is not valid or too long is left out, like an
+    /// absent one; the position is kept (§3.3).
+    #[must_use]
+    pub fn with_state<'a>(mut self, lines: impl IntoIterator<Item = &'a str>) -> Self {
+        let is_member = |member: &str| member.is_empty() || member.contains('=');
+        let text = lines.into_iter().collect::<Vec<_>>().join(",");
+        let is_valid = (1..=STATE_LEN_MAX).contains(&text.len())
+            && text.bytes().all(|c| matches!(c, b' '..=b'~' | b'\t'))
+            && text.split(',').count() <= STATE_MEMBERS_MAX
+            && text.split(',').map(str::trim_ascii).all(is_member);
+        self.state = is_valid.then(|| text.into());
+        self
+    }
+
+    /// What vendors keep about the trace, for the next hop.
+    pub fn state(&self) -> Option<&str> {
+        self.state.as_deref()
+    }
+
+    /// The whole `traceparent`, for the next hop.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.parent
     }
 
     /// The 32 digits that all spans of the trace share.
     pub fn trace_id(&self) -> &str {
-        self.0.get(3..35).unwrap_or_default()
+        self.parent.get(3..35).unwrap_or_default()
     }
 }
 
 impl fmt::Display for TraceParent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.parent)
     }
 }
 
@@ -70,5 +100,32 @@ mod tests {
         ] {
             assert_eq!(TraceParent::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn only_valid_states_are_passed_along() {
+        let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        let trace = trace.expect("valid");
+        let state = |lines: &[&str]| {
+            let with = trace.clone().with_state(lines.iter().copied());
+            with.state().map(str::to_owned)
+        };
+        let long = format!("a={}", "b".repeat(510));
+        for (lines, expected) in [
+            (&["a=1"][..], Some("a=1")),
+            (&["a=1, b@c=2 ,", "d=3"], Some("a=1, b@c=2 ,,d=3")),
+            (&[long.as_str()], Some(long.as_str())),
+            (&[], None),
+            (&[""], None),
+            (&["a"], None),
+            (&["a=\u{e4}"], None),
+            (&["a=1\r\nb=2"], None),
+            (&[long.as_str(), "c=1"], None),
+        ] {
+            assert_eq!(state(lines).as_deref(), expected, "{lines:?}");
+        }
+        let many = |n| vec!["a=1"; n];
+        assert!(state(&many(32)).is_some());
+        assert_eq!(state(&many(33)), None);
     }
 }

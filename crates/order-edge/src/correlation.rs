@@ -6,6 +6,7 @@ use order_core::{IdGen, RequestId, TraceParent};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Takes the id that the client sent; makes one if there is none, or one that would be
 /// unsafe to log.
@@ -30,5 +31,7 @@ pub(crate) fn echo(request_id: &RequestId, headers: &mut HeaderMap) {
 pub(crate) fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
     let mut values = headers.get_all(TRACE_PARENT).iter();
     let value = values.next().filter(|_| values.next().is_none())?;
-    TraceParent::parse(value.to_str().ok()?)
+    let states = headers.get_all(TRACE_STATE).iter();
+    let states = states.map(|line| line.to_str().unwrap_or_default());
+    Some(TraceParent::parse(value.to_str().ok()?)?.with_state(states))
 }

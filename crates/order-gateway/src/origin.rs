@@ -18,7 +18,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 const MAX_AGE: u64 = 7200;
 
 /// The headers of the API that a page may send besides those that every page may.
-const REQUEST_HEADERS: [HeaderName; 8] = [
+const REQUEST_HEADERS: [HeaderName; 9] = [
     CONTENT_TYPE,
     IF_MATCH,
     IF_NONE_MATCH,
@@ -26,6 +26,7 @@ const REQUEST_HEADERS: [HeaderName; 8] = [
     HeaderName::from_static("last-event-id"),
     HeaderName::from_static("prefer"),
     HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
     HeaderName::from_static("x-request-id"),
 ];
 

@@ -33,7 +33,7 @@ pub use resolve::Resolve;
 
 use crate::{convert, proto, status::from_status};
 use config::targets;
-use create::Creates;
+use create::{Creates, Wanted};
 use endpoints::Endpoints;
 use remote::{Manner, Remote, SendDeadline};
 use resolve::{Resolver, SystemResolver};
@@ -153,7 +153,8 @@ impl OrderApi for RemoteOrderApi {
         ctx: &CallContext,
         requests: Vec<CreateOrder>,
     ) -> Result<Vec<Result<Receipt, Error>>, Error> {
-        self.remote.create_orders(ctx, &requests).await
+        let wanted: Vec<Wanted> = requests.into_iter().map(Wanted::from).collect();
+        self.remote.create_orders(ctx, &wanted).await
     }
 
     async fn get_order(&self, ctx: &CallContext, order_id: OrderId) -> Result<Order, Error> {

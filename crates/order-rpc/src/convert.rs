@@ -13,6 +13,7 @@ mod worker;
 
 pub(crate) use create::{
     CREATES_MAX, bytes_max, create_from_proto, create_to_proto, creates_from_proto,
+    origin_from_proto, with_origin,
 };
 pub(crate) use order::{
     event_from_proto, event_to_proto, order_from_proto, order_to_proto, page_from_proto,

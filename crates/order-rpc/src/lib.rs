@@ -47,6 +47,9 @@ pub(crate) const REQUEST_ID_HEADER: &str = "x-request-id";
 /// Context).
 pub(crate) const TRACE_PARENT_HEADER: &str = "traceparent";
 
+/// Metadata that carries what vendors keep about the trace, beside the place.
+pub(crate) const TRACE_STATE_HEADER: &str = "tracestate";
+
 /// Metadata that carries the key of a request that may be repeated.
 pub(crate) const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
 

@@ -23,7 +23,7 @@ const HEADERS: &[(&str, &str)] = &[
 ];
 
 /// Headers that are read around every handler. The operations about orders document them.
-const AROUND: &[&str] = &["X-Request-Id", "traceparent"];
+const AROUND: &[&str] = &["X-Request-Id", "traceparent", "tracestate"];
 
 struct Operation<'a> {
     method: String,

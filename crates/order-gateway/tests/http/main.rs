@@ -95,7 +95,7 @@ fn body_text() -> impl Strategy<Value = String> {
 }
 
 /// Headers that the API reads.
-const HEADERS: [&str; 9] = [
+const HEADERS: [&str; 10] = [
     "accept",
     "content-type",
     "idempotency-key",
@@ -104,6 +104,7 @@ const HEADERS: [&str; 9] = [
     "last-event-id",
     "prefer",
     "traceparent",
+    "tracestate",
     "x-request-id",
 ];
 

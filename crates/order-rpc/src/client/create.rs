@@ -37,10 +37,27 @@ pub(super) struct Creates {
     keyed: GroupCommit<Wanted, Receipt>,
 }
 
-/// An order to create, with what came with its call.
-struct Wanted {
-    ctx: CallContext,
+/// An order to create.
+pub(super) struct Wanted {
     request: CreateOrder,
+    /// What came with its own call, if it shares a call with others.
+    ctx: Option<CallContext>,
+}
+
+impl From<CreateOrder> for Wanted {
+    fn from(request: CreateOrder) -> Self {
+        Self { request, ctx: None }
+    }
+}
+
+impl Wanted {
+    fn to_proto(&self) -> proto::CreateOrderRequest {
+        let message = convert::create_to_proto(&self.request);
+        match &self.ctx {
+            Some(ctx) => convert::with_origin(message, ctx),
+            None => message,
+        }
+    }
 }
 
 impl Contended for Wanted {
@@ -94,7 +111,7 @@ impl Creates {
         };
         let created = wait_while_in_progress(remote.clock(), ctx, || {
             let wanted = Wanted {
-                ctx: ctx.clone(),
+                ctx: Some(ctx.clone()),
                 request: request.clone(),
             };
             gathered.submit(wanted, ctx.deadline)
@@ -118,7 +135,7 @@ impl Remote {
         ctx: &CallContext,
         request: &CreateOrder,
     ) -> Result<Receipt, Error> {
-        let repeat = repeat_of(std::slice::from_ref(request));
+        let repeat = repeat_if(is_repeatable(request));
         let answer = self.call(ctx, repeat, |attempt| {
             let message = attempt.request(convert::create_to_proto(request));
             async move { attempt.orders().create_order(message).await }
@@ -136,10 +153,10 @@ impl Remote {
     pub(super) async fn create_orders(
         &self,
         ctx: &CallContext,
-        requests: &[CreateOrder],
+        wanted: &[Wanted],
     ) -> Result<Vec<Result<Receipt, Error>>, Error> {
-        let mut answers = Vec::with_capacity(requests.len());
-        let mut rest = requests;
+        let mut answers = Vec::with_capacity(wanted.len());
+        let mut rest = wanted;
         while let Some((batch, others)) = rest.split_at_checked(batch_len(rest))
             && !batch.is_empty()
         {
@@ -159,15 +176,16 @@ impl Remote {
     async fn create_batch(
         &self,
         ctx: &CallContext,
-        requests: &[CreateOrder],
+        wanted: &[Wanted],
     ) -> Result<Vec<Result<Receipt, Error>>, Error> {
-        let answer = self.call(ctx, repeat_of(requests), |attempt| {
-            let requests = requests.iter().map(convert::create_to_proto).collect();
+        let are_repeatable = wanted.iter().all(|wanted| is_repeatable(&wanted.request));
+        let answer = self.call(ctx, repeat_if(are_repeatable), |attempt| {
+            let requests = wanted.iter().map(Wanted::to_proto).collect();
             let message = attempt.request(proto::BatchCreateOrdersRequest { requests });
             async move { attempt.orders().batch_create_orders(message).await }
         });
         let results = answer.await?.results;
-        if results.len() != requests.len() {
+        if results.len() != wanted.len() {
             return Err(Error::internal(InvalidBatch));
         }
         let item = |result: proto::batch_create_orders_response::Result| match result.result {
@@ -180,48 +198,49 @@ impl Remote {
 
     /// Creates what several callers want.
     async fn create_wanted(&self, wanted: Vec<Wanted>) -> Vec<Result<Receipt, Error>> {
-        let deadlines = wanted.iter().map(|wanted| wanted.ctx.deadline.instant());
-        let deadline = deadlines
+        let contexts = || wanted.iter().filter_map(|wanted| wanted.ctx.as_ref());
+        let deadline = contexts()
+            .map(|ctx| ctx.deadline.instant())
             .collect::<Option<Vec<_>>>()
             .and_then(|instants| instants.into_iter().max())
             // No deadline is later than any.
             .map_or(Deadline::NONE, Deadline::at);
-        // One of them stands for all: the log of the service then leads to the gateway's.
-        let ctx = match wanted.first() {
-            Some(first) => CallContext {
-                deadline,
-                ..first.ctx.clone()
-            },
-            None => return Vec::new(),
+        // One of them names the call as a whole.
+        let Some(first) = contexts().next() else {
+            return Vec::new();
         };
-        let requests: Vec<CreateOrder> = wanted.into_iter().map(|w| w.request).collect();
+        let ctx = CallContext {
+            deadline,
+            ..first.clone()
+        };
         // Alone, a create with a key would wait in the service for a concurrent duplicate, and
         // this lane with it.
-        if let [request] = requests.as_slice()
-            && request.idempotency_key.is_none()
+        if let [only] = wanted.as_slice()
+            && only.request.idempotency_key.is_none()
         {
-            return vec![self.create_order(&ctx, request).await];
+            return vec![self.create_order(&ctx, &only.request).await];
         }
-        match self.create_orders(&ctx, &requests).await {
+        match self.create_orders(&ctx, &wanted).await {
             Ok(answers) => answers,
-            Err(error) => copies(error, requests.len()),
+            Err(error) => copies(error, wanted.len()),
         }
     }
 }
 
 /// How many of the orders, from the first on, go into one call; at least one.
-fn batch_len(requests: &[CreateOrder]) -> usize {
+fn batch_len(wanted: &[Wanted]) -> usize {
     let mut bytes_left = REQUEST_BYTES_MAX;
-    let n = requests
+    let n = wanted
         .iter()
         .take(CREATES_MAX)
-        .take_while(|request| {
-            let left = bytes_left.checked_sub(convert::bytes_max(request));
+        .take_while(|wanted| {
+            let bytes = convert::bytes_max(&wanted.request, wanted.ctx.as_ref());
+            let left = bytes_left.checked_sub(bytes);
             bytes_left = left.unwrap_or(0);
             left.is_some()
         })
         .count();
-    n.max(requests.len().min(1))
+    n.max(wanted.len().min(1))
 }
 
 /// The same failure for several callers. One of them keeps the source, for the log.
@@ -238,8 +257,8 @@ fn receipt_of(order: Option<proto::Order>, is_replayed: bool) -> Result<Receipt,
     })
 }
 
-fn repeat_of(requests: &[CreateOrder]) -> Repeat {
-    if requests.iter().all(is_repeatable) {
+const fn repeat_if(is_repeatable: bool) -> Repeat {
+    if is_repeatable {
         Repeat::Harmless
     } else {
         Repeat::Never
@@ -257,26 +276,31 @@ mod tests {
 
     use super::*;
 
-    fn create(metadata_bytes: usize) -> CreateOrder {
+    fn create(metadata_bytes: usize) -> Wanted {
         let value = |n| "v".repeat(Metadata::VALUE_CHARS_MAX.min(metadata_bytes - n));
         let entries = (0..metadata_bytes)
             .step_by(Metadata::VALUE_CHARS_MAX)
             .map(|n| (format!("{n}"), value(n)));
-        CreateOrder {
+        let request = CreateOrder {
             metadata: Metadata::new(entries).expect("valid"),
             ..CreateOrder::new(
                 UserId::parse("user-1").expect("valid"),
                 Money::from_minor_units(1, "USD").expect("valid"),
             )
-        }
+        };
+        request.into()
+    }
+
+    fn creates(n: usize, metadata_bytes: usize) -> Vec<Wanted> {
+        (0..n).map(|_| create(metadata_bytes)).collect()
     }
 
     #[test]
     fn batch_ends_at_the_limits_of_a_call() {
         assert_eq!(batch_len(&[]), 0);
-        assert_eq!(batch_len(&vec![create(0); CREATES_MAX]), CREATES_MAX);
-        assert_eq!(batch_len(&vec![create(0); CREATES_MAX + 1]), CREATES_MAX);
-        let large = vec![create(25_000); 100];
+        assert_eq!(batch_len(&creates(CREATES_MAX, 0)), CREATES_MAX);
+        assert_eq!(batch_len(&creates(CREATES_MAX + 1, 0)), CREATES_MAX);
+        let large = creates(100, 25_000);
         let n = batch_len(&large);
         assert!((30..=41).contains(&n), "{n}");
     }

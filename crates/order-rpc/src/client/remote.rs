@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::Uri;
-use order_core::{CallContext, Clock, Deadline, Error};
+use order_core::{CallContext, Clock, Deadline, Error, TraceParent};
 use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
@@ -22,7 +22,7 @@ use super::{
     retry::{ATTEMPTS_MAX, Repeat, RetryBudget, backoff, is_retryable},
 };
 use crate::{
-    REQUEST_ID_HEADER, RESPONSE_BYTES_MAX, TRACE_PARENT_HEADER,
+    REQUEST_ID_HEADER, RESPONSE_BYTES_MAX, TRACE_PARENT_HEADER, TRACE_STATE_HEADER,
     proto::{admin_service_client::AdminServiceClient, order_service_client::OrderServiceClient},
     status::from_status,
 };
@@ -262,6 +262,7 @@ pub(super) struct Attempt {
     origin: Uri,
     request_id: MetadataValue<Ascii>,
     trace_parent: Option<MetadataValue<Ascii>>,
+    trace_state: Option<MetadataValue<Ascii>>,
     timeout: Option<Duration>,
 }
 
@@ -273,16 +274,15 @@ impl Attempt {
         left: Duration,
         manner: Manner,
     ) -> Result<Self, Error> {
+        let value = |text: &str| text.parse().map_err(Error::internal);
+        let trace = ctx.trace_parent.as_ref();
+        let trace_state = trace.and_then(TraceParent::state);
         Ok(Self {
             channel,
             origin: endpoint.origin.clone(),
-            request_id: ctx.request_id.as_str().parse().map_err(Error::internal)?,
-            trace_parent: ctx
-                .trace_parent
-                .as_ref()
-                .map(|trace| trace.as_str().parse())
-                .transpose()
-                .map_err(Error::internal)?,
+            request_id: value(ctx.request_id.as_str())?,
+            trace_parent: trace.map(|trace| value(trace.as_str())).transpose()?,
+            trace_state: trace_state.map(value).transpose()?,
             timeout: (manner.send_deadline == SendDeadline::Yes).then_some(left),
         })
     }
@@ -306,6 +306,9 @@ impl Attempt {
         metadata.insert(REQUEST_ID_HEADER, self.request_id.clone());
         if let Some(trace_parent) = &self.trace_parent {
             metadata.insert(TRACE_PARENT_HEADER, trace_parent.clone());
+        }
+        if let Some(trace_state) = &self.trace_state {
+            metadata.insert(TRACE_STATE_HEADER, trace_state.clone());
         }
         request
     }

@@ -1,7 +1,8 @@
 //! Wanted orders, alone and in batches.
 
 use order_core::{
-    CreateOrder, Error, ExternalId, IdempotencyKey, Metadata, Money, OrderId, UserId,
+    CallContext, CreateOrder, Error, ExternalId, IdempotencyKey, Metadata, Money, OrderId,
+    RequestId, TraceParent, UserId,
 };
 
 use super::{
@@ -68,11 +69,36 @@ pub(crate) fn create_to_proto(request: &CreateOrder) -> proto::CreateOrderReques
         metadata: request.metadata.iter().map(owned).collect(),
         external_id: text_of(request.external_id.as_ref().map(ExternalId::as_str)),
         idempotency_key: text_of(request.idempotency_key.as_ref().map(IdempotencyKey::as_str)),
+        ..proto::CreateOrderRequest::default()
     }
 }
 
-/// An upper bound of the bytes that a wanted order takes in a batch.
-pub(crate) fn bytes_max(request: &CreateOrder) -> usize {
+/// Adds which request a wanted order of a batch came with.
+pub(crate) fn with_origin(
+    message: proto::CreateOrderRequest,
+    ctx: &CallContext,
+) -> proto::CreateOrderRequest {
+    let trace = ctx.trace_parent.as_ref();
+    proto::CreateOrderRequest {
+        request_id: ctx.request_id.as_str().to_owned(),
+        traceparent: text_of(trace.map(TraceParent::as_str)),
+        tracestate: text_of(trace.and_then(TraceParent::state)),
+        ..message
+    }
+}
+
+/// Reads which request a wanted order of a batch came with, if it says so.
+pub(crate) fn origin_from_proto(
+    message: &proto::CreateOrderRequest,
+) -> Option<(RequestId, Option<TraceParent>)> {
+    let request_id = RequestId::parse(&message.request_id)?;
+    let trace = TraceParent::parse(&message.traceparent);
+    let trace = trace.map(|trace| trace.with_state([message.tracestate.as_str()]));
+    Some((request_id, trace))
+}
+
+/// An upper bound of the bytes that a wanted order takes in a batch, with the request it came with.
+pub(crate) fn bytes_max(request: &CreateOrder, ctx: Option<&CallContext>) -> usize {
     let external_id = request.external_id.as_ref().map_or("", ExternalId::as_str);
     let key = request
         .idempotency_key
@@ -80,7 +106,12 @@ pub(crate) fn bytes_max(request: &CreateOrder) -> usize {
         .map_or("", IdempotencyKey::as_str);
     let entry = |(name, value): (&str, &str)| 3 * FIELD_BYTES + name.len() + value.len();
     let metadata: usize = request.metadata.iter().map(entry).sum();
-    FIXED_BYTES + request.user_id.as_str().len() + metadata + external_id.len() + key.len()
+    let trace = |ctx: &CallContext| {
+        let trace = ctx.trace_parent.as_ref();
+        trace.map_or(0, |t| t.as_str().len() + t.state().map_or(0, str::len))
+    };
+    let origin = ctx.map_or(0, |ctx| ctx.request_id.as_str().len() + trace(ctx));
+    FIXED_BYTES + origin + request.user_id.as_str().len() + metadata + external_id.len() + key.len()
 }
 
 /// Reads the wanted orders of a batch, each for itself; fields are named from the batch:

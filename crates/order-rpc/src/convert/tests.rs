@@ -1,8 +1,9 @@
 use jiff::Timestamp;
 use order_core::{
-    CancelOrder, Cause, CreateOrder, Error, ExternalId, IdempotencyKey, IfMatch, ListEvents,
-    ListOrders, Metadata, Money, Order, OrderEvent, OrderId, OrderStatus, PageSize, RetryOrder,
-    StreamTicket, TicketGrant, TicketSecret, UpdateStatus, UserId, WatchOrder,
+    CallContext, CancelOrder, Cause, CreateOrder, Deadline, Error, ExternalId, IdempotencyKey,
+    IfMatch, ListEvents, ListOrders, Metadata, Money, Order, OrderEvent, OrderId, OrderStatus,
+    PageSize, RequestId, RetryOrder, StreamTicket, TicketGrant, TicketSecret, TraceParent,
+    UpdateStatus, UserId, WatchOrder,
 };
 use proptest::prelude::*;
 use prost::Message as _;
@@ -142,9 +143,16 @@ proptest! {
     #[test]
     fn size_of_a_create_is_never_underestimated(
         requests in prop::collection::vec(any_create(), 0..4),
+        state in "(a=[b-z]{0,500})?",
     ) {
-        let bound: usize = requests.iter().map(bytes_max).sum();
-        let requests = requests.iter().map(create_to_proto).collect();
+        let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        let ctx = CallContext {
+            trace_parent: trace.map(|trace| trace.with_state([state.as_str()])),
+            ..CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE)
+        };
+        let bound: usize = requests.iter().map(|request| bytes_max(request, Some(&ctx))).sum();
+        let requests = requests.iter().map(|request| with_origin(create_to_proto(request), &ctx));
+        let requests = requests.collect();
         let batch = crate::proto::BatchCreateOrdersRequest { requests };
         prop_assert!(batch.encoded_len() <= bound);
     }

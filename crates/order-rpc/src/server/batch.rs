@@ -1,8 +1,8 @@
 //! Many orders in one call, each answered for itself.
 
-use order_core::{CallContext, CreateOrder, Error, OrderApi, Receipt};
+use order_core::{CallContext, CreateOrder, Error, OrderApi, Receipt, RequestId, TraceParent};
 
-use super::call::log_failures;
+use super::{call::log_failures, exchange::ACCESS_LOG};
 use crate::{
     convert,
     proto::{
@@ -12,37 +12,94 @@ use crate::{
     status::to_batch_status,
 };
 
+/// What the batch says about one of its orders, beside the order.
+struct Part {
+    /// The request that the order came with, if the caller gathered several.
+    origin: Option<(RequestId, Option<TraceParent>)>,
+    is_idempotent: bool,
+}
+
+impl Part {
+    fn of(request: &proto::CreateOrderRequest) -> Self {
+        Self {
+            origin: convert::origin_from_proto(request),
+            is_idempotent: is_idempotent_create(request),
+        }
+    }
+
+    /// Writes the line of a request that shares its call with others, as the access log does for a
+    /// call.
+    fn log(&self, answer: &Result<Receipt, Error>) {
+        let Some((request_id, trace)) = &self.origin else {
+            return;
+        };
+        let error = answer.as_ref().err();
+        let code = error.map_or("OK", |error| error.reason().grpc_code().as_str());
+        // The level has to be a constant of each call site.
+        macro_rules! line {
+            ($level:expr) => {
+                tracing::event!(
+                    target: ACCESS_LOG,
+                    $level,
+                    rpc.response.status_code = code,
+                    request.id = request_id.as_str(),
+                    trace.id = trace.as_ref().map(TraceParent::trace_id),
+                    order.id = answer.as_ref().ok().map(|r| tracing::field::display(r.order.id)),
+                    error = error.map(Error::chain),
+                    "order of a shared call finished"
+                )
+            };
+        }
+        if error.is_some_and(|error| error.reason().is_fault()) {
+            line!(tracing::Level::ERROR);
+        } else {
+            line!(tracing::Level::INFO);
+        }
+    }
+}
+
 /// Creates the orders of a batch that are valid.
 pub(super) async fn create_batch(
     api: &dyn OrderApi,
     ctx: &CallContext,
     requests: Vec<proto::CreateOrderRequest>,
 ) -> Result<proto::BatchCreateOrdersResponse, Error> {
-    let are_idempotent: Vec<bool> = requests.iter().map(is_idempotent_create).collect();
+    let parts: Vec<Part> = requests.iter().map(Part::of).collect();
     let requests = convert::creates_from_proto(requests)?;
     let (valid, refused) = split(requests);
-    let answers = api.create_orders(ctx, valid).await?;
-    log_failures(ctx, &answers);
-    let answers = merge(answers, refused);
+    let created = api.create_orders(ctx, valid).await;
+    let answers = merge(
+        created.inspect_err(|error| {
+            let failed = Err(error.without_source());
+            parts.iter().for_each(|part| part.log(&failed));
+        })?,
+        refused,
+    );
+    let unnamed = parts.iter().zip(&answers);
+    let unnamed = unnamed.filter(|(part, _)| part.origin.is_none());
+    log_failures(ctx, unnamed.map(|(_, answer)| answer));
     let n_parts = answers.len();
-    let result = |(answer, is_idempotent)| match answer {
-        Ok(Receipt { order, is_replayed }) => BatchResult {
-            result: Some(BatchItem::Order(convert::order_to_proto(order))),
-            replayed: is_replayed,
-        },
-        Err(error) => BatchResult {
-            result: Some(BatchItem::Error(to_batch_status(
-                error,
-                &ctx.request_id,
-                n_parts,
-                is_idempotent,
-            ))),
-            replayed: false,
-        },
-    };
-    let answers = answers.into_iter().zip(are_idempotent);
-    let results = answers.map(result).collect();
-    Ok(proto::BatchCreateOrdersResponse { results })
+    let results = parts.iter().zip(answers).map(|(part, answer)| {
+        part.log(&answer);
+        match answer {
+            Ok(Receipt { order, is_replayed }) => BatchResult {
+                result: Some(BatchItem::Order(convert::order_to_proto(order))),
+                replayed: is_replayed,
+            },
+            Err(error) => {
+                let origin = part.origin.as_ref();
+                let request_id = origin.map_or(&ctx.request_id, |(request_id, _)| request_id);
+                let status = to_batch_status(error, request_id, n_parts, part.is_idempotent);
+                BatchResult {
+                    result: Some(BatchItem::Error(status)),
+                    replayed: false,
+                }
+            }
+        }
+    });
+    Ok(proto::BatchCreateOrdersResponse {
+        results: results.collect(),
+    })
 }
 
 /// Whether the caller gave the order an id or a key, by which a repetition is recognised.

@@ -53,18 +53,16 @@ pub(super) async fn answer_if<T>(
 
 /// A batch succeeds as a call, so the access log does not see why its parts failed. One
 /// line tells how many did through no fault of the caller and, for the first, why.
-pub(super) fn log_failures<T>(ctx: &CallContext, answers: &[Result<T, Error>]) {
-    let is_ours = |error: &&Error| error.reason().is_fault();
-    let failures = || {
-        answers
-            .iter()
-            .filter_map(|a| a.as_ref().err())
-            .filter(is_ours)
-    };
-    if let Some(first) = failures().next() {
+pub(super) fn log_failures<'a, T: 'a>(
+    ctx: &CallContext,
+    answers: impl IntoIterator<Item = &'a Result<T, Error>>,
+) {
+    let failures = answers.into_iter().filter_map(|a| a.as_ref().err());
+    let mut failures = failures.filter(|error| error.reason().is_fault());
+    if let Some(first) = failures.next() {
         tracing::error!(
             request.id = ctx.request_id.as_str(),
-            n_failed = failures().count(),
+            n_failed = 1 + failures.count(),
             error = first.chain(),
             "parts of a batch failed"
         );

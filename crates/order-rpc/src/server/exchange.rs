@@ -67,6 +67,9 @@ const fn free(name: &'static str) -> Facts {
     }
 }
 
+/// The target of the access log, as the filters of operators name it.
+pub(super) const ACCESS_LOG: &str = "order_rpc::interceptor::access_log";
+
 /// The methods of this server. Paths come from the caller, so the log takes its names from
 /// here.
 const METHODS: [Facts; 21] = [
@@ -295,6 +298,7 @@ impl Exchange for RpcExchange {
         macro_rules! line {
             ($level:expr) => {
                 tracing::event!(
+                    target: ACCESS_LOG,
                     $level,
                     rpc.method = about.operation,
                     rpc.response.status_code = code_name(self.code),

@@ -6,6 +6,7 @@ use std::{
 };
 
 use order_core::{CallContext, Error, OrderApi, RequestId, TraceParent};
+use tokio::{sync::oneshot, task::JoinSet};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::{
@@ -137,4 +138,50 @@ async fn call_whose_caller_dies_is_cancelled_and_no_fault_of_the_server() {
         call.contains(r#""rpc.response.status_code":"CANCELLED""#),
         "{call}"
     );
+}
+
+/// Creates that share a call keep the request they came with: the log of the service has each of
+/// them, whether it succeeded, failed, or shared a call that failed as a whole.
+#[tokio::test]
+async fn each_order_of_a_shared_call_is_named_by_its_own_request() {
+    const N_ORDERS: u128 = 60;
+    let lines = &*LINES;
+    let (open, gate) = oneshot::channel();
+    let down = || Act::Fail(Error::internal("broken"));
+    let server = TestServer::start([Act::AnswerAfter(gate), down()]).await;
+    let remote = Arc::new(server.client());
+    let mut creating = JoinSet::new();
+    // The first ones are held up, and the others gather behind them.
+    for n in 0..N_ORDERS {
+        let remote = Arc::clone(&remote);
+        let trace = format!("00-{:032x}-00f067aa0ba902b7-01", n + 0xace);
+        let ctx = CallContext {
+            request_id: RequestId::parse(&format!("gathered-{n}.")).expect("valid"),
+            trace_parent: TraceParent::parse(&trace),
+            ..ctx()
+        };
+        creating.spawn(async move {
+            let answer = remote.create_order(&ctx, create(Some(id(n)))).await;
+            (n, answer.map_err(|error| error.reason()))
+        });
+    }
+    server.api.wait_for_calls(1).await;
+    open.send(()).expect("the server waits");
+    let answers = creating.join_all().await;
+    let n_calls = server.api.calls().len();
+    server.stop().await;
+
+    assert!(n_calls < answers.len(), "{n_calls} calls");
+    for (n, answer) in answers {
+        let named = lines.with(&["finished", &format!(r#""request.id":"gathered-{n}.""#)]);
+        let trace_id = format!(r#""trace.id":"{:032x}""#, n + 0xace);
+        assert!(!named.is_empty(), "no line of {n}");
+        assert!(
+            named.iter().all(|line| line.contains(&trace_id)),
+            "{named:#?}"
+        );
+        let code = answer.map_or_else(|reason| reason.grpc_code().as_str(), |_| "OK");
+        let has_code = |line: &String| line.contains(&format!(r#""{code}""#));
+        assert!(named.iter().any(has_code), "{code} in {named:#?}");
+    }
 }

@@ -43,15 +43,18 @@ async fn valid_position_is_passed_on_and_echoed() {
 }
 
 #[tokio::test]
-async fn client_sends_its_position() {
+async fn client_sends_its_position_and_the_state_beside_it() {
     let server = TestServer::start([]).await;
+    let trace = TraceParent::parse(TRACE).expect("valid");
     let ctx = CallContext {
-        trace_parent: TraceParent::parse(TRACE),
+        trace_parent: Some(trace.with_state(["vendor=1,other=2"])),
         ..ctx()
     };
     let remote = server.client();
     remote.get_order(&ctx, id(1)).await.expect("an order");
-    assert_eq!(server.api.calls()[0].trace_parent, ctx.trace_parent);
+    let seen = server.api.calls()[0].trace_parent.clone();
+    assert_eq!(seen, ctx.trace_parent);
+    assert_eq!(seen.expect("a position").state(), Some("vendor=1,other=2"));
     server.stop().await;
 }
 
