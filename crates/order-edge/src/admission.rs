@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{
     body::{self, BodyLimits},
-    pipeline::{Class, Facts},
+    facts::{Class, Facts},
     slots::{Slot, Slots, network},
 };
 

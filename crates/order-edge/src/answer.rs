@@ -13,7 +13,7 @@ use order_core::Error;
 
 use crate::{
     admission::Held,
-    pipeline::{End, Exchange, Line},
+    exchange::{End, Exchange, Line},
 };
 
 /// What a body gives: a frame, an error, or its end.

@@ -8,6 +8,8 @@ pub mod admission;
 mod answer;
 mod body;
 mod correlation;
+mod exchange;
+mod facts;
 pub mod pipeline;
 pub mod serve;
 pub mod slots;

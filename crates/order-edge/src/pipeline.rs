@@ -6,67 +6,26 @@
 //! the body of the answer is gone. [`Pipeline::run`] is one future, which its caller boxes.
 
 use std::{
-    future::poll_fn,
-    net::{IpAddr, SocketAddr},
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    task::Poll,
-    time::{Duration, Instant},
+    future::poll_fn, net::IpAddr, panic::AssertUnwindSafe, sync::Arc, task::Poll, time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, Request, Response, request::Parts};
-use http_body::{Body, Frame};
+use http::{Request, Response, request::Parts};
+use http_body::Body;
 use order_core::{BoxError, Clock, Deadline, Error, IdGen, RequestId, TraceParent};
 
 use crate::{
-    admission::{Admission, Held, Refused},
+    admission::{Admission, Held},
     answer::{Answer, Polled, panicked, poll_body},
     correlation,
+    exchange::Line,
     serve::Connection,
 };
-
-/// What never changes about an operation.
-#[derive(Clone, Copy, Debug)]
-pub struct Facts {
-    /// Its name in the log.
-    pub name: &'static str,
-    /// The slots it takes one of.
-    pub class: Class,
-    /// Whether the handler gets the whole body. It takes no slot before that has arrived.
-    pub reads_body: bool,
-    /// Whether it can answer with a stream, which holds no slot once it has begun.
-    pub may_stream: bool,
-    /// Whether it has no effect the second time, also without a key.
-    pub is_idempotent: bool,
-}
-
-impl Facts {
-    /// An operation that only reads.
-    pub const fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            class: Class::Read,
-            reads_body: false,
-            may_stream: false,
-            is_idempotent: false,
-        }
-    }
-}
-
-/// Which slots an operation takes one of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// None: probes, and what has limits of its own.
-    Free,
-    /// Any of those for work.
-    Read,
-    /// Those for work that are not kept for reads.
-    Write,
-    /// Those of workers that wait for a job.
-    Lease,
-}
+pub use crate::{
+    exchange::{About, End, Exchange},
+    facts::{Class, Facts},
+};
 
 /// A call on its way to its handler.
 pub struct Call<B> {
@@ -100,90 +59,6 @@ pub struct Deadlines {
     pub default: Duration,
     /// Whatever a call says.
     pub max: Duration,
-}
-
-/// What the log says about a call of any transport.
-pub struct About {
-    /// The name of the operation.
-    pub operation: &'static str,
-    /// The id of the call.
-    pub request_id: RequestId,
-    /// Its position in a trace.
-    pub trace_parent: Option<TraceParent>,
-    /// The other end, where that is known.
-    pub peer: Option<SocketAddr>,
-    clock: Arc<dyn Clock>,
-    begun_at: Instant,
-}
-
-impl About {
-    /// The time since the call began.
-    pub fn elapsed(&self) -> Duration {
-        self.clock
-            .instant()
-            .saturating_duration_since(self.begun_at)
-    }
-}
-
-/// How the body of an answer ended.
-#[derive(Clone, Copy, Debug)]
-pub enum End<'a> {
-    /// With trailers.
-    Trailers(&'a HeaderMap),
-    /// Without.
-    Whole,
-    /// In the middle.
-    Failed,
-}
-
-/// One call of a transport: how its rejections look, and what the log says about its outcome.
-pub trait Exchange: Send + Unpin + 'static {
-    /// The bodies of answers.
-    type Body: Body<Data = Bytes> + Send + Unpin + 'static;
-    /// Why a call gets no other answer.
-    type Rejection: From<Error> + From<Refused> + Send;
-
-    /// Notes what is needed later of a request.
-    fn begin(facts: &Facts, parts: &Parts) -> Self;
-
-    /// The time that the client gives the call, in a transport that has [`Deadlines`].
-    fn timeout(_headers: &HeaderMap) -> Result<Option<Duration>, Self::Rejection> {
-        Ok(None)
-    }
-
-    /// Makes the answer to a rejected call.
-    fn reject(&mut self, rejection: Self::Rejection, about: &About) -> Response<Self::Body>;
-
-    /// Notes the outcome of an answer that begins, and adds the headers that each has.
-    fn answer(&mut self, response: &mut Response<Self::Body>, about: &About);
-
-    /// Notes how the body ended. May come more than once; the first counts.
-    fn end(&mut self, end: End<'_>);
-
-    /// Makes the last frame of a body that panicked.
-    fn broken(
-        &mut self,
-        error: Error,
-        about: &About,
-    ) -> Result<Frame<Bytes>, <Self::Body as Body>::Error>;
-
-    /// Writes the line of the call. Without an answer the client has given the call up.
-    fn log(&self, about: &About);
-}
-
-/// The line of a call in the access log, written when this is dropped.
-pub(crate) struct Line<E: Exchange> {
-    pub(crate) exchange: E,
-    pub(crate) about: About,
-    is_logged: bool,
-}
-
-impl<E: Exchange> Drop for Line<E> {
-    fn drop(&mut self) {
-        if self.is_logged {
-            self.exchange.log(&self.about);
-        }
-    }
 }
 
 /// What the calls of one listener share.

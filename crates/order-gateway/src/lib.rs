@@ -2,8 +2,8 @@
 //! listener they share. It adapts [`order_core::OrderApi`] and the hub to the wire and
 //! knows neither gRPC nor a database.
 
-pub mod admin;
 pub mod http;
+pub use http::admin;
 /// Orders and events as JSON, for whoever writes them elsewhere in the same form.
 pub mod json {
     pub use crate::http::dto::{CauseBody, EventBody, OrderBody};

@@ -22,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Delivery, Form, Inbox, Session, Subscribed,
-    fill::Reads,
+    gap::Reads,
     lookups::Lookups,
-    mailbox::Source,
+    offer::Source,
     topics::{Delivered, Topics},
 };
 

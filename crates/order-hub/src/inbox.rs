@@ -4,11 +4,7 @@ use std::{future::pending, sync::Arc};
 
 use order_core::Error;
 
-use crate::{
-    fill::{Events, Fill},
-    hub::Shared,
-    mailbox::{Delivery, Mailbox},
-};
+use crate::{fill::Fill, gap::Events, hub::Shared, mailbox::Mailbox, offer::Delivery};
 
 /// Where the events of a [`Session`](crate::Session) arrive.
 pub struct Inbox {

@@ -22,11 +22,13 @@
 mod changes;
 mod event;
 mod fill;
+mod gap;
 mod hub;
 mod inbox;
 mod inlet;
 mod lookups;
 mod mailbox;
+mod offer;
 mod outage;
 mod outlet;
 mod reconcile;
@@ -43,7 +45,7 @@ pub use event::{Form, SharedEvent};
 pub use hub::{Hub, HubConfig, HubStats};
 pub use inbox::Inbox;
 pub use inlet::run_inlet;
-pub use mailbox::Delivery;
+pub use offer::Delivery;
 pub use outlet::{Fanout, Outlet, OutletStats};
 pub use session::{CatchUp, REPLAY_LEN_MAX, Session, Subscribed, SubscribedUser};
 

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, time::Duration};
 use order_core::{Error, OrderEvent, OrderId, OrderState, UserId, supervisor::Beat};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::{fill::READ_TIMEOUT, hub::Shared, lookups::Wanted, unsettled::Depth};
+use crate::{gap::READ_TIMEOUT, hub::Shared, lookups::Wanted, unsettled::Depth};
 
 /// The most ids of one read.
 pub(crate) const BATCH_LEN_MAX: usize = 1_000;

@@ -12,7 +12,7 @@ use order_core::{
 use tokio::time::timeout;
 
 use crate::{
-    Form, Inbox, fill::READ_TIMEOUT, hub::Shared, mailbox::Mailbox, reconcile::BATCH_LEN_MAX,
+    Form, Inbox, gap::READ_TIMEOUT, hub::Shared, mailbox::Mailbox, reconcile::BATCH_LEN_MAX,
     user_feed::SNAPSHOT_LEN_MAX,
 };
 

@@ -19,7 +19,8 @@ use crate::{
     SharedEvent,
     changes::Changes,
     lock,
-    mailbox::{Mailbox, Offer, Offered, Source},
+    mailbox::Mailbox,
+    offer::{Offer, Offered, Source},
     unsettled::Depth,
     users::{Users, Watched},
 };

@@ -12,9 +12,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use order_core::{OrderEvent, OrderId, UserId, Version};
 
 use crate::{
-    Delivery, Form, SharedEvent,
-    fill::Gap,
-    mailbox::{Offer, Offered, Source},
+    Form, SharedEvent,
+    gap::Gap,
+    offer::{Delivery, Offer, Offered, Source},
 };
 
 /// How many orders of one user a session remembers, and how many of them may wait.

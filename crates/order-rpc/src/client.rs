@@ -7,6 +7,7 @@
 mod config;
 mod connection;
 mod create;
+mod endpoint;
 mod endpoints;
 mod follow;
 mod outlier;

@@ -6,6 +6,7 @@
 //!
 //! Each answered API request is one line of the log with the target `http_access`.
 
+pub mod admin;
 pub(crate) mod dto;
 mod etag;
 mod exchange;
@@ -41,6 +42,7 @@ use tower_http::{
 };
 
 use self::{
+    admin::Readiness,
     exchange::admission_config,
     operation::{Frame, Operation},
     routes::{
@@ -49,10 +51,7 @@ use self::{
         list_orders::list_orders, retry_order::retry_order,
     },
 };
-use crate::{
-    admin::{self, Readiness},
-    origin::{self, Origin},
-};
+use crate::origin::{self, Origin};
 
 /// The shortest answer that is worth compressing, in bytes.
 const COMPRESSED_LEN_MIN: u16 = 1024;

@@ -7,7 +7,6 @@
 //! connection at a time and never by a call.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, PoisonError, RwLock},
     task::{Context, Poll},
     time::Duration,
@@ -39,7 +38,7 @@ use tonic_health::pb::{
 };
 use tower::Service;
 
-use super::endpoints::Endpoint;
+use super::endpoint::{ConnectFailed, Endpoint};
 use crate::{SERVICE_NAME, executor::TrackedExecutor};
 
 /// The least time between two attempts to connect. It doubles with each failure.
@@ -64,15 +63,6 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 
 /// Size of the headers of one answer.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
-
-/// The service does not answer at its address.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot connect to {address}")]
-pub(super) struct ConnectFailed {
-    address: SocketAddr,
-    #[source]
-    source: BoxError,
-}
 
 /// The health service ended its stream before its first answer.
 #[derive(Debug, thiserror::Error)]

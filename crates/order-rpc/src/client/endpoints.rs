@@ -14,15 +14,15 @@ use std::{
 };
 
 use http::Uri;
-use order_core::{Error, supervisor::Supervisor};
+use order_core::{BoxError, Error, supervisor::Supervisor};
 use tokio::sync::{Mutex, Notify};
 use tokio_util::task::TaskTracker;
 
 use super::{
     config::RpcClientConfig,
-    connection::{Channel, ConnectFailed, Connection, Dialler, Phase},
+    connection::{Channel, Connection, Dialler, Phase},
+    endpoint::Endpoint,
     outlier::{Outcome, Record},
-    resolve::ResolveFailed,
 };
 
 /// The most addresses of all names together.
@@ -31,42 +31,14 @@ const ADDRESSES_MAX: usize = 256;
 /// How often a call may be tried at most, attempts that never left included.
 pub(super) const TRIES_MAX: usize = 6;
 
-/// One address of the service.
-pub(super) struct Endpoint {
-    pub(super) address: SocketAddr,
-    /// Scheme and authority of requests: the name, not the address.
-    pub(super) origin: Uri,
-    record: Record,
-    /// Held by the one connection that is being made. Counts attempts that failed in a row.
-    pub(super) dialling: Mutex<u32>,
-    /// Why the last attempt to connect failed, if it did.
-    failure: RwLock<Option<Arc<ConnectFailed>>>,
-}
-
-impl Endpoint {
-    /// Notes how an attempt to connect ended, and logs it if the one before ended otherwise.
-    pub(super) fn note(&self, failure: Option<ConnectFailed>) {
-        let mut last = self.failure.write().unwrap_or_else(PoisonError::into_inner);
-        let address = self.address;
-        match (&*last, &failure) {
-            (None, Some(error)) => tracing::warn!(
-                network.peer.address = %address,
-                error = error as &dyn std::error::Error,
-                "address of the order service cannot be reached"
-            ),
-            (Some(_), None) => tracing::info!(
-                network.peer.address = %address,
-                "address of the order service is back"
-            ),
-            (None, None) | (Some(_), Some(_)) => {}
-        }
-        *last = failure.map(Arc::new);
-    }
-
-    fn failure(&self) -> Option<Arc<ConnectFailed>> {
-        let failure = self.failure.read();
-        failure.unwrap_or_else(PoisonError::into_inner).clone()
-    }
+/// A name has no addresses, as far as can be told.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot resolve {host}:{port}")]
+pub(super) struct ResolveFailed {
+    pub(super) host: String,
+    pub(super) port: u16,
+    #[source]
+    pub(super) source: BoxError,
 }
 
 /// An address with its connections.

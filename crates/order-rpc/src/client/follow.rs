@@ -20,7 +20,8 @@ use tonic::{Request, Streaming};
 
 use super::{
     RemoteOrderApi,
-    endpoints::{Choice, Endpoint, Endpoints, Tried},
+    endpoint::Endpoint,
+    endpoints::{Choice, Endpoints, Tried},
     outlier::Outcome,
     retry::is_retryable,
     source::random_request_id,

@@ -17,7 +17,8 @@ use tonic::{
 use super::{
     config::RpcClientConfig,
     connection::{Channel, is_unsent},
-    endpoints::{Choice, Endpoint, Endpoints, Tried},
+    endpoint::Endpoint,
+    endpoints::{Choice, Endpoints, Tried},
     outlier::Outcome,
     retry::{ATTEMPTS_MAX, Repeat, RetryBudget, backoff, is_retryable},
 };

@@ -14,7 +14,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{config::Target, endpoints::Endpoints};
+use super::{
+    config::Target,
+    endpoints::{Endpoints, ResolveFailed},
+};
 
 /// How far the pauses between lookups are apart, as a part of the configured one: ± 10 %, so
 /// that the clients of a name do not ask for it at the same time.
@@ -46,16 +49,6 @@ impl Resolve for SystemResolver {
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         Ok(lookup_host((host, port)).await?.collect())
     }
-}
-
-/// A name has no addresses, as far as can be told.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot resolve {host}:{port}")]
-pub(super) struct ResolveFailed {
-    host: String,
-    port: u16,
-    #[source]
-    source: BoxError,
 }
 
 /// Keeps the endpoints up to date.

@@ -2,7 +2,7 @@
 
 use order_core::{CallContext, CreateOrder, Error, OrderApi, Receipt, RequestId, TraceParent};
 
-use super::{call::log_failures, exchange::ACCESS_LOG};
+use super::call::{ACCESS_LOG, log_failures};
 use crate::{
     convert,
     proto::{

@@ -11,6 +11,9 @@ use crate::{
     status::{to_status_of, unknown_request_id},
 };
 
+/// The target of the access log, as the filters of operators name it.
+pub(super) const ACCESS_LOG: &str = "order_rpc::interceptor::access_log";
+
 /// What the pipeline found out about the call.
 pub(super) fn context<T>(request: &Request<T>) -> CallContext {
     let extensions = request.extensions();

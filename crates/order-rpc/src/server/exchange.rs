@@ -23,7 +23,7 @@ use order_edge::{
 use tonic::{Code, Status, body::Body};
 use tower::Service;
 
-use super::{RpcServerConfig, dispatch::Dispatch};
+use super::{RpcServerConfig, call::ACCESS_LOG, dispatch::Dispatch};
 use crate::{
     REQUEST_BYTES_MAX, TRACE_PARENT_HEADER,
     status::{source_chain, to_status, too_long},
@@ -66,9 +66,6 @@ const fn free(name: &'static str) -> Facts {
         ..Facts::new(name)
     }
 }
-
-/// The target of the access log, as the filters of operators name it.
-pub(super) const ACCESS_LOG: &str = "order_rpc::interceptor::access_log";
 
 /// The methods of this server. Paths come from the caller, so the log takes its names from
 /// here.

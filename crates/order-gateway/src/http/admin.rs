@@ -15,7 +15,7 @@ use axum::{Router, body::Body, response::Response, routing::get};
 use http::{HeaderValue, header::CONTENT_TYPE};
 use order_core::{CallContext, Deadline, Error};
 
-use crate::http::{
+use super::{
     HttpDeps,
     operation::{self, Call, Frame, Operation},
     problem::Problem,
