@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What a body gives: a frame, an error, or its end.
-pub(crate) type Polled<E> = Option<Result<Frame<Bytes>, <<E as Exchange>::Body as Body>::Error>>;
+pub(crate) type Polled<B> = Option<Result<Frame<Bytes>, <B as Body>::Error>>;
 
 /// A handler panicked; the place is in the line that the panic hook wrote.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ pub(crate) fn panicked(payload: &(dyn Any + Send)) -> Error {
 pub(crate) fn poll_body<B: Body<Data = Bytes> + Unpin>(
     body: &mut B,
     cx: &mut Context<'_>,
-) -> Result<Poll<Option<Result<Frame<Bytes>, B::Error>>>, Error> {
+) -> Result<Poll<Polled<B>>, Error> {
     catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx)))
         .map_err(|payload| panicked(&*payload))
 }
@@ -52,7 +52,7 @@ pub struct Answer<E: Exchange> {
     /// `None` once it panicked.
     pub(crate) body: Option<E::Body>,
     /// What was taken of the body to learn its length.
-    pub(crate) peeked: Option<Polled<E>>,
+    pub(crate) peeked: Option<Polled<E::Body>>,
     pub(crate) line: Line<E>,
     pub(crate) _held: Held,
 }
@@ -61,7 +61,7 @@ pub struct Answer<E: Exchange> {
 impl<E: Exchange> Unpin for Answer<E> {}
 
 impl<E: Exchange> Answer<E> {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Polled<E>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Polled<E::Body>> {
         if let Some(peeked) = self.peeked.take() {
             return Poll::Ready(peeked);
         }

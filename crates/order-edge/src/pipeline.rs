@@ -203,7 +203,7 @@ impl Pipeline {
         facts: &Facts,
         response: &mut Response<E::Body>,
         held: &mut Held,
-    ) -> Result<Option<Polled<E>>, E::Rejection> {
+    ) -> Result<Option<Polled<E::Body>>, E::Rejection> {
         let Some(admission) = &self.admission else {
             return Ok(None);
         };

@@ -57,7 +57,7 @@ impl Exchange for TestExchange {
     }
 
     fn answer(&mut self, response: &mut Response<TestBody>, _: &About) {
-        self.0 = response.status().as_str().to_owned();
+        self.0 = response.status().to_string();
     }
 
     fn end(&mut self, _: End<'_>) {
@@ -161,10 +161,10 @@ async fn call_is_logged_when_its_answer_is_gone_or_its_client_is() {
     let sent = answer(&pipeline, &facts, framed()).await;
     assert_eq!(logged("logged"), [""; 0]);
     sent.into_body().collect().await.expect("a body");
-    assert_eq!(logged("logged"), ["logged: 200 sent"]);
+    assert_eq!(logged("logged"), ["logged: 200 OK sent"]);
 
     drop(answer(&pipeline, &facts, whole()).await);
-    assert_eq!(logged("logged")[1..], ["logged: 200"]);
+    assert_eq!(logged("logged")[1..], ["logged: 200 OK"]);
 
     {
         let request = Request::new(Empty::<Bytes>::new());

@@ -118,17 +118,17 @@ fn holding(held: &Arc<()>, unread: Unread) -> Router {
         let chunk = Bytes::from(vec![b'x'; 1024 * 1024]);
         match unread {
             Unread::Endless => Body::from_stream(stream::repeat(()).map(move |()| {
-                let _held = &held;
+                drop(Arc::clone(&held));
                 Ok::<_, Infallible>(chunk.clone())
             })),
             Unread::Long => Body::from_stream(stream::iter([chunk]).map(move |chunk| {
-                let _held = &held;
+                drop(Arc::clone(&held));
                 Ok::<_, Infallible>(chunk)
             })),
             Unread::Trailers => {
                 let frames = [Frame::data(chunk), Frame::trailers(HeaderMap::new())];
                 let frames = stream::iter(frames).map(move |frame| {
-                    let _held = &held;
+                    drop(Arc::clone(&held));
                     Ok::<_, Infallible>(frame)
                 });
                 Body::new(StreamBody::new(frames))
@@ -190,7 +190,7 @@ async fn answer_is_held_until_an_http1_client_takes_it() {
         let long = Bytes::from(vec![b'x'; 32 * 1024 * 1024]);
         let held = Arc::clone(&holder);
         Body::from_stream(stream::iter([long]).map(move |chunk| {
-            let _held = &held;
+            drop(Arc::clone(&held));
             Ok::<_, Infallible>(chunk)
         }))
     });
