@@ -71,7 +71,9 @@ pub(super) async fn create_batch(
     let answers = merge(
         created.inspect_err(|error| {
             let failed = Err(error.without_source());
-            parts.iter().for_each(|part| part.log(&failed));
+            for part in &parts {
+                part.log(&failed);
+            }
         })?,
         refused,
     );

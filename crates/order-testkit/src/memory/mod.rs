@@ -6,6 +6,7 @@
 //! injected [`Clock`]'s.
 
 mod hints;
+mod job;
 mod outbox;
 mod tables;
 

@@ -15,7 +15,7 @@ use order_core::{
 };
 use uuid::Uuid;
 
-use super::{later, outbox::Outbox};
+use super::{job::JobRow, later, outbox::Outbox};
 
 #[derive(Default)]
 pub(super) struct Tables {
@@ -59,56 +59,6 @@ fn prune<K: Ord + Clone, T>(
         rows.remove(key);
     }
     expired.len()
-}
-
-/// The work an order still needs.
-struct JobRow {
-    attempt: u32,
-    attempts_before: u32,
-    /// From when on the job may be claimed; `None` while it is buried.
-    due_at: Option<Timestamp>,
-    /// Whether the last claim holds the job.
-    is_held: bool,
-    /// Whether work under that claim is marked as begun.
-    is_begun: bool,
-    /// The last attempt that was reported as failed and is retried.
-    retried: Option<u32>,
-}
-
-impl JobRow {
-    /// A free job in a new round of attempts.
-    fn new(attempt: u32, due_at: Timestamp) -> Self {
-        Self {
-            attempt,
-            attempts_before: attempt,
-            due_at: Some(due_at),
-            is_held: false,
-            is_begun: false,
-            retried: None,
-        }
-    }
-
-    /// Whether `attempt` is the last claim and holds the job.
-    fn is_current(&self, attempt: u32) -> bool {
-        self.is_held && self.attempt == attempt
-    }
-
-    /// Ends the claim that holds the job; the job is due at `due_at`, or buried.
-    fn let_go(&mut self, due_at: Option<Timestamp>) {
-        self.due_at = due_at;
-        self.is_held = false;
-        self.is_begun = false;
-    }
-
-    fn claim(&mut self, due_at: Timestamp) {
-        if self.is_held && !self.is_begun {
-            self.attempts_before += 1;
-        }
-        self.attempt += 1;
-        self.due_at = Some(due_at);
-        self.is_held = true;
-        self.is_begun = false;
-    }
 }
 
 /// Whether an order passes all filters of a query.
