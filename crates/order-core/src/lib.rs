@@ -16,6 +16,7 @@ pub mod group_commit;
 mod id;
 mod idempotency;
 mod in_progress;
+pub mod intake;
 pub mod job;
 pub mod list;
 mod metadata;
@@ -31,6 +32,7 @@ mod status;
 pub mod supervisor;
 mod ticket;
 mod trace;
+pub mod violations;
 pub mod worker_api;
 
 pub use api::{
@@ -46,6 +48,7 @@ pub use event::{EventPage, ListEvents, OrderEvent, OrderEventStream, OrderState}
 pub use id::{ExternalId, OrderId, RequestId, UserId};
 pub use idempotency::{Fingerprint, IdempotencyKey, KeyClaim, KeyOperation, StoredKey};
 pub use in_progress::wait_while_in_progress;
+pub use intake::CreateFields;
 pub use job::{
     Completed, Completion, Extended, Job, JobToken, RetryPolicy, Start, Started, Verdict,
 };
@@ -67,4 +70,5 @@ pub use ticket::{
     NewTicket, StreamTicket, TICKET_LIFETIME, TicketGrant, TicketOffice, TicketSecret,
 };
 pub use trace::TraceParent;
+pub use violations::Violations;
 pub use worker_api::{JobReport, LeaseJobs, LeasedJob, WorkerApi};

@@ -4,9 +4,6 @@
 
 pub mod http;
 pub use http::admin;
-/// Orders and events as JSON, for whoever writes them elsewhere in the same form.
-pub mod json {
-    pub use crate::http::dto::{CauseBody, EventBody, OrderBody};
-}
+pub mod json;
 pub mod origin;
 pub mod ws;

@@ -6,7 +6,6 @@
 
 mod client;
 mod csv;
-mod draft;
 mod events;
 mod export;
 mod failure;

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use clap::Args;
 use order_core::{
-    CancelOrder, CreateOrder, Error, IdempotencyKey, IfMatch, Money, Order, OrderId, RetryOrder,
-    Version, WatchOrder,
+    CancelOrder, CreateFields, CreateOrder, Error, IdempotencyKey, IfMatch, Money, Order, OrderId,
+    RetryOrder, Version, WatchOrder,
 };
 
 use super::{
     client::Client,
-    draft::Draft,
     failure::Failure,
     output::Output,
     watch::{Until, follow},
@@ -155,22 +154,17 @@ async fn wait_until_settled(
 }
 
 fn to_request(args: CreateArgs) -> Result<CreateOrder, Error> {
-    let draft = Draft {
-        user_id: Some(args.user.into()),
-        amount: Some(args.amount.into()),
-        currency: Some(args.currency.into()),
-        external_id: args.external_id.map(Into::into),
-        metadata: args.metadata,
-        ..Draft::default()
-    };
-    let request = draft
-        .finish()
-        .map_err(|violations| Error::InvalidArgument { violations })?;
-    let key = args.idempotency_key.as_deref().map(IdempotencyKey::parse);
-    Ok(CreateOrder {
-        idempotency_key: key.transpose()?,
-        ..request
-    })
+    let mut fields = CreateFields::new(args.metadata);
+    for (name, text) in [
+        ("user_id", Some(args.user)),
+        ("amount", Some(args.amount)),
+        ("currency", Some(args.currency)),
+        ("external_id", args.external_id),
+        ("idempotency_key", args.idempotency_key),
+    ] {
+        fields.set(name, text.map(Into::into));
+    }
+    fields.finish()
 }
 
 fn to_if_match(version: Option<Version>) -> Option<IfMatch> {

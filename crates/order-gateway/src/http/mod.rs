@@ -10,7 +10,6 @@ pub mod admin;
 pub(crate) mod dto;
 mod etag;
 mod exchange;
-mod fields;
 mod media;
 pub(crate) mod operation;
 mod pages;

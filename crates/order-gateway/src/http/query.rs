@@ -3,13 +3,10 @@
 
 use std::num::{IntErrorKind, ParseIntError};
 
-use order_core::{Error, PageSize, Version};
+use order_core::{Error, PageSize, Version, Violations, violations::shorten};
 use percent_encoding::percent_decode_str;
 
-use super::{
-    fields::{Violations, shorten},
-    problem::Problem,
-};
+use super::problem::Problem;
 
 /// The parameters of a query.
 pub(super) struct Query {
@@ -73,10 +70,8 @@ impl Query {
         name: &str,
         parse: impl FnOnce(&str) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
-        match self.find(name).map(parse) {
-            Some(parsed) => self.violations.check(parsed),
-            None => Ok(None),
-        }
+        let text = self.find(name).map(String::from);
+        self.violations.check_given(text.as_deref(), parse)
     }
 
     /// Ends the check: the value, if no rule was broken.

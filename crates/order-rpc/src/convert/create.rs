@@ -1,15 +1,13 @@
 //! Wanted orders, alone and in batches.
 
+use std::borrow::Cow;
+
 use order_core::{
-    CallContext, CreateOrder, Error, ExternalId, IdempotencyKey, Metadata, Money, OrderId,
-    RequestId, TraceParent, UserId,
+    CallContext, CreateFields, CreateOrder, Error, ExternalId, IdempotencyKey, OrderId, RequestId,
+    TraceParent, intake::within,
 };
 
-use super::{
-    check::{Checker, check_len, within},
-    order::money_to_proto,
-    request::{order_id_from_proto, text_of},
-};
+use super::{check::check_len, order::money_to_proto, request::text_of};
 use crate::proto;
 
 /// The most orders of one batch.
@@ -28,31 +26,29 @@ const FIXED_BYTES: usize = 128;
 /// [`Error::InvalidArgument`] for `order_id`, `user_id`, `money`, `money/minor_units`,
 /// `money/currency`, `metadata`, `metadata/NAME`, `external_id` and `idempotency_key`.
 pub(crate) fn create_from_proto(request: proto::CreateOrderRequest) -> Result<CreateOrder, Error> {
-    let mut checker = Checker::default();
-    let order_id = checker.keep_given(&request.order_id, order_id_from_proto)?;
-    let user_id = checker.keep(UserId::parse(&request.user_id))?;
-    let money = match &request.money {
-        None => {
-            checker.refuse("money", "must be given");
-            None
+    let given = |text: String| Some(text.into()).filter(|text: &Cow<'_, str>| !text.is_empty());
+    let mut fields = CreateFields::new(request.metadata);
+    fields.order_id = given(request.order_id);
+    fields.set("user_id", Some(request.user_id.into()));
+    fields.set("external_id", given(request.external_id));
+    fields.set("idempotency_key", given(request.idempotency_key));
+    let has_money = request.money.is_some();
+    match request.money {
+        Some(money) => {
+            fields.minor_units = Some(money.minor_units);
+            fields.set("currency", given(money.currency));
         }
-        Some(money) => checker.keep_as(money_from_proto(money), money_field)?,
+        None => fields
+            .violations
+            .push(CreateFields::AMOUNT, "must be given"),
+    }
+    let rename = |field: String| match field.as_str() {
+        CreateFields::AMOUNT if !has_money => "money".to_owned(),
+        CreateFields::AMOUNT => "money/minor_units".to_owned(),
+        "currency" => "money/currency".to_owned(),
+        _ => field,
     };
-    let metadata = checker.keep(Metadata::new(request.metadata))?;
-    let external_id = checker.keep_given(&request.external_id, ExternalId::parse)?;
-    let idempotency_key = checker.keep_given(&request.idempotency_key, IdempotencyKey::parse)?;
-    let create = match (user_id, money, metadata) {
-        (Some(user_id), Some(money), Some(metadata)) => Some(CreateOrder {
-            order_id,
-            user_id,
-            money,
-            metadata,
-            external_id,
-            idempotency_key,
-        }),
-        _ => None,
-    };
-    checker.finish(create)
+    fields.finish().map_err(|error| error.with_fields(rename))
 }
 
 /// Writes a wanted order.
@@ -126,21 +122,4 @@ pub(crate) fn creates_from_proto(
     check_len("requests", requests.len(), CREATES_MAX)?;
     let create = |(n, request)| within("requests", n, create_from_proto(request));
     Ok(requests.into_iter().enumerate().map(create).collect())
-}
-
-/// Where the parts of an amount stand in the messages.
-fn money_field(field: String) -> String {
-    match field.as_str() {
-        "amount" => "money/minor_units".to_owned(),
-        "currency" => "money/currency".to_owned(),
-        _ => field,
-    }
-}
-
-fn money_from_proto(money: &proto::Money) -> Result<Money, Error> {
-    let currency = match money.currency.as_str() {
-        "" => Money::CURRENCY_DEFAULT,
-        code => code,
-    };
-    Money::from_minor_units(money.minor_units, currency)
 }

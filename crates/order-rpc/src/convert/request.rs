@@ -3,12 +3,13 @@
 use jiff::Timestamp;
 use order_core::{
     CancelOrder, Cause, Error, ExternalId, IdempotencyKey, IfMatch, ListEvents, ListOrders,
-    OrderId, OrderStatus, PageSize, RetryOrder, UpdateStatus, UserId, WatchOrder,
+    OrderId, OrderStatus, PageSize, RetryOrder, UpdateStatus, UserId, Violations, WatchOrder,
+    intake::within,
 };
 use uuid::Uuid;
 
 use super::{
-    check::{Checker, check_cause, check_len, within},
+    check::{check_cause, check_len, given},
     etag::{if_match_from_proto, if_match_to_proto},
     order::{cause_to_proto, status_from_proto, status_to_proto, time_from_proto, time_to_proto},
 };
@@ -43,9 +44,9 @@ pub(crate) fn change_id_from_proto(text: &str) -> Result<Option<Uuid>, Error> {
 /// [`Error::InvalidArgument`] for `user_id`, `statuses/N`, `page_size`, `external_id`,
 /// `created_after` and `created_before`.
 pub(crate) fn list_from_proto(request: proto::ListOrdersRequest) -> Result<ListOrders, Error> {
-    let mut checker = Checker::default();
-    let user_id = checker.keep_given(&request.user_id, UserId::parse)?;
-    let page_size = checker.keep(PageSize::new(request.page_size.into()))?;
+    let mut violations = Violations::default();
+    let user_id = violations.check_given(given(&request.user_id), UserId::parse)?;
+    let page_size = violations.check(PageSize::new(request.page_size.into()))?;
     let mut statuses = Vec::with_capacity(OrderStatus::ALL.len());
     for (n, status) in request.statuses.iter().enumerate() {
         match status_from_proto(*status) {
@@ -53,15 +54,15 @@ pub(crate) fn list_from_proto(request: proto::ListOrdersRequest) -> Result<ListO
             Some(status) if statuses.contains(&status) => {}
             Some(status) => statuses.push(status),
             None => {
-                checker.refuse(format!("statuses/{n}"), unknown_status());
+                violations.push(format!("statuses/{n}"), unknown_status());
                 break;
             }
         }
     }
-    let external_id = checker.keep_given(&request.external_id, ExternalId::parse)?;
-    let created_after = check_time("created_after", request.created_after, &mut checker);
-    let created_before = check_time("created_before", request.created_before, &mut checker);
-    checker.finish(page_size.map(|page_size| ListOrders {
+    let external_id = violations.check_given(given(&request.external_id), ExternalId::parse)?;
+    let created_after = check_time("created_after", request.created_after, &mut violations);
+    let created_before = check_time("created_before", request.created_before, &mut violations);
+    violations.finish(page_size.map(|page_size| ListOrders {
         user_id,
         statuses,
         external_id,
@@ -94,15 +95,16 @@ pub(crate) fn list_to_proto(request: &ListOrders) -> proto::ListOrdersRequest {
 /// # Errors
 /// [`Error::InvalidArgument`] for `order_id`, `reason`, `etag` and `idempotency_key`.
 pub(crate) fn cancel_from_proto(request: proto::CancelOrderRequest) -> Result<CancelOrder, Error> {
-    let mut checker = Checker::default();
-    let order_id = checker.keep(order_id_from_proto(&request.order_id))?;
+    let mut violations = Violations::default();
+    let order_id = violations.check(order_id_from_proto(&request.order_id))?;
     let reason = Some(request.reason).filter(|reason| !reason.is_empty());
     if let Some(reason) = &reason {
-        checker.keep(Cause::check_message("reason", reason))?;
+        violations.check(Cause::check_message("reason", reason))?;
     }
-    let if_match = checker.keep_given(&request.etag, if_match_from_proto)?;
-    let idempotency_key = checker.keep_given(&request.idempotency_key, IdempotencyKey::parse)?;
-    checker.finish(order_id.map(|order_id| CancelOrder {
+    let if_match = violations.check_given(given(&request.etag), if_match_from_proto)?;
+    let idempotency_key =
+        violations.check_given(given(&request.idempotency_key), IdempotencyKey::parse)?;
+    violations.finish(order_id.map(|order_id| CancelOrder {
         order_id,
         reason,
         if_match,
@@ -126,10 +128,10 @@ pub(crate) fn cancel_to_proto(request: &CancelOrder) -> proto::CancelOrderReques
 /// # Errors
 /// [`Error::InvalidArgument`] for `order_id` and `etag`.
 pub(crate) fn retry_from_proto(request: &proto::RetryOrderRequest) -> Result<RetryOrder, Error> {
-    let mut checker = Checker::default();
-    let order_id = checker.keep(order_id_from_proto(&request.order_id))?;
-    let if_match = checker.keep_given(&request.etag, if_match_from_proto)?;
-    checker.finish(order_id.map(|order_id| RetryOrder { order_id, if_match }))
+    let mut violations = Violations::default();
+    let order_id = violations.check(order_id_from_proto(&request.order_id))?;
+    let if_match = violations.check_given(given(&request.etag), if_match_from_proto)?;
+    violations.finish(order_id.map(|order_id| RetryOrder { order_id, if_match }))
 }
 
 /// Writes a wish to redrive an order.
@@ -149,24 +151,24 @@ pub(crate) fn retry_to_proto(request: &RetryOrder) -> proto::RetryOrderRequest {
 pub(crate) fn update_from_proto(
     request: &proto::UpdateStatusRequest,
 ) -> Result<UpdateStatus, Error> {
-    let mut checker = Checker::default();
-    let order_id = checker.keep(order_id_from_proto(&request.order_id))?;
+    let mut violations = Violations::default();
+    let order_id = violations.check(order_id_from_proto(&request.order_id))?;
     let status = status_from_proto(request.status);
     if status.is_none() {
-        checker.refuse("status", unknown_status());
+        violations.push("status", unknown_status());
     }
     let cause = request
         .cause
         .as_ref()
-        .map(|cause| check_cause(cause, &mut checker));
-    let if_match = checker.keep_given(&request.etag, if_match_from_proto)?;
+        .map(|cause| check_cause(cause, &mut violations));
+    let if_match = violations.check_given(given(&request.etag), if_match_from_proto)?;
     let update = order_id.zip(status).map(|(order_id, status)| UpdateStatus {
         order_id,
         status,
         cause,
         if_match,
     });
-    checker.finish(update)
+    violations.finish(update)
 }
 
 /// Writes a wish to move an order.
@@ -187,11 +189,11 @@ pub(crate) fn update_to_proto(request: &UpdateStatus) -> proto::UpdateStatusRequ
 pub(crate) fn events_from_proto(
     request: &proto::ListOrderEventsRequest,
 ) -> Result<ListEvents, Error> {
-    let mut checker = Checker::default();
-    let order_id = checker.keep(order_id_from_proto(&request.order_id))?;
-    let page_size = checker.keep(PageSize::new(request.page_size.into()))?;
+    let mut violations = Violations::default();
+    let order_id = violations.check(order_id_from_proto(&request.order_id))?;
+    let page_size = violations.check(PageSize::new(request.page_size.into()))?;
     let list = order_id.zip(page_size);
-    checker.finish(list.map(|(order_id, page_size)| ListEvents {
+    violations.finish(list.map(|(order_id, page_size)| ListEvents {
         order_id,
         after: request.after_version,
         page_size,
@@ -216,20 +218,20 @@ pub(crate) fn watches_from_proto(
     request: &proto::WatchOrdersRequest,
 ) -> Result<Vec<WatchOrder>, Error> {
     check_len("orders", request.orders.len(), WATCHES_MAX)?;
-    let mut checker = Checker::default();
-    let watches = each_watch("orders", &request.orders, &mut checker)?;
-    checker.finish(Some(watches))
+    let mut violations = Violations::default();
+    let watches = each_watch("orders", &request.orders, &mut violations)?;
+    violations.finish(Some(watches))
 }
 
 fn each_watch(
     field: &str,
     watches: &[proto::watch_orders_request::Watch],
-    checker: &mut Checker,
+    violations: &mut Violations,
 ) -> Result<Vec<WatchOrder>, Error> {
     let mut read = Vec::with_capacity(watches.len());
     for (n, watch) in watches.iter().enumerate() {
         let order_id = within(field, n, order_id_from_proto(&watch.order_id));
-        read.extend(checker.keep(order_id)?.map(|order_id| WatchOrder {
+        read.extend(violations.check(order_id)?.map(|order_id| WatchOrder {
             order_id,
             since: watch.since_version,
         }));
@@ -253,14 +255,14 @@ pub(crate) fn follow_from_proto(
             return Err(Error::invalid(field, rule));
         }
     }
-    let mut checker = Checker::default();
-    let add = each_watch("add", &request.add, &mut checker)?;
+    let mut violations = Violations::default();
+    let add = each_watch("add", &request.add, &mut violations)?;
     let mut remove = Vec::with_capacity(request.remove.len());
     for (n, order_id) in request.remove.iter().enumerate() {
         let order_id = within("remove", n, order_id_from_proto(order_id));
-        remove.extend(checker.keep(order_id)?);
+        remove.extend(violations.check(order_id)?);
     }
-    checker.finish(Some((add, remove)))
+    violations.finish(Some((add, remove)))
 }
 
 /// Writes which orders to follow from now on, and which no longer: as many requests as their
@@ -307,12 +309,12 @@ fn etag_of_request(if_match: Option<&IfMatch>) -> String {
 fn check_time(
     field: &str,
     time: Option<prost_types::Timestamp>,
-    checker: &mut Checker,
+    violations: &mut Violations,
 ) -> Option<Timestamp> {
     let time = time?;
     let read = time_from_proto(time);
     if read.is_none() {
-        checker.refuse(field, "must be a time in the years -9999 to 9999");
+        violations.push(field, "must be a time in the years -9999 to 9999");
     }
     read
 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use order_core::{Cause, Error, JobReport, JobToken, LeaseJobs, LeasedJob, Outcome};
+use order_core::{
+    Cause, Error, JobReport, JobToken, LeaseJobs, LeasedJob, Outcome, Violations, intake::within,
+};
 
 use super::{
-    check::{Checker, check_code, check_len, within},
+    check::{check_code, check_len},
     order::order_to_proto,
     request::order_id_from_proto,
 };
@@ -30,16 +32,16 @@ const CODE_DEFAULT: &str = "PROCESSING_FAILED";
 /// # Errors
 /// [`Error::InvalidArgument`] for `limit`, `lease` and `wait`.
 pub(crate) fn lease_from_proto(request: &proto::LeaseRequest) -> Result<LeaseJobs, Error> {
-    let mut checker = Checker::default();
-    let lease = check_duration("lease", request.lease, &mut checker);
-    let wait = check_duration("wait", request.wait, &mut checker);
+    let mut violations = Violations::default();
+    let lease = check_duration("lease", request.lease, &mut violations);
+    let wait = check_duration("wait", request.wait, &mut violations);
     let jobs = LeaseJobs {
         limit: usize::try_from(request.limit.max(1)).unwrap_or(usize::MAX),
         lease: lease.unwrap_or(LEASE_DEFAULT),
         wait: wait.unwrap_or_default(),
     };
-    checker.keep(jobs.check())?;
-    checker.finish(Some(jobs))
+    violations.check(jobs.check())?;
+    violations.finish(Some(jobs))
 }
 
 /// Reads the jobs to keep and for how long.
@@ -49,17 +51,17 @@ pub(crate) fn lease_from_proto(request: &proto::LeaseRequest) -> Result<LeaseJob
 pub(crate) fn heartbeat_from_proto(
     request: &proto::HeartbeatRequest,
 ) -> Result<(Vec<JobToken>, Duration), Error> {
-    let mut checker = Checker::default();
-    let lease = check_duration("lease", request.lease, &mut checker).unwrap_or(LEASE_DEFAULT);
+    let mut violations = Violations::default();
+    let lease = check_duration("lease", request.lease, &mut violations).unwrap_or(LEASE_DEFAULT);
     // The lease of a heartbeat has the limits of any other.
     let limits = LeaseJobs {
         limit: 1,
         lease,
         wait: Duration::ZERO,
     };
-    checker.keep(limits.check())?;
-    let tokens = checker.keep(tokens_from_proto(&request.tokens))?;
-    checker.finish(tokens.map(|tokens| (tokens, lease)))
+    violations.check(limits.check())?;
+    let tokens = violations.check(tokens_from_proto(&request.tokens))?;
+    violations.finish(tokens.map(|tokens| (tokens, lease)))
 }
 
 /// Reads the tokens of a call.
@@ -69,12 +71,12 @@ pub(crate) fn heartbeat_from_proto(
 /// `tokens/N/order_id` and `tokens/N/attempt`.
 pub(crate) fn tokens_from_proto(tokens: &[proto::JobToken]) -> Result<Vec<JobToken>, Error> {
     check_len("tokens", tokens.len(), REPORTS_MAX)?;
-    let mut checker = Checker::default();
+    let mut violations = Violations::default();
     let mut read = Vec::with_capacity(tokens.len());
     for (n, token) in tokens.iter().enumerate() {
-        read.extend(checker.keep(within("tokens", n, token_from_proto(token)))?);
+        read.extend(violations.check(within("tokens", n, token_from_proto(token)))?);
     }
-    checker.finish(Some(read))
+    violations.finish(Some(read))
 }
 
 /// Reads reports of attempts that failed. What went wrong is often the text of somebody
@@ -86,13 +88,13 @@ pub(crate) fn tokens_from_proto(tokens: &[proto::JobToken]) -> Result<Vec<JobTok
 /// `retry_after`.
 pub(crate) fn failures_from_proto(request: &proto::FailRequest) -> Result<Vec<JobReport>, Error> {
     check_len("failures", request.failures.len(), REPORTS_MAX)?;
-    let mut checker = Checker::default();
+    let mut violations = Violations::default();
     let mut reports = Vec::with_capacity(request.failures.len());
     for (n, failure) in request.failures.iter().enumerate() {
         let report = within("failures", n, failure_from_proto(failure));
-        reports.extend(checker.keep(report)?);
+        reports.extend(violations.check(report)?);
     }
-    checker.finish(Some(reports))
+    violations.finish(Some(reports))
 }
 
 /// Writes a leased job.
@@ -113,30 +115,30 @@ pub(crate) fn token_to_proto(token: JobToken) -> proto::JobToken {
 }
 
 fn token_from_proto(token: &proto::JobToken) -> Result<JobToken, Error> {
-    let mut checker = Checker::default();
-    let order_id = checker.keep(order_id_from_proto(&token.order_id))?;
+    let mut violations = Violations::default();
+    let order_id = violations.check(order_id_from_proto(&token.order_id))?;
     if token.attempt == 0 {
-        checker.refuse("attempt", "must be at least 1");
+        violations.push("attempt", "must be at least 1");
     }
-    checker.finish(order_id.map(|order_id| JobToken {
+    violations.finish(order_id.map(|order_id| JobToken {
         order_id,
         attempt: token.attempt,
     }))
 }
 
 fn failure_from_proto(failure: &proto::fail_request::Failure) -> Result<JobReport, Error> {
-    let mut checker = Checker::default();
+    let mut violations = Violations::default();
     let token = if let Some(token) = &failure.token {
         let token = token_from_proto(token);
-        checker.keep_as(token, |field| format!("token/{field}"))?
+        violations.check(token.map_err(|e| e.with_fields(|field| format!("token/{field}"))))?
     } else {
-        checker.refuse("token", "must be given");
+        violations.push("token", "must be given");
         None
     };
-    let cause = cause_of_failure(failure.cause.as_ref(), &mut checker);
-    let after = check_duration("retry_after", failure.retry_after, &mut checker);
+    let cause = cause_of_failure(failure.cause.as_ref(), &mut violations);
+    let after = check_duration("retry_after", failure.retry_after, &mut violations);
     if after.is_some_and(|after| after > RETRY_AFTER_MAX) {
-        checker.refuse("retry_after", "must be at most 24 h");
+        violations.push("retry_after", "must be at most 24 h");
     }
     let outcome = if failure.permanent {
         Outcome::Fail(cause)
@@ -147,10 +149,10 @@ fn failure_from_proto(failure: &proto::fail_request::Failure) -> Result<JobRepor
         };
         Outcome::Retry { error, after }
     };
-    checker.finish(token.map(|token| JobReport { token, outcome }))
+    violations.finish(token.map(|token| JobReport { token, outcome }))
 }
 
-fn cause_of_failure(cause: Option<&proto::Cause>, checker: &mut Checker) -> Cause {
+fn cause_of_failure(cause: Option<&proto::Cause>, violations: &mut Violations) -> Cause {
     let (code, message) = match cause {
         Some(cause) => (cause.code.as_str(), cause.message.as_str()),
         None => ("", ""),
@@ -159,7 +161,7 @@ fn cause_of_failure(cause: Option<&proto::Cause>, checker: &mut Checker) -> Caus
         return Cause::new(CODE_DEFAULT, message);
     }
     let kept = Cause::new(code, message);
-    check_code(&kept, code, checker);
+    check_code(&kept, code, violations);
     kept
 }
 
@@ -167,7 +169,7 @@ fn cause_of_failure(cause: Option<&proto::Cause>, checker: &mut Checker) -> Caus
 fn check_duration(
     field: &str,
     duration: Option<prost_types::Duration>,
-    checker: &mut Checker,
+    violations: &mut Violations,
 ) -> Option<Duration> {
     let duration = duration?;
     let seconds = u64::try_from(duration.seconds).ok();
@@ -178,7 +180,7 @@ fn check_duration(
         .zip(nanos)
         .map(|(seconds, nanos)| Duration::new(seconds, nanos));
     if read.is_none() {
-        checker.refuse(field, "must be a time that is not negative");
+        violations.push(field, "must be a time that is not negative");
     }
     read
 }

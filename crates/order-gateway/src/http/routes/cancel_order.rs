@@ -6,13 +6,11 @@ use axum::response::Response;
 use http::StatusCode;
 use order_core::CancelOrder;
 
-use super::{idempotency_key, optional_body, order_id};
+use super::{idempotency_key, optional_body, order_id, read_object};
 use crate::http::{
     Gateway,
     dto::{announce_replay, order_response},
-    etag,
-    fields::Fields,
-    media,
+    etag, media,
     operation::Call,
     problem::Problem,
 };
@@ -47,7 +45,7 @@ pub(in crate::http) async fn cancel_order(
 }
 
 fn parse_reason(body: &[u8]) -> Result<Option<String>, Problem> {
-    let mut fields = Fields::parse(body, &["reason"])?;
+    let mut fields = read_object(body, &["reason"])?;
     let reason = fields.text("reason").map(String::from);
     Ok(fields.violations.finish(Some(reason))?)
 }

@@ -5,10 +5,8 @@ use std::sync::Arc;
 use axum::response::Response;
 use order_core::{TicketGrant, UserId};
 
-use super::check_no_idempotency_key;
-use crate::http::{
-    Gateway, dto::ticket_response, fields::Fields, media, operation::Call, problem::Problem,
-};
+use super::{check_no_idempotency_key, read_object};
+use crate::http::{Gateway, dto::ticket_response, media, operation::Call, problem::Problem};
 
 /// Makes a ticket with which a client opens one WebSocket within 30 seconds.
 pub(in crate::http) async fn create_stream_ticket(
@@ -27,13 +25,10 @@ pub(in crate::http) async fn create_stream_ticket(
 }
 
 fn parse(body: &[u8]) -> Result<TicketGrant, Problem> {
-    let mut fields = Fields::parse(body, &["user_id"])?;
+    let mut fields = read_object(body, &["user_id"])?;
     fields.require(&["user_id"]);
     let user_id = fields.text("user_id");
     let mut violations = fields.violations;
-    let user_id = match user_id {
-        Some(text) => violations.check(UserId::parse(&text))?,
-        None => None,
-    };
+    let user_id = violations.check_given(user_id.as_deref(), UserId::parse)?;
     Ok(violations.finish(user_id.map(|user_id| TicketGrant { user_id }))?)
 }

@@ -12,7 +12,11 @@ use axum::{RequestPartsExt as _, extract::Path};
 use http::{HeaderMap, HeaderName, request::Parts};
 use order_core::{Error, IdempotencyKey, OrderId};
 
-use super::{media, problem::Problem};
+use super::{
+    media,
+    problem::{Problem, ProtocolError},
+};
+use crate::json::Fields;
 
 pub(in crate::http) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -50,6 +54,25 @@ fn check_no_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
         return Err(Problem::Parameters(Error::invalid("Idempotency-Key", rule)));
     }
     Ok(())
+}
+
+/// Reads a body that is an object with the fields `known`.
+fn read_object<'a>(body: &'a [u8], known: &'static [&'static str]) -> Result<Fields<'a>, Problem> {
+    let invalid = |rule: String| ProtocolError::InvalidJson { rule };
+    if body.is_empty() {
+        return Err(invalid("it is empty".to_owned()).into());
+    }
+    let text = std::str::from_utf8(body).map_err(|error| {
+        let position = error.valid_up_to();
+        invalid(format!("it is not UTF-8 at byte {position}"))
+    })?;
+    Fields::parse(text, known).map_err(|error| {
+        if error.is_data() {
+            Error::invalid("", "must be an object").into()
+        } else {
+            invalid(error.to_string()).into()
+        }
+    })
 }
 
 /// A body that may be left out.

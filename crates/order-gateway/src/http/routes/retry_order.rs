@@ -6,10 +6,8 @@ use axum::response::Response;
 use http::StatusCode;
 use order_core::RetryOrder;
 
-use super::{check_no_idempotency_key, optional_body, order_id};
-use crate::http::{
-    Gateway, dto::order_response, etag, fields::Fields, media, operation::Call, problem::Problem,
-};
+use super::{check_no_idempotency_key, optional_body, order_id, read_object};
+use crate::http::{Gateway, dto::order_response, etag, media, operation::Call, problem::Problem};
 
 /// Answers an order that is PENDING as it is.
 pub(in crate::http) async fn retry_order(
@@ -22,7 +20,7 @@ pub(in crate::http) async fn retry_order(
     check_no_idempotency_key(headers)?;
     let if_match = etag::if_match(headers)?;
     if let Some(body) = optional_body(headers, &call.body)? {
-        Fields::parse(body, &[])?.violations.finish(Some(()))?;
+        read_object(body, &[])?.violations.finish(Some(()))?;
     }
     let request = RetryOrder { order_id, if_match };
     let ctx = gateway.context(call.request_id, call.trace_parent);

@@ -43,7 +43,7 @@ fn create_reports_every_broken_field() {
     };
     assert_eq!(
         fields(create_from_proto(bad)),
-        ["money", "metadata/", "external_id", "idempotency_key"]
+        ["money", "external_id", "metadata/", "idempotency_key"]
     );
 }
 

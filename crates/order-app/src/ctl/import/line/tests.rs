@@ -73,7 +73,7 @@ fn broken_json_lines_name_field_and_rule() {
         ),
         (
             r#"{"user_id":"u","amount":1,"metadata":[]}"#,
-            "metadata: must be an object",
+            "metadata: must be an object of strings",
         ),
         (
             r#"{"user_id":"u","amount":1,"metadata":{"a":1}}"#,
@@ -98,7 +98,7 @@ fn a_json_line_tells_all_that_is_wrong() {
     assert_eq!(
         read(&LineParser::Json, line),
         [
-            "a/b: unknown field",
+            "a~1b: unknown field",
             "user_id: must not be empty",
             "amount: must be a decimal number like 100 or 99.95",
         ]

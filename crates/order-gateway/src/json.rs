@@ -1,5 +1,5 @@
 //! JSON objects in, exactly: every field known, given once and of the right type, and all
-//! that is wrong reported at once.
+//! that is wrong reported at once. The one reader of JSON from clients and from files.
 //!
 //! Values stay text until a rule has looked at them, so numbers never pass through
 //! floating point. All fields of this API are scalars or objects of text; what is nested is
@@ -8,106 +8,51 @@
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
-use order_core::{Error, Violation};
+use order_core::{CreateFields, Violations, violations::pointer_step};
 use serde::{
     Deserialize,
     de::{DeserializeSeed, Deserializer, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
-use super::problem::{Problem, ProtocolError};
+/// Orders and events as JSON, for whoever writes them elsewhere in the same form.
+pub use crate::http::dto::{CauseBody, EventBody, OrderBody};
 
-/// The most broken rules that are reported at once, so that an answer stays small.
-const VIOLATIONS_MAX: usize = 32;
-
-/// The longest name made up by the client that is repeated to the client, in characters.
-const NAME_CHARS_MAX: usize = 64;
-
-/// The rules that a request broke so far.
-#[derive(Default)]
-pub(super) struct Violations(Vec<Violation>);
-
-impl Violations {
-    /// Notes that `field` broke `rule`. `field` is a JSON Pointer without its first slash.
-    pub(super) fn push(&mut self, field: impl Into<String>, rule: impl Into<String>) {
-        if self.0.len() < VIOLATIONS_MAX {
-            self.0.push(Violation::new(field, rule));
-        }
-    }
-
-    /// Notes that the member `name` of `field` broke `rule`.
-    fn push_inside(&mut self, field: &str, name: &str, rule: &str) {
-        self.push(format!("{field}/{}", pointer_step(name)), rule);
-    }
-
-    /// Takes a value if its rules hold, and notes those that do not.
-    ///
-    /// # Errors
-    /// An error that is not about the request.
-    pub(super) fn check<T>(&mut self, result: Result<T, Error>) -> Result<Option<T>, Error> {
-        match result {
-            Ok(value) => Ok(Some(value)),
-            Err(Error::InvalidArgument { violations }) => {
-                for violation in violations {
-                    self.push(violation.field, violation.rule);
-                }
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Ends the check: the value, if there is one and no rule was broken.
-    pub(super) fn finish<T>(self, value: Option<T>) -> Result<T, Error> {
-        match value {
-            Some(value) if self.0.is_empty() => Ok(value),
-            Some(_) | None => Err(Error::InvalidArgument { violations: self.0 }),
-        }
-    }
-}
+/// The fields of a request to create one order.
+pub const CREATE: &[&str] = &["user_id", "amount", "currency", "external_id", "metadata"];
 
 /// The fields of a JSON object.
-pub(super) struct Fields<'a> {
+pub struct Fields<'a> {
     given: Vec<(&'static str, &'a RawValue)>,
     /// What is wrong so far; callers add to it.
-    pub(super) violations: Violations,
+    pub violations: Violations,
 }
 
 impl<'a> Fields<'a> {
     /// Reads an object that may have the fields `known`.
-    pub(super) fn parse(body: &'a [u8], known: &'static [&'static str]) -> Result<Self, Problem> {
-        let invalid = |rule: String| ProtocolError::InvalidJson { rule };
-        if body.is_empty() {
-            return Err(invalid("it is empty".to_owned()).into());
-        }
-        let text = std::str::from_utf8(body).map_err(|error| {
-            let position = error.valid_up_to();
-            invalid(format!("it is not UTF-8 at byte {position}"))
-        })?;
+    ///
+    /// # Errors
+    /// The text is not JSON; the class of the error is [`Category::Data`] if it is, but no object.
+    ///
+    /// [`Category::Data`]: serde_json::error::Category::Data
+    pub fn parse(text: &'a str, known: &'static [&'static str]) -> serde_json::Result<Self> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let fields = Object { known }
-            .deserialize(&mut deserializer)
-            .and_then(|fields| deserializer.end().map(|()| fields));
-        fields.map_err(|error| {
-            if error.is_data() {
-                Error::invalid("", "must be an object").into()
-            } else {
-                invalid(error.to_string()).into()
-            }
-        })
+        let fields = Object { known }.deserialize(&mut deserializer)?;
+        deserializer.end()?;
+        Ok(fields)
     }
 
     /// Notes each of `names` that is absent.
-    pub(super) fn require(&mut self, names: &[&'static str]) {
+    pub fn require(&mut self, names: &[&'static str]) {
         for name in names {
             if self.find(name).is_none() {
-                self.violations.push(*name, "is required");
+                self.violations.require(name);
             }
         }
     }
 
     /// A string, if it is given and is one.
-    pub(super) fn text(&mut self, name: &'static str) -> Option<Cow<'a, str>> {
+    pub fn text(&mut self, name: &'static str) -> Option<Cow<'a, str>> {
         let raw = self.find(name)?.get();
         let text = parse_text(raw);
         if text.is_none() {
@@ -117,7 +62,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The text of a number, given as a number or as a string, if it is one of the two.
-    pub(super) fn decimal(&mut self, name: &'static str) -> Option<Cow<'a, str>> {
+    pub fn decimal(&mut self, name: &'static str) -> Option<Cow<'a, str>> {
         let raw = self.find(name)?.get();
         let is_number = raw.starts_with(|c: char| c == '-' || c.is_ascii_digit());
         let text = if is_number {
@@ -134,7 +79,7 @@ impl<'a> Fields<'a> {
 
     /// The entries of an object whose values are strings, if it is given and is one.
     /// Entries that are none are left out and noted.
-    pub(super) fn text_by_name(&mut self, name: &'static str) -> Option<BTreeMap<String, String>> {
+    pub fn text_by_name(&mut self, name: &'static str) -> Option<BTreeMap<String, String>> {
         let raw = self.find(name)?.get();
         let Ok(Entries(entries)) = serde_json::from_str::<Entries<'_>>(raw) else {
             self.violations.push(name, "must be an object of strings");
@@ -147,11 +92,44 @@ impl<'a> Fields<'a> {
                 Some(text) if !is_repeated => {
                     texts.insert(key, text.into_owned());
                 }
-                Some(_) => self.violations.push_inside(name, &key, "is given twice"),
-                None => self.violations.push_inside(name, &key, "must be a string"),
+                Some(_) => self.push_inside(name, &key, "is given twice"),
+                None => self.push_inside(name, &key, "must be a string"),
             }
         }
         Some(texts)
+    }
+
+    /// The elements of an array, as they are written, if it is given and is one.
+    pub fn elements(&mut self, name: &'static str) -> Option<Vec<&'a str>> {
+        let raw = self.find(name)?.get();
+        let elements = serde_json::from_str::<Vec<&RawValue>>(raw);
+        if elements.is_err() {
+            self.violations.push(name, "must be an array");
+        }
+        let elements = elements.ok()?.into_iter();
+        Some(elements.map(RawValue::get).collect())
+    }
+
+    /// The fields of a request to create an order, in the form that all readers of JSON share.
+    pub fn into_create(mut self) -> CreateFields<'a> {
+        let mut create = CreateFields::default();
+        for name in CreateFields::TEXTS {
+            let text = match name {
+                CreateFields::AMOUNT => self.decimal(name),
+                _ => self.text(name),
+            };
+            create.set(name, text);
+        }
+        let metadata = self.text_by_name("metadata").unwrap_or_default();
+        create.metadata = metadata.into_iter().collect();
+        create.violations = self.violations;
+        create
+    }
+
+    /// Notes that the member `name` of `field` broke `rule`.
+    fn push_inside(&mut self, field: &str, name: &str, rule: &str) {
+        let field = format!("{field}/{}", pointer_step(name));
+        self.violations.push(field, rule);
     }
 
     fn find(&self, name: &str) -> Option<&'a RawValue> {
@@ -160,21 +138,6 @@ impl<'a> Fields<'a> {
             .find(|(given, _)| *given == name)
             .map(|(_, value)| *value)
     }
-}
-
-/// A name that the client made up, cut if it is long.
-pub(super) fn shorten(name: &str) -> String {
-    let is_long = name.chars().nth(NAME_CHARS_MAX).is_some();
-    let mut short: String = name.chars().take(NAME_CHARS_MAX).collect();
-    if is_long {
-        short.push('…');
-    }
-    short
-}
-
-/// A name that the client made up as one step of a JSON Pointer (RFC 6901 §3).
-fn pointer_step(name: &str) -> String {
-    shorten(name).replace('~', "~0").replace('/', "~1")
 }
 
 fn parse_text(raw: &str) -> Option<Cow<'_, str>> {
