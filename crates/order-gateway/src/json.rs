@@ -132,6 +132,16 @@ impl<'a> Fields<'a> {
         self.violations.push(field, rule);
     }
 
+    /// The names of the fields that were given.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.given.iter().map(|(name, _)| *name)
+    }
+
+    /// The value of a field as it is written, if it is given.
+    pub fn raw(&self, name: &str) -> Option<&'a str> {
+        self.find(name).map(RawValue::get)
+    }
+
     fn find(&self, name: &str) -> Option<&'a RawValue> {
         self.given
             .iter()

@@ -1,17 +1,15 @@
 //! What clients send: text in, one command or one refusal out. Nothing is guessed; what is
 //! not understood is refused with the field and its rule.
 
-use std::fmt;
+use std::{borrow::Cow, fmt, mem};
 
-use order_core::{Error, OrderId, UserId, Version, Violation, WatchOrder};
-use serde_json::{Map, Value};
+use order_core::{Error, OrderId, UserId, Version, WatchOrder};
+
+use crate::json::Fields;
 
 /// The largest `id` of a command: the largest integer that every JSON reader keeps exact
 /// (RFC 8259 §6).
 const ID_MAX: u64 = (1 << 53) - 1;
-
-/// The longest name of an unknown field that is repeated to the client, in characters.
-const NAME_CHARS_MAX: usize = 64;
 
 /// One message of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,14 +73,10 @@ pub(super) fn parse(text: &str) -> Result<Command, Refusal> {
     let text = text.trim_ascii();
     let refuse = |error| Refusal { id: None, error };
     match text.as_bytes().first() {
-        Some(b'{') => {
-            let fields = serde_json::from_str::<Map<String, Value>>(text)
-                .map_err(|error| refuse(Error::invalid("", format!("is not JSON: {error}"))))?;
-            parse_object(&fields)
-        }
+        Some(b'{') => parse_object(fields_of("", text, ACTIONS).map_err(refuse)?),
         Some(b'"') => match serde_json::from_str::<String>(text) {
             Ok(order_id) => parse_bare(&order_id).map_err(refuse),
-            Err(error) => Err(refuse(Error::invalid("", format!("is not JSON: {error}")))),
+            Err(error) => Err(refuse(not_json("", &error))),
         },
         _ => parse_bare(text).map_err(refuse),
     }
@@ -92,64 +86,51 @@ fn parse_bare(text: &str) -> Result<Command, Error> {
     OrderId::parse_field("order_id", text).map(Command::SubscribeBare)
 }
 
-fn parse_object(fields: &Map<String, Value>) -> Result<Command, Refusal> {
-    let id = match fields.get("id") {
-        None => Ok(None),
-        Some(value) => match value.as_u64() {
-            Some(id) if id <= ID_MAX => Ok(Some(id)),
-            _ => Err(Error::invalid(
-                "id",
-                format!("must be an integer from 0 to {ID_MAX}"),
-            )),
-        },
-    };
-    match id {
-        Ok(id) => parse_action(fields)
-            .map(|action| Command::Numbered { id, action })
-            .map_err(|error| Refusal { id, error }),
-        Err(error) => Err(Refusal { id: None, error }),
+fn parse_object(fields: Fields<'_>) -> Result<Command, Refusal> {
+    let id = fields.raw("id");
+    let number = id.and_then(|raw| raw.parse().ok());
+    let number = number.filter(|id| *id <= ID_MAX);
+    if id.is_some() && number.is_none() {
+        let error = Error::invalid("id", format!("must be an integer from 0 to {ID_MAX}"));
+        return Err(Refusal { id: None, error });
     }
+    parse_action(fields)
+        .map(|action| Command::Numbered { id: number, action })
+        .map_err(|error| Refusal { id: number, error })
 }
 
-fn parse_action(fields: &Map<String, Value>) -> Result<Action, Error> {
-    let known = ["id", "subscribe", "unsubscribe", "authenticate", "ping"];
-    refuse_unknown("", fields, &known)?;
-    let one_of = "must have exactly one of subscribe, unsubscribe, authenticate and ping";
-    let mut actions = fields.iter().filter(|(name, _)| *name != "id");
-    let (Some((name, value)), None) = (actions.next(), actions.next()) else {
+/// The fields of a message.
+const ACTIONS: &[&str] = &["id", "subscribe", "unsubscribe", "authenticate", "ping"];
+
+fn parse_action(fields: Fields<'_>) -> Result<Action, Error> {
+    let fields = checked("", fields)?;
+    let mut actions = fields.names().filter(|name| *name != "id");
+    let (Some(name), None) = (actions.next(), actions.next()) else {
+        let one_of = "must have exactly one of subscribe, unsubscribe, authenticate and ping";
         return Err(Error::invalid("", one_of));
     };
-    match name.as_str() {
-        "subscribe" => parse_subscribe(value),
-        "unsubscribe" => {
-            let fields = object("unsubscribe", value)?;
-            refuse_unknown("unsubscribe", fields, &["order", "user"])?;
-            parse_subject("unsubscribe", fields).map(Action::Unsubscribe)
-        }
+    let raw = fields.raw(name).unwrap_or_default();
+    let object = |known| checked(name, fields_of(name, raw, known)?);
+    match name {
+        "subscribe" => parse_subscribe(object(&["order", "orders", "user", "since"])?),
+        "unsubscribe" => parse_subject(name, object(&["order", "user"])?).map(Action::Unsubscribe),
         "authenticate" => {
-            let fields = object("authenticate", value)?;
-            refuse_unknown("authenticate", fields, &["ticket"])?;
-            let ticket = text("authenticate/ticket", fields.get("ticket"))?;
-            Ok(Action::Authenticate(Ticket::new(ticket.to_owned())))
+            let ticket = text(name, object(&["ticket"])?, "ticket")?;
+            Ok(Action::Authenticate(Ticket::new(ticket.into_owned())))
         }
-        _ => match value {
-            Value::Bool(true) => Ok(Action::Ping),
-            Value::Object(fields) if fields.is_empty() => Ok(Action::Ping),
-            _ => Err(Error::invalid("ping", "must be true or {}")),
-        },
+        _ if raw == "true" || object(&[]).is_ok() => Ok(Action::Ping),
+        _ => Err(Error::invalid("ping", "must be true or {}")),
     }
 }
 
-fn parse_subscribe(value: &Value) -> Result<Action, Error> {
-    let fields = object("subscribe", value)?;
-    refuse_unknown("subscribe", fields, &["order", "orders", "user", "since"])?;
-    if let (Some(orders), 1) = (fields.get("orders"), fields.len()) {
-        return parse_orders(orders).map(Action::SubscribeMany);
+fn parse_subscribe(mut fields: Fields<'_>) -> Result<Action, Error> {
+    if fields.raw("orders").is_some() {
+        if fields.names().count() > 1 {
+            return Err(Error::invalid("subscribe/orders", "goes with nothing else"));
+        }
+        return parse_orders(fields.elements("orders")).map(Action::SubscribeMany);
     }
-    if fields.contains_key("orders") {
-        return Err(Error::invalid("subscribe/orders", "goes with nothing else"));
-    }
-    let since = parse_since("subscribe", fields)?;
+    let since = parse_since("subscribe", &fields)?;
     match parse_subject("subscribe", fields)? {
         Subject::Order(order_id) => Ok(Action::Subscribe { order_id, since }),
         Subject::User(_) if since.is_some() => {
@@ -161,19 +142,19 @@ fn parse_subscribe(value: &Value) -> Result<Action, Error> {
 
 /// The length of the list is limited by that of a message; what is too much for the connection is
 /// refused order by order.
-fn parse_orders(value: &Value) -> Result<Vec<WatchOrder>, Error> {
-    let parse_order = |(n, value)| {
+fn parse_orders(orders: Option<Vec<&str>>) -> Result<Vec<WatchOrder>, Error> {
+    let parse_order = |(n, raw)| {
         let parent = format!("subscribe/orders/{n}");
-        let fields = object(&parent, value)?;
-        refuse_unknown(&parent, fields, &["order", "since"])?;
-        let field = format!("{parent}/order");
-        Ok(WatchOrder {
-            order_id: OrderId::parse_field(&field, text(&field, fields.get("order"))?)?,
-            since: parse_since(&parent, fields)?,
-        })
+        let fields = checked(&parent, fields_of(&parent, raw, &["order", "since"])?)?;
+        let since = parse_since(&parent, &fields)?;
+        let order_id = text(&parent, fields, "order")?;
+        let order_id = OrderId::parse_field(&format!("{parent}/order"), &order_id)?;
+        Ok(WatchOrder { order_id, since })
     };
-    match value.as_array() {
-        Some(orders) if !orders.is_empty() => orders.iter().enumerate().map(parse_order).collect(),
+    match orders {
+        Some(orders) if !orders.is_empty() => {
+            orders.into_iter().enumerate().map(parse_order).collect()
+        }
         _ => Err(Error::invalid(
             "subscribe/orders",
             "must be a list that is not empty",
@@ -181,12 +162,9 @@ fn parse_orders(value: &Value) -> Result<Vec<WatchOrder>, Error> {
     }
 }
 
-fn parse_since(parent: &str, fields: &Map<String, Value>) -> Result<Option<Version>, Error> {
-    let Some(value) = fields.get("since") else {
-        return Ok(None);
-    };
-    let since = value.as_u64().and_then(|since| since.try_into().ok());
-    since.map(Some).ok_or_else(|| {
+fn parse_since(parent: &str, fields: &Fields<'_>) -> Result<Option<Version>, Error> {
+    let since = fields.raw("since").map(str::parse).transpose();
+    since.map_err(|_| {
         Error::invalid(
             format!("{parent}/since"),
             format!("must be an integer from 0 to {}", Version::MAX),
@@ -194,16 +172,15 @@ fn parse_since(parent: &str, fields: &Map<String, Value>) -> Result<Option<Versi
     })
 }
 
-fn parse_subject(action: &str, fields: &Map<String, Value>) -> Result<Subject, Error> {
-    match (fields.get("order"), fields.get("user")) {
-        (order @ Some(_), None) => {
-            let field = format!("{action}/order");
-            OrderId::parse_field(&field, text(&field, order)?).map(Subject::Order)
+fn parse_subject(action: &str, fields: Fields<'_>) -> Result<Subject, Error> {
+    match (fields.raw("order"), fields.raw("user")) {
+        (Some(_), None) => {
+            let order_id = text(action, fields, "order")?;
+            OrderId::parse_field(&format!("{action}/order"), &order_id).map(Subject::Order)
         }
-        (None, user @ Some(_)) => {
-            let field = format!("{action}/user");
-            parse_user(&field, text(&field, user)?).map(Subject::User)
-        }
+        (None, Some(_)) => UserId::parse(&text(action, fields, "user")?)
+            .map(Subject::User)
+            .map_err(|error| error.with_fields(|_| format!("{action}/user"))),
         _ => Err(Error::invalid(
             action,
             "must have exactly one of order and user",
@@ -211,50 +188,44 @@ fn parse_subject(action: &str, fields: &Map<String, Value>) -> Result<Subject, E
     }
 }
 
-fn parse_user(field: &str, text: &str) -> Result<UserId, Error> {
-    UserId::parse(text).map_err(|error| match error {
-        Error::InvalidArgument { violations } => Error::InvalidArgument {
-            violations: violations
-                .into_iter()
-                .map(|violation| Violation::new(field, violation.rule))
-                .collect(),
-        },
-        other => other,
+/// A string that must be there.
+fn text<'a>(
+    parent: &str,
+    mut fields: Fields<'a>,
+    name: &'static str,
+) -> Result<Cow<'a, str>, Error> {
+    fields.require(&[name]);
+    let text = fields.text(name);
+    checked(parent, fields)?;
+    text.ok_or_else(|| Error::invalid(format!("{parent}/{name}"), "must be a string"))
+}
+
+/// The fields of the object at `parent`.
+fn fields_of<'a>(
+    parent: &str,
+    raw: &'a str,
+    known: &'static [&'static str],
+) -> Result<Fields<'a>, Error> {
+    Fields::parse(raw, known).map_err(|error| {
+        if error.is_data() {
+            Error::invalid(parent, "must be an object")
+        } else {
+            not_json(parent, &error)
+        }
     })
 }
 
-fn text<'a>(field: &str, value: Option<&'a Value>) -> Result<&'a str, Error> {
-    match value {
-        Some(Value::String(text)) => Ok(text),
-        Some(_) => Err(Error::invalid(field, "must be a string")),
-        None => Err(Error::invalid(field, "is required")),
-    }
+fn not_json(parent: &str, error: &serde_json::Error) -> Error {
+    Error::invalid(parent, format!("is not JSON: {error}"))
 }
 
-fn object<'a>(field: &str, value: &'a Value) -> Result<&'a Map<String, Value>, Error> {
-    value
-        .as_object()
-        .ok_or_else(|| Error::invalid(field, "must be an object"))
-}
-
-/// Refuses fields other than `known`, naming the first few.
-fn refuse_unknown(parent: &str, fields: &Map<String, Value>, known: &[&str]) -> Result<(), Error> {
-    let unknown = fields.keys().filter(|name| !known.contains(&name.as_str()));
-    let violations: Vec<_> = unknown
-        .take(8)
-        .map(|name| {
-            let name: String = name.chars().take(NAME_CHARS_MAX).collect();
-            // A JSON Pointer escapes these two (RFC 6901 §3).
-            let name = name.replace('~', "~0").replace('/', "~1");
-            let separator = if parent.is_empty() { "" } else { "/" };
-            Violation::new(format!("{parent}{separator}{name}"), "unknown field")
-        })
-        .collect();
-    if violations.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::InvalidArgument { violations })
-    }
+/// The fields of the object at `parent`, if nothing is wrong with them so far.
+fn checked<'a>(parent: &str, mut fields: Fields<'a>) -> Result<Fields<'a>, Error> {
+    let checked = mem::take(&mut fields.violations).finish(Some(fields));
+    checked.map_err(|error| match parent {
+        "" => error,
+        _ => error.with_fields(|field| format!("{parent}/{field}")),
+    })
 }
 
 #[cfg(test)]
@@ -363,6 +334,10 @@ mod tests {
             "{}",
             r#"{"id":1,"subscribe":{"order":"ID"},"ping":true}"#,
             r#"{"id":1,"jump":true,"a/b":1}"#,
+            r#"{"id":1,"ping":true,"ping":true}"#,
+            r#"{"id":1,"subscribe":{"order":"ID","order":"ID"}}"#,
+            r#"{"id":1,"subscribe":{"orders":[{"order":"ID","since":1,"since":2}]}}"#,
+            r#"{"id":1,"authenticate":{"ticket":"\ud800"}}"#,
             r#"{"id":-1,"ping":true}"#,
             r#"{"id":"one","ping":true}"#,
             r#"{"id":9007199254740992,"ping":true}"#,
