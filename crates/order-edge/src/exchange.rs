@@ -57,7 +57,8 @@ pub trait Exchange: Send + Unpin + 'static {
     /// Notes what is needed later of a request.
     fn begin(facts: &Facts, parts: &Parts) -> Self;
 
-    /// The time that the client gives the call, in a transport that has [`Deadlines`].
+    /// The time that the client gives the call, in a transport that has
+    /// [`Deadlines`](crate::pipeline::Deadlines).
     fn timeout(_headers: &HeaderMap) -> Result<Option<Duration>, Self::Rejection> {
         Ok(None)
     }
