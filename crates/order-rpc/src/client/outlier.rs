@@ -49,6 +49,8 @@ struct Outlier {
     n_ejections: u32,
     /// The end of the last ejection.
     ejected_until: Option<Instant>,
+    /// Whether the last call failed.
+    has_failed_last: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,7 @@ impl Outlier {
 
     /// Counts a call. Those that end during an ejection began before it, or had no choice.
     fn record(&mut self, outcome: Outcome, now: Instant) {
+        self.has_failed_last = outcome == Outcome::Failed;
         if self.is_ejected(now) {
             return;
         }
@@ -91,6 +94,12 @@ impl Outlier {
             }
             Some(_) | None => 0,
         }
+    }
+
+    /// Whether the address answers most of its calls. One that has answered none since its window
+    /// ended is no better than it was.
+    fn is_good(&self, now: Instant) -> bool {
+        !self.has_failed_last && !self.is_ejected(now) && self.n_failing(now) == 0
     }
 
     /// Begins an ejection, unless one is under way.
@@ -143,15 +152,15 @@ impl Record {
 
     /// Whether the address answers most of its calls, as far as is known.
     pub(super) fn is_good(&self) -> bool {
-        !self.is_suspect.load(Ordering::Relaxed)
-            || self.with(|outlier, now| !outlier.is_ejected(now) && outlier.n_failing(now) == 0)
+        !self.is_suspect.load(Ordering::Relaxed) || self.with(|outlier, now| outlier.is_good(now))
     }
 
     fn with<T>(&self, event: impl FnOnce(&mut Outlier, Instant) -> T) -> T {
         let mut outlier = self.outlier.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let result = event(&mut outlier, now);
-        let is_suspect = outlier.is_ejected(now) || outlier.window.is_some();
+        let is_suspect =
+            outlier.has_failed_last || outlier.window.is_some() || outlier.is_ejected(now);
         self.is_suspect.store(is_suspect, Ordering::Relaxed);
         result
     }

@@ -36,6 +36,17 @@ fn window_begins_with_a_failure_and_ends() {
 }
 
 #[test]
+fn address_whose_window_ended_is_good_when_it_answers() {
+    let now = Instant::now();
+    let mut outlier = Outlier::default();
+    assert!(outlier.is_good(now));
+    add(&mut outlier, 3, 0, now);
+    assert!(!outlier.is_good(now + WINDOW));
+    add(&mut outlier, 0, 1, now + WINDOW);
+    assert!(outlier.is_good(now + WINDOW));
+}
+
+#[test]
 fn ejections_double_up_to_the_longest_until_a_good_time_ends_the_row() {
     let mut now = Instant::now();
     let mut outlier = Outlier::default();
