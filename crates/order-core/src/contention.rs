@@ -1,4 +1,5 @@
-//! What was found locked lately, so that whoever wants it waits apart from everybody else.
+//! Recently found locks, so that requests that need the same rows are committed separately from
+//! all others.
 
 use std::{
     collections::HashMap,
@@ -15,20 +16,20 @@ use crate::{
     UserId,
 };
 
-/// The most subjects that are remembered. What does not fit is found locked again.
+/// The most locks that are remembered. One that does not fit is found again.
 const SUBJECTS_MAX: usize = 1024;
 
-/// For how long something counts as locked after it was last found so.
+/// How long a lock is remembered after it was last found.
 const MEMORY: Duration = Duration::from_secs(10);
 
-/// What an item needs and another transaction may hold, as hashes: two that collide wait
-/// together, which is harmless.
+/// Hashes of the rows that an item needs and another transaction may have locked. Two items whose
+/// hashes collide are committed together, which is harmless.
 pub type Subjects = [Option<u64>; 3];
 
 /// An item of a [group commit](crate::group_commit).
 pub trait Contended {
-    /// What it needs that another transaction may hold; nothing, if such items are the business
-    /// of whoever flushes them.
+    /// The rows that another transaction may have locked. None by default, for items whose lock
+    /// conflicts the flush function handles itself.
     fn subjects(&self) -> Subjects {
         [None; 3]
     }
@@ -87,10 +88,10 @@ impl Contended for Start {
     }
 }
 
-/// Whoever flushes results sets locked ones aside until their leases run out.
+/// The completer retries locked results itself, until their leases expire.
 impl Contended for Completion {}
 
-/// The subjects that were found locked lately.
+/// The locks that were found recently.
 #[derive(Debug, Default)]
 pub(crate) struct Contention {
     is_used: AtomicBool,
@@ -98,7 +99,7 @@ pub(crate) struct Contention {
 }
 
 impl Contention {
-    /// Whether one of `subjects` was found locked lately. Costs nothing while nothing was.
+    /// Whether one of `subjects` was recently found locked. One atomic read while none was.
     pub(crate) fn concerns(&self, subjects: &Subjects, clock: &dyn Clock) -> bool {
         if !self.is_used.load(Ordering::Relaxed) {
             return false;
@@ -111,7 +112,7 @@ impl Contention {
         subjects.any(|subject| until.contains_key(subject))
     }
 
-    /// Remembers that one of `subjects` is locked; nobody knows which.
+    /// Remembers `subjects`: one of them is locked, but the error does not say which.
     pub(crate) fn note(&self, subjects: &Subjects, now: Instant) {
         let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
         for subject in subjects.iter().flatten() {

@@ -11,8 +11,8 @@
 //! as group commit in databases: `DeWitt` et al., "Implementation techniques for main
 //! memory database systems", SIGMOD 1984.)
 //!
-//! An item that another transaction holds up holds up its whole batch, so one lane stands apart:
-//! items that need what was found locked lately meet there, and nowhere else.
+//! An item that waits for a lock delays its whole batch. Items that need a recently found lock are
+//! therefore flushed by a separate lane.
 
 use std::{
     collections::HashSet,

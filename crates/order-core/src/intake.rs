@@ -1,4 +1,4 @@
-//! Requests to create orders, from text to [`CreateOrder`]. Transports bring the texts.
+//! Parses requests to create orders from the texts that a transport has read.
 
 use std::borrow::Cow;
 
@@ -16,9 +16,9 @@ pub struct CreateFields<'a> {
     pub order_id: Option<Cow<'a, str>>,
     /// The amount in minor units, from callers that do not write it as decimal text.
     pub minor_units: Option<i64>,
-    /// What the client attaches.
+    /// Metadata of the order.
     pub metadata: Vec<(String, String)>,
-    /// What is wrong so far; callers add to it.
+    /// The broken rules so far. Callers add those of parsing.
     pub violations: Violations,
     texts: [Option<Cow<'a, str>>; N_TEXTS],
 }
@@ -36,7 +36,7 @@ impl<'a> CreateFields<'a> {
     /// The field that may be a number.
     pub const AMOUNT: &'static str = "amount";
 
-    /// Nothing but what the client attaches.
+    /// Fields with metadata only.
     pub fn new(metadata: impl IntoIterator<Item = (String, String)>) -> Self {
         Self {
             metadata: metadata.into_iter().collect(),

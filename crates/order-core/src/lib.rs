@@ -59,8 +59,8 @@ pub use order::{Cause, Committed, Created, Insertion, NewOrder, Order, Version};
 pub use outbox::{EventOutbox, EventSink, OutboxEntry};
 pub use page_token::PageTokenKey;
 pub use port::{
-    Clock, EventBus, Follower, IdGen, JobDispatch, JobQueue, OrderFollow, OrderStore, OrderWatch,
-    Reservation, WatchSource,
+    Clock, EventBus, Follower, IdGen, JobDispatch, JobQueue, OrderFollow, OrderReads, OrderStore,
+    OrderWatch, Reservation,
 };
 pub use processor::{Attempt, Effects, Outcome, Processor};
 pub use reason::{GrpcCode, Reason, Repeat};

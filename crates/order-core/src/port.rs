@@ -15,6 +15,38 @@ use crate::{
     TicketGrant, UserId, Version, WatchOrder,
 };
 
+/// Reads of orders and their histories: all that following orders needs. A process without a
+/// store reads from the service that has one.
+///
+/// # Cancel safety
+/// As for [`OrderStore`].
+#[async_trait]
+pub trait OrderReads: Send + Sync + 'static {
+    /// Reads an order, from the primary.
+    async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error>;
+
+    /// Reads the history of an order after a version, oldest first, at most `limit`.
+    /// Version 1 is included when `after` is 0. Unknown orders have no history.
+    async fn events(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+        after: Version,
+        limit: usize,
+    ) -> Result<Vec<OrderEvent>, Error>;
+
+    /// Reads where the given orders stand, in any order; unknown ones are left out.
+    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error>;
+
+    /// Reads where the newest orders of each user stand, at most `limit_per_user` of each by
+    /// id descending; the users come in any order.
+    async fn recent_states(
+        &self,
+        user_ids: &[UserId],
+        limit_per_user: usize,
+    ) -> Result<Vec<OrderState>, Error>;
+}
+
 /// Where orders, their jobs and their history live. The truth of the system.
 ///
 /// # Atomicity
@@ -34,7 +66,7 @@ use crate::{
 /// handler. Futures of the reading methods may be dropped at any point; the statement they
 /// began is then cancelled, and its connection is not reused before that.
 #[async_trait]
-pub trait OrderStore: Send + Sync + 'static {
+pub trait OrderStore: OrderReads {
     /// Inserts orders, each with its job and, by its row, version 1 of its history.
     ///
     /// An id that is taken is answered with the stored order and `is_new = false` if the
@@ -84,32 +116,8 @@ pub trait OrderStore: Send + Sync + 'static {
         key: &IdempotencyKey,
     ) -> Result<Option<StoredKey>, Error>;
 
-    /// Reads an order, from the primary.
-    async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error>;
-
     /// Reads orders by id descending.
     async fn list(&self, ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error>;
-
-    /// Reads the history of an order after a version, oldest first, at most `limit`.
-    /// Version 1 is included when `after` is 0. Unknown orders have no history.
-    async fn events(
-        &self,
-        ctx: &CallContext,
-        order_id: OrderId,
-        after: Version,
-        limit: usize,
-    ) -> Result<Vec<OrderEvent>, Error>;
-
-    /// Reads where the given orders stand, in any order; unknown ones are left out.
-    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error>;
-
-    /// Reads where the newest orders of each user stand, at most `limit_per_user` of each by
-    /// id descending; the users come in any order.
-    async fn recent_states(
-        &self,
-        user_ids: &[UserId],
-        limit_per_user: usize,
-    ) -> Result<Vec<OrderState>, Error>;
 
     /// Stores a ticket and returns when it expires. May be dropped: a ticket nobody was told
     /// of is worth nothing.
@@ -225,62 +233,6 @@ pub trait OrderWatch: Send + Sync + 'static {
         ctx: &CallContext,
         orders: Vec<WatchOrder>,
     ) -> Result<OrderEventStream, Error>;
-}
-
-/// What following orders reads, and nothing that writes. Every [`OrderStore`] is one; a process
-/// without a store reads from the service that has it. See [`OrderStore`] for the contracts.
-#[async_trait]
-pub trait WatchSource: Send + Sync + 'static {
-    /// See [`OrderStore::find`].
-    async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error>;
-
-    /// See [`OrderStore::events`].
-    async fn events(
-        &self,
-        ctx: &CallContext,
-        order_id: OrderId,
-        after: Version,
-        limit: usize,
-    ) -> Result<Vec<OrderEvent>, Error>;
-
-    /// See [`OrderStore::states`].
-    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error>;
-
-    /// See [`OrderStore::recent_states`].
-    async fn recent_states(
-        &self,
-        user_ids: &[UserId],
-        limit_per_user: usize,
-    ) -> Result<Vec<OrderState>, Error>;
-}
-
-#[async_trait]
-impl<S: OrderStore> WatchSource for S {
-    async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
-        OrderStore::find(self, ctx, order_id).await
-    }
-
-    async fn events(
-        &self,
-        ctx: &CallContext,
-        order_id: OrderId,
-        after: Version,
-        limit: usize,
-    ) -> Result<Vec<OrderEvent>, Error> {
-        OrderStore::events(self, ctx, order_id, after, limit).await
-    }
-
-    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
-        OrderStore::states(self, order_ids).await
-    }
-
-    async fn recent_states(
-        &self,
-        user_ids: &[UserId],
-        limit_per_user: usize,
-    ) -> Result<Vec<OrderState>, Error> {
-        OrderStore::recent_states(self, user_ids, limit_per_user).await
-    }
 }
 
 /// Follows orders for other processes, each of which follows them for many clients.

@@ -54,7 +54,7 @@ impl TraceParent {
         self
     }
 
-    /// What vendors keep about the trace, for the next hop.
+    /// The `tracestate` of the trace (vendor-specific data), for the next hop.
     pub fn state(&self) -> Option<&str> {
         self.state.as_deref()
     }

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::HeaderMap;
 use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use order_edge::{ServeConfig, ServeError, serve};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::Notify,
     task::JoinSet,
     time::timeout,
 };
@@ -153,7 +154,15 @@ async fn quiet_http2_streams_and_connections_are_left_alone() {
         http2_only: true,
         ..patient()
     };
-    let quiet = Router::new().fallback(async || Body::from_stream(quiet_then_done()));
+    let finish = Arc::new(Notify::new());
+    let finished = Arc::clone(&finish);
+    let quiet = Router::new().fallback(async move || {
+        let last = stream::once(async move {
+            finished.notified().await;
+            Ok::<_, Infallible>("last")
+        });
+        Body::from_stream(stream::iter([Ok("first")]).chain(last))
+    });
     let (address, _running) = start(quiet, config);
     let tcp = TcpStream::connect(address).await.expect("a connection");
     let (sender, connection) = h2::client::handshake(tcp).await.expect("HTTP/2");
@@ -161,24 +170,28 @@ async fn quiet_http2_streams_and_connections_are_left_alone() {
     driver.spawn(async { drop(connection.await) });
     let mut sender = sender.ready().await.expect("open");
     // The client has opened the connection and asks for nothing yet.
-    tokio::time::sleep(3 * SHORT).await;
+    outlast_limits(address).await;
     let request = http::Request::get("http://x/").body(()).expect("valid");
     let (response, _) = sender.send_request(request, true).expect("sent");
     let mut body = response.await.expect("an answer").into_body();
-    let mut text = Vec::new();
-    while let Some(part) = timeout(PATIENCE, body.data()).await.expect("in time") {
-        text.extend_from_slice(&part.expect("not reset"));
-    }
-    assert_eq!(text, b"firstlast");
+    let first = timeout(PATIENCE, body.data()).await.expect("in time");
+    assert_eq!(first.expect("a part").expect("not reset"), "first");
+    outlast_limits(address).await;
+    finish.notify_one();
+    let last = timeout(PATIENCE, body.data()).await.expect("in time");
+    assert_eq!(last.expect("a part").expect("not reset"), "last");
 }
 
-/// Is silent in the middle for longer than a peer may block.
-fn quiet_then_done() -> impl futures_util::Stream<Item = Result<&'static str, Infallible>> + Send {
-    let last = stream::once(async {
-        tokio::time::sleep(3 * SHORT).await;
-        Ok("last")
-    });
-    stream::iter([Ok("first")]).chain(last)
+/// Waits until connections whose heads do not come were closed, one after the other: three times
+/// as long as the short limits grant.
+async fn outlast_limits(address: SocketAddr) {
+    for _ in 0..3 {
+        let mut slow = TcpStream::connect(address).await.expect("a connection");
+        slow.write_all(b"P").await.expect("sent");
+        let closed = timeout(PATIENCE, slow.read_to_end(&mut Vec::new())).await;
+        // Closed or reset.
+        let _ = closed.expect("closed by its limit");
+    }
 }
 
 #[tokio::test]
@@ -187,12 +200,14 @@ async fn answer_is_held_until_an_http1_client_takes_it() {
     let holder = Arc::clone(&held);
     let service = Router::new().fallback(async move || {
         // More than the sockets take.
-        let long = Bytes::from(vec![b'x'; 32 * 1024 * 1024]);
+        let long = Full::from(vec![b'x'; 32 * 1024 * 1024]);
         let held = Arc::clone(&holder);
-        Body::from_stream(stream::iter([long]).map(move |chunk| {
+        // Its length is known, so it could be handed over at once and dropped.
+        let body = long.map_frame(move |frame| {
             drop(Arc::clone(&held));
-            Ok::<_, Infallible>(chunk)
-        }))
+            frame
+        });
+        Body::new(body)
     });
     let n_holders = Arc::strong_count(&held);
     let (address, _running) = start(service, patient());

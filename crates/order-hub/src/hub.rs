@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use order_core::{
     CallContext, Error, EventBus, EventReceiver, Follower, OrderEvent, OrderEventStream,
-    OrderFollow, OrderId, OrderWatch, Topic, TopicChange, Version, WatchOrder, WatchSource,
+    OrderFollow, OrderId, OrderReads, OrderWatch, Topic, TopicChange, Version, WatchOrder,
     supervisor::Beat,
 };
 use tokio::sync::{Semaphore, watch};
@@ -106,7 +106,7 @@ pub struct Hub {
 /// What the hub and its sessions share.
 pub(crate) struct Shared {
     pub(crate) config: HubConfig,
-    pub(crate) store: Arc<dyn WatchSource>,
+    pub(crate) store: Arc<dyn OrderReads>,
     pub(crate) topics: Topics,
     pub(crate) lookups: Lookups,
     pub(crate) closed: CancellationToken,
@@ -191,7 +191,7 @@ impl Shared {
 
 impl Hub {
     /// Builds a hub that reads from `store`. Its owner also runs [`Hub::run_reconcile`].
-    pub fn new(config: HubConfig, store: Arc<dyn WatchSource>) -> Arc<Self> {
+    pub fn new(config: HubConfig, store: Arc<dyn OrderReads>) -> Arc<Self> {
         Arc::new(Self {
             shared: Arc::new(Shared {
                 config,

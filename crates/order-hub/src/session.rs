@@ -6,8 +6,8 @@ use std::{
 };
 
 use order_core::{
-    CallContext, Error, OrderEvent, OrderId, OrderState, OrderStatus, UserId, Version, WatchOrder,
-    WatchSource,
+    CallContext, Error, OrderEvent, OrderId, OrderReads, OrderState, OrderStatus, UserId, Version,
+    WatchOrder,
 };
 use tokio::time::timeout;
 
@@ -358,7 +358,7 @@ impl Drop for Opening {
 /// Reads where the order stands and what the subscriber missed. An order out of `scope` is
 /// answered as one that does not exist.
 async fn read(
-    store: &dyn WatchSource,
+    store: &dyn OrderReads,
     ctx: &CallContext,
     WatchOrder { order_id, since }: WatchOrder,
     scope: Option<&UserId>,
@@ -395,7 +395,7 @@ async fn read(
 /// The answer to a subscriber that has seen the version `since` of an order whose last event is
 /// `last`.
 async fn continued(
-    store: &dyn WatchSource,
+    store: &dyn OrderReads,
     ctx: &CallContext,
     last: &OrderEvent,
     since: Option<Version>,
@@ -421,7 +421,7 @@ async fn continued(
 /// Every event after `since`, or `None` if they cannot be given without a gap: `since` is
 /// ahead of the order, too far behind, or the history does not reach back to it.
 async fn replay(
-    store: &dyn WatchSource,
+    store: &dyn OrderReads,
     ctx: &CallContext,
     (order_id, version): (OrderId, Version),
     since: Version,

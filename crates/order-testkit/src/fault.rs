@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use order_core::{
     CallContext, Change, Committed, Completed, Completion, Created, Error, Extended,
     IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent,
-    OrderId, OrderQuery, OrderState, OrderStore, PageTokenKey, Start, Started, StoredKey,
-    TicketGrant, UserId, Version,
+    OrderId, OrderQuery, OrderReads, OrderState, OrderStore, PageTokenKey, Start, Started,
+    StoredKey, TicketGrant, UserId, Version,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use uuid::Uuid;
@@ -138,6 +138,37 @@ impl<S: OrderStore> FaultStore<S> {
 }
 
 #[async_trait]
+impl<S: OrderStore> OrderReads for FaultStore<S> {
+    async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
+        self.call(self.inner.find(ctx, order_id)).await?
+    }
+
+    async fn events(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+        after: Version,
+        limit: usize,
+    ) -> Result<Vec<OrderEvent>, Error> {
+        self.call(self.inner.events(ctx, order_id, after, limit))
+            .await?
+    }
+
+    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
+        self.call(self.inner.states(order_ids)).await?
+    }
+
+    async fn recent_states(
+        &self,
+        user_ids: &[UserId],
+        limit_per_user: usize,
+    ) -> Result<Vec<OrderState>, Error> {
+        self.call(self.inner.recent_states(user_ids, limit_per_user))
+            .await?
+    }
+}
+
+#[async_trait]
 impl<S: OrderStore> OrderStore for FaultStore<S> {
     async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
         let create = async {
@@ -176,36 +207,8 @@ impl<S: OrderStore> OrderStore for FaultStore<S> {
             .await?
     }
 
-    async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
-        self.call(self.inner.find(ctx, order_id)).await?
-    }
-
     async fn list(&self, ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error> {
         self.call(self.inner.list(ctx, query)).await?
-    }
-
-    async fn events(
-        &self,
-        ctx: &CallContext,
-        order_id: OrderId,
-        after: Version,
-        limit: usize,
-    ) -> Result<Vec<OrderEvent>, Error> {
-        self.call(self.inner.events(ctx, order_id, after, limit))
-            .await?
-    }
-
-    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
-        self.call(self.inner.states(order_ids)).await?
-    }
-
-    async fn recent_states(
-        &self,
-        user_ids: &[UserId],
-        limit_per_user: usize,
-    ) -> Result<Vec<OrderState>, Error> {
-        self.call(self.inner.recent_states(user_ids, limit_per_user))
-            .await?
     }
 
     async fn put_ticket(&self, ticket: &NewTicket) -> Result<Timestamp, Error> {

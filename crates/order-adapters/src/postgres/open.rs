@@ -11,8 +11,7 @@ use tokio_postgres::{
     tls::NoTlsStream,
 };
 
-/// What secures connections. Plain for now; a connector for TLS takes its place here and
-/// in `Target::parse`, and nowhere else.
+/// The TLS connector: none yet. One is added here and in `Target::parse`, and nowhere else.
 pub(super) fn tls() -> NoTls {
     NoTls
 }

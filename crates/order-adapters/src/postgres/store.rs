@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
     CallContext, Change, Committed, Created, Error, IdempotencyKey, KeyOperation, NewOrder,
-    NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStore, PageTokenKey,
-    StoredKey, TicketGrant, UserId, Version,
+    NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderReads, OrderState, OrderStore,
+    PageTokenKey, StoredKey, TicketGrant, UserId, Version,
 };
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
@@ -85,65 +85,11 @@ impl PostgresStore {
 }
 
 #[async_trait]
-impl OrderStore for PostgresStore {
-    async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
-        self.create_all(orders).await
-    }
-
-    async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>> {
-        self.commit_all(changes).await
-    }
-
-    async fn has_change(
-        &self,
-        ctx: &CallContext,
-        order_id: OrderId,
-        change_id: Uuid,
-    ) -> Result<bool, Error> {
-        let sql = "SELECT FROM order_events WHERE order_id = $1 AND change_id = $2";
-        let params: [&(dyn ToSql + Sync); 2] = [order_id.as_uuid(), &change_id];
-        Ok(!self.requests.read(ctx, sql, &params).await?.is_empty())
-    }
-
-    async fn find_key(
-        &self,
-        ctx: &CallContext,
-        owner: &UserId,
-        operation: KeyOperation,
-        key: &IdempotencyKey,
-    ) -> Result<Option<StoredKey>, Error> {
-        let params: [&(dyn ToSql + Sync); 3] =
-            [&owner.as_str(), &operation_code(operation), &key.as_str()];
-        let rows = self.requests.read(ctx, key::FIND_SQL, &params).await?;
-        let stored = rows.first().map(|row| read_stored(row, 0));
-        Ok(stored.transpose()?.flatten())
-    }
-
+impl OrderReads for PostgresStore {
     async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
         let sql = format!("SELECT {ORDER_COLUMNS} FROM orders WHERE id = $1");
         let rows = self.requests.read(ctx, &sql, &[order_id.as_uuid()]).await?;
         Ok(rows.first().map(row::order).transpose()?)
-    }
-
-    async fn list(&self, ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error> {
-        let (mut query, limit) = (query.clone(), query.limit);
-        let mut orders = Vec::with_capacity(limit);
-        loop {
-            let rows = {
-                let page = list::page(&query);
-                let params: Vec<_> = page.params.iter().map(|param| &**param as _).collect();
-                self.lists.read(ctx, &page.sql, &params).await?
-            };
-            orders.extend(readable(&rows, row::order));
-            // A page that is not full is the last one, so rows that cannot be read are made up
-            // for by those behind them.
-            let last = rows.last().filter(|_| rows.len() == query.limit);
-            let Some(last) = last.filter(|_| orders.len() < limit) else {
-                return Ok(orders);
-            };
-            query.before = Some(row::order_id(last, 0)?);
-            query.limit = limit - orders.len();
-        }
     }
 
     async fn events(
@@ -200,6 +146,63 @@ impl OrderStore for PostgresStore {
         let sql = include_str!("sql/recent_states.sql");
         let rows = self.maintenance.query(sql, &[&users, &limit]).await?;
         Ok(readable(&rows, row::state))
+    }
+}
+
+#[async_trait]
+impl OrderStore for PostgresStore {
+    async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
+        self.create_all(orders).await
+    }
+
+    async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>> {
+        self.commit_all(changes).await
+    }
+
+    async fn has_change(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+        change_id: Uuid,
+    ) -> Result<bool, Error> {
+        let sql = "SELECT FROM order_events WHERE order_id = $1 AND change_id = $2";
+        let params: [&(dyn ToSql + Sync); 2] = [order_id.as_uuid(), &change_id];
+        Ok(!self.requests.read(ctx, sql, &params).await?.is_empty())
+    }
+
+    async fn find_key(
+        &self,
+        ctx: &CallContext,
+        owner: &UserId,
+        operation: KeyOperation,
+        key: &IdempotencyKey,
+    ) -> Result<Option<StoredKey>, Error> {
+        let params: [&(dyn ToSql + Sync); 3] =
+            [&owner.as_str(), &operation_code(operation), &key.as_str()];
+        let rows = self.requests.read(ctx, key::FIND_SQL, &params).await?;
+        let stored = rows.first().map(|row| read_stored(row, 0));
+        Ok(stored.transpose()?.flatten())
+    }
+
+    async fn list(&self, ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error> {
+        let (mut query, limit) = (query.clone(), query.limit);
+        let mut orders = Vec::with_capacity(limit);
+        loop {
+            let rows = {
+                let page = list::page(&query);
+                let params: Vec<_> = page.params.iter().map(|param| &**param as _).collect();
+                self.lists.read(ctx, &page.sql, &params).await?
+            };
+            orders.extend(readable(&rows, row::order));
+            // A page that is not full is the last one, so rows that cannot be read are made up
+            // for by those behind them.
+            let last = rows.last().filter(|_| rows.len() == query.limit);
+            let Some(last) = last.filter(|_| orders.len() < limit) else {
+                return Ok(orders);
+            };
+            query.before = Some(row::order_id(last, 0)?);
+            query.limit = limit - orders.len();
+        }
     }
 
     async fn put_ticket(&self, ticket: &NewTicket) -> Result<Timestamp, Error> {

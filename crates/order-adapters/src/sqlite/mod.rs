@@ -29,8 +29,8 @@ use jiff::Timestamp;
 use order_core::{
     CallContext, Change, Clock, Committed, Completed, Completion, Created, Deadline, Error,
     Extended, IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order,
-    OrderEvent, OrderId, OrderQuery, OrderState, OrderStore, PageTokenKey, Start, Started,
-    StoredKey, TicketGrant, UserId, Version,
+    OrderEvent, OrderId, OrderQuery, OrderReads, OrderState, OrderStore, PageTokenKey, Start,
+    Started, StoredKey, TicketGrant, UserId, Version,
 };
 use rusqlite::Connection;
 use uuid::Uuid;
@@ -138,6 +138,53 @@ impl SqliteStore {
 }
 
 #[async_trait]
+impl OrderReads for SqliteStore {
+    async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
+        self.readers
+            .run(ctx.deadline, move |connection| {
+                orders::find(connection, order_id)
+            })
+            .await
+    }
+
+    async fn events(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+        after: Version,
+        limit: usize,
+    ) -> Result<Vec<OrderEvent>, Error> {
+        self.readers
+            .run(ctx.deadline, move |connection| {
+                orders::events(connection, order_id, after, limit)
+            })
+            .await
+    }
+
+    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
+        let order_ids = order_ids.to_vec();
+        self.readers
+            .run(Deadline::NONE, move |connection| {
+                orders::states(connection, &order_ids)
+            })
+            .await
+    }
+
+    async fn recent_states(
+        &self,
+        user_ids: &[UserId],
+        limit_per_user: usize,
+    ) -> Result<Vec<OrderState>, Error> {
+        let user_ids = user_ids.to_vec();
+        self.readers
+            .run(Deadline::NONE, move |connection| {
+                list::recent_states(connection, &user_ids, limit_per_user)
+            })
+            .await
+    }
+}
+
+#[async_trait]
 impl OrderStore for SqliteStore {
     async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
         let answers = self.write_each(orders, orders::create).await;
@@ -176,55 +223,11 @@ impl OrderStore for SqliteStore {
             .await
     }
 
-    async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
-        self.readers
-            .run(ctx.deadline, move |connection| {
-                orders::find(connection, order_id)
-            })
-            .await
-    }
-
     async fn list(&self, ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error> {
         let query = query.clone();
         self.readers
             .run(ctx.deadline, move |connection| {
                 list::list(connection, &query)
-            })
-            .await
-    }
-
-    async fn events(
-        &self,
-        ctx: &CallContext,
-        order_id: OrderId,
-        after: Version,
-        limit: usize,
-    ) -> Result<Vec<OrderEvent>, Error> {
-        self.readers
-            .run(ctx.deadline, move |connection| {
-                orders::events(connection, order_id, after, limit)
-            })
-            .await
-    }
-
-    async fn states(&self, order_ids: &[OrderId]) -> Result<Vec<OrderState>, Error> {
-        let order_ids = order_ids.to_vec();
-        self.readers
-            .run(Deadline::NONE, move |connection| {
-                orders::states(connection, &order_ids)
-            })
-            .await
-    }
-
-    async fn recent_states(
-        &self,
-        user_ids: &[UserId],
-        limit_per_user: usize,
-    ) -> Result<Vec<OrderState>, Error> {
-        let user_ids = user_ids.to_vec();
-        self.readers
-            .run(Deadline::NONE, move |connection| {
-                list::recent_states(connection, &user_ids, limit_per_user)
             })
             .await
     }

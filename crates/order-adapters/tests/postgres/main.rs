@@ -16,8 +16,8 @@ use order_adapters::postgres::{ConnectError, PostgresConfig, PostgresStore};
 use order_core::{
     CallContext, Cause, Change, Committed, Completed, Completion, Created, Deadline, Error,
     EventOutbox, Extended, ExternalId, Fingerprint, IdempotencyKey, Insertion, Job, JobEffect,
-    JobQueue, JobToken, KeyClaim, KeyOperation, Money, NewOrder, NewTicket, OrderId, OrderStatus,
-    OrderStore, Reason, RequestId, Start, Started, TicketGrant, UserId, Verdict,
+    JobQueue, JobToken, KeyClaim, KeyOperation, Money, NewOrder, NewTicket, OrderId, OrderReads,
+    OrderStatus, OrderStore, Reason, RequestId, Start, Started, TicketGrant, UserId, Verdict,
 };
 use order_testkit::{
     conformance::Subject,

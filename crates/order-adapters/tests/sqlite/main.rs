@@ -19,7 +19,7 @@ use order_adapters::sqlite::{OpenError, SqliteStore};
 use order_core::{
     CallContext, Completed, Completion, Deadline, Error, EventOutbox, Fingerprint, IdGen as _,
     IdempotencyKey, JobQueue, JobToken, KeyClaim, KeyOperation, Money, NewOrder, OrderId,
-    OrderStatus, OrderStore, RequestId, UserId, Verdict,
+    OrderReads, OrderStatus, OrderStore, RequestId, UserId, Verdict,
 };
 use order_testkit::{
     clock::{SeededIds, SimClock},

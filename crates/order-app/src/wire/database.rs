@@ -8,7 +8,7 @@ use order_adapters::{
     sqlite::SqliteStore,
     system::SystemClock,
 };
-use order_core::{Clock, Error, EventOutbox, JobQueue, OrderStore, WatchSource};
+use order_core::{Clock, Error, EventOutbox, JobQueue, OrderStore};
 use tokio::time::{sleep, timeout};
 
 use crate::config::DatabaseUrl;
@@ -116,14 +116,6 @@ impl Database {
     }
 
     pub(super) fn store(&self) -> Arc<dyn OrderStore> {
-        match self {
-            Self::Postgres { store, .. } => Arc::clone(store) as _,
-            Self::Sqlite(store) => Arc::clone(store) as _,
-        }
-    }
-
-    /// The part of the store that following orders needs.
-    pub(super) fn watch_source(&self) -> Arc<dyn WatchSource> {
         match self {
             Self::Postgres { store, .. } => Arc::clone(store) as _,
             Self::Sqlite(store) => Arc::clone(store) as _,

@@ -60,7 +60,7 @@ impl Core {
             .context("cannot open the database")?;
         let supervisor = Supervisor::new(clock);
         let background = Background::new(&supervisor);
-        let hub = Hub::new(hub_config(config, serving), database.watch_source());
+        let hub = Hub::new(hub_config(config, serving), database.store());
         let bus = brokers.event_bus(&hub, serving.is_some(), &background);
         let tasks = TaskTracker::new();
         let pool = WorkerPool::new(

@@ -16,9 +16,9 @@ use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use order_core::{
     Attempt, CallContext, CancelOrder, Cause, Clock, CreateOrder, Deadline, Effects, Error, IdGen,
-    IdempotencyKey, Money, Order, OrderApi, OrderId, OrderQuery, OrderService, OrderServiceConfig,
-    OrderServiceDeps, OrderStatus, OrderStore, Outcome, PageTokenKey, Processor, RequestId,
-    RetryPolicy, UserId, WatchOrder,
+    IdempotencyKey, Money, Order, OrderApi, OrderId, OrderQuery, OrderReads, OrderService,
+    OrderServiceConfig, OrderServiceDeps, OrderStatus, OrderStore, Outcome, PageTokenKey,
+    Processor, RequestId, RetryPolicy, UserId, WatchOrder,
     supervisor::{STEP_TIME_MAX, Supervisor, Task},
 };
 use order_hub::{Hub, HubConfig};

@@ -19,9 +19,8 @@ use axum::extract::ConnectInfo;
 use futures_util::{SinkExt as _, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use order_core::{
-    CallContext, Cause, Change, Committed, Created, Error, EventBus, IdempotencyKey, KeyOperation,
-    Metadata, Money, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderState,
-    OrderStatus, OrderStore, PageTokenKey, StoredKey, TicketGrant, TicketOffice, UserId, Version,
+    CallContext, Cause, Error, EventBus, Metadata, Money, Order, OrderEvent, OrderId, OrderReads,
+    OrderState, OrderStatus, TicketGrant, TicketOffice, UserId, Version,
 };
 use order_hub::{Hub, HubConfig};
 use order_testkit::clock::{SeededIds, SimClock};
@@ -36,7 +35,6 @@ use tokio_tungstenite::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::util::MapRequestLayer;
-use uuid::Uuid;
 
 use super::{WsConfig, WsDeps, router};
 
@@ -71,34 +69,7 @@ impl FakeStore {
 }
 
 #[async_trait]
-impl OrderStore for FakeStore {
-    async fn create(&self, _orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
-        unreachable!("the endpoint only reads")
-    }
-
-    async fn commit(&self, _changes: &[Change]) -> Vec<Result<Committed, Error>> {
-        unreachable!("the endpoint only reads")
-    }
-
-    async fn has_change(
-        &self,
-        _ctx: &CallContext,
-        _order_id: OrderId,
-        _change_id: Uuid,
-    ) -> Result<bool, Error> {
-        unreachable!("the endpoint only reads")
-    }
-
-    async fn find_key(
-        &self,
-        _ctx: &CallContext,
-        _owner: &UserId,
-        _operation: KeyOperation,
-        _key: &IdempotencyKey,
-    ) -> Result<Option<StoredKey>, Error> {
-        unreachable!("the endpoint knows no keys")
-    }
-
+impl OrderReads for FakeStore {
     async fn find(&self, _ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
         self.check_up().await?;
         Ok(self.history(order_id).pop().map(|event| Order {
@@ -113,10 +84,6 @@ impl OrderStore for FakeStore {
             created_at: Timestamp::UNIX_EPOCH,
             updated_at: event.at,
         }))
-    }
-
-    async fn list(&self, _ctx: &CallContext, _query: &OrderQuery) -> Result<Vec<Order>, Error> {
-        unreachable!("the endpoint never lists")
     }
 
     async fn events(
@@ -161,30 +128,6 @@ impl OrderStore for FakeStore {
         states.sort_by_key(|state| std::cmp::Reverse(state.order_id));
         states.truncate(limit_per_user);
         Ok(states)
-    }
-
-    async fn put_ticket(&self, _ticket: &NewTicket) -> Result<Timestamp, Error> {
-        unreachable!("tickets are not made here")
-    }
-
-    async fn take_ticket(&self, _digest: &[u8; 32]) -> Result<Option<TicketGrant>, Error> {
-        unreachable!("tickets go to the office")
-    }
-
-    async fn page_token_key(&self) -> Result<PageTokenKey, Error> {
-        unreachable!("the endpoint never lists")
-    }
-
-    async fn prune(&self, _limit: usize) -> Result<usize, Error> {
-        unreachable!("the endpoint only reads")
-    }
-
-    async fn confirm(&self, _ctx: &CallContext) -> Result<(), Error> {
-        Ok(())
-    }
-
-    async fn check(&self, _ctx: &CallContext) -> Result<(), Error> {
-        unreachable!("readiness is not asked for")
     }
 }
 

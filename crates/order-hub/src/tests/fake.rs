@@ -12,10 +12,9 @@ use std::{
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use order_core::{
-    CallContext, Cause, Change, Clock, Committed, Created, Deadline, Error, IdempotencyKey,
-    KeyOperation, Metadata, Money, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery,
-    OrderState, OrderStatus, OrderStore, PageTokenKey, RequestId, StoredKey, TicketGrant, UserId,
-    Version, WatchOrder, supervisor::Supervisor,
+    CallContext, Cause, Clock, Deadline, Error, Metadata, Money, Order, OrderEvent, OrderId,
+    OrderReads, OrderState, OrderStatus, RequestId, UserId, Version, WatchOrder,
+    supervisor::Supervisor,
 };
 use uuid::Uuid;
 
@@ -136,34 +135,7 @@ impl FakeStore {
 }
 
 #[async_trait]
-impl OrderStore for FakeStore {
-    async fn create(&self, _orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
-        unreachable!("the hub only reads")
-    }
-
-    async fn commit(&self, _changes: &[Change]) -> Vec<Result<Committed, Error>> {
-        unreachable!("the hub only reads")
-    }
-
-    async fn has_change(
-        &self,
-        _ctx: &CallContext,
-        _order_id: OrderId,
-        _change_id: Uuid,
-    ) -> Result<bool, Error> {
-        unreachable!("the hub only reads")
-    }
-
-    async fn find_key(
-        &self,
-        _ctx: &CallContext,
-        _owner: &UserId,
-        _operation: KeyOperation,
-        _key: &IdempotencyKey,
-    ) -> Result<Option<StoredKey>, Error> {
-        unreachable!("the hub knows no keys")
-    }
-
+impl OrderReads for FakeStore {
     async fn find(&self, _ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
         let countdown = self
             .n_hanging
@@ -178,10 +150,6 @@ impl OrderStore for FakeStore {
             .and_then(|history| history.last().cloned());
         self.run_hook(Moment::AfterRead);
         Ok(last.map(order_at))
-    }
-
-    async fn list(&self, _ctx: &CallContext, _query: &OrderQuery) -> Result<Vec<Order>, Error> {
-        unreachable!("the hub never lists")
     }
 
     async fn events(
@@ -242,30 +210,6 @@ impl OrderStore for FakeStore {
         }
         self.run_hook(Moment::AfterRead);
         Ok(states)
-    }
-
-    async fn put_ticket(&self, _ticket: &NewTicket) -> Result<Timestamp, Error> {
-        unreachable!("the hub knows no tickets")
-    }
-
-    async fn take_ticket(&self, _digest: &[u8; 32]) -> Result<Option<TicketGrant>, Error> {
-        unreachable!("the hub knows no tickets")
-    }
-
-    async fn page_token_key(&self) -> Result<PageTokenKey, Error> {
-        unreachable!("the hub never lists")
-    }
-
-    async fn prune(&self, _limit: usize) -> Result<usize, Error> {
-        unreachable!("the hub only reads")
-    }
-
-    async fn confirm(&self, _ctx: &CallContext) -> Result<(), Error> {
-        Ok(())
-    }
-
-    async fn check(&self, _ctx: &CallContext) -> Result<(), Error> {
-        unreachable!("the hub is not asked for readiness")
     }
 }
 

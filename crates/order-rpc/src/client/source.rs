@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
 use order_core::{
     CallContext, Deadline, Error, ListEvents, ListOrders, Order, OrderApi, OrderEvent, OrderId,
-    OrderState, PageSize, RequestId, UserId, Version, WatchSource,
+    OrderReads, OrderState, PageSize, RequestId, UserId, Version,
 };
 use tokio::time::sleep;
 
@@ -40,7 +40,7 @@ impl RemoteOrderApi {
 }
 
 #[async_trait]
-impl WatchSource for RemoteOrderApi {
+impl OrderReads for RemoteOrderApi {
     async fn find(&self, ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
         match self.patiently(|| self.get_order(ctx, order_id)).await {
             Ok(order) => Ok(Some(order)),

@@ -20,8 +20,8 @@ use jiff::Timestamp;
 use order_core::{
     CallContext, Change, Clock, Committed, Completed, Completion, Created, Error, Extended,
     IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent,
-    OrderId, OrderQuery, OrderState, OrderStore, PageTokenKey, Start, Started, StoredKey,
-    TicketGrant, UserId, Version,
+    OrderId, OrderQuery, OrderReads, OrderState, OrderStore, PageTokenKey, Start, Started,
+    StoredKey, TicketGrant, UserId, Version,
 };
 use uuid::Uuid;
 
@@ -53,49 +53,10 @@ impl MemoryStore {
 }
 
 #[async_trait]
-impl OrderStore for MemoryStore {
-    async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
-        let (mut tables, now) = self.lock();
-        orders.iter().map(|new| tables.create(new, now)).collect()
-    }
-
-    async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>> {
-        let (mut tables, now) = self.lock();
-        changes
-            .iter()
-            .map(|change| Ok(tables.commit(change, now)))
-            .collect()
-    }
-
-    async fn has_change(
-        &self,
-        _ctx: &CallContext,
-        order_id: OrderId,
-        change_id: Uuid,
-    ) -> Result<bool, Error> {
-        let (tables, _) = self.lock();
-        Ok(tables.has_change(order_id, change_id))
-    }
-
-    async fn find_key(
-        &self,
-        _ctx: &CallContext,
-        owner: &UserId,
-        operation: KeyOperation,
-        key: &IdempotencyKey,
-    ) -> Result<Option<StoredKey>, Error> {
-        let (tables, _) = self.lock();
-        Ok(tables.find_key(owner, operation, key))
-    }
-
+impl OrderReads for MemoryStore {
     async fn find(&self, _ctx: &CallContext, order_id: OrderId) -> Result<Option<Order>, Error> {
         let (tables, _) = self.lock();
         Ok(tables.find(order_id).cloned())
-    }
-
-    async fn list(&self, _ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error> {
-        let (tables, _) = self.lock();
-        Ok(tables.list(query))
     }
 
     async fn events(
@@ -135,6 +96,48 @@ impl OrderStore for MemoryStore {
             .flat_map(newest)
             .filter_map(|order| tables.state(order.id))
             .collect())
+    }
+}
+
+#[async_trait]
+impl OrderStore for MemoryStore {
+    async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
+        let (mut tables, now) = self.lock();
+        orders.iter().map(|new| tables.create(new, now)).collect()
+    }
+
+    async fn commit(&self, changes: &[Change]) -> Vec<Result<Committed, Error>> {
+        let (mut tables, now) = self.lock();
+        changes
+            .iter()
+            .map(|change| Ok(tables.commit(change, now)))
+            .collect()
+    }
+
+    async fn has_change(
+        &self,
+        _ctx: &CallContext,
+        order_id: OrderId,
+        change_id: Uuid,
+    ) -> Result<bool, Error> {
+        let (tables, _) = self.lock();
+        Ok(tables.has_change(order_id, change_id))
+    }
+
+    async fn find_key(
+        &self,
+        _ctx: &CallContext,
+        owner: &UserId,
+        operation: KeyOperation,
+        key: &IdempotencyKey,
+    ) -> Result<Option<StoredKey>, Error> {
+        let (tables, _) = self.lock();
+        Ok(tables.find_key(owner, operation, key))
+    }
+
+    async fn list(&self, _ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error> {
+        let (tables, _) = self.lock();
+        Ok(tables.list(query))
     }
 
     async fn put_ticket(&self, ticket: &NewTicket) -> Result<Timestamp, Error> {
