@@ -27,6 +27,7 @@ mod page_token;
 pub mod port;
 pub mod processor;
 mod reason;
+mod response;
 mod service;
 mod status;
 pub mod supervisor;
@@ -52,7 +53,7 @@ pub use intake::CreateFields;
 pub use job::{
     Completed, Completion, Extended, Job, JobToken, RetryPolicy, Start, Started, Verdict,
 };
-pub use list::{ListOrders, OrderPage, OrderQuery, PageSize};
+pub use list::{ListOrders, Listing, OrderPage, OrderQuery, PageSize};
 pub use metadata::Metadata;
 pub use money::Money;
 pub use order::{Cause, Committed, Created, Insertion, NewOrder, Order, Version};
@@ -64,6 +65,7 @@ pub use port::{
 };
 pub use processor::{Attempt, Effects, Outcome, Processor};
 pub use reason::{GrpcCode, Reason, Repeat};
+pub use response::{RESPONSE_BYTES_MAX, Room};
 pub use service::{OrderService, OrderServiceConfig, OrderServiceDeps};
 pub use status::{Change, Command, JobEffect, OrderStatus, TRANSITIONS, Transition, decide};
 pub use ticket::{

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::{Error, ExternalId, Order, OrderId, OrderStatus, PageTokenKey, UserId};
+use crate::{Error, ExternalId, Order, OrderId, OrderStatus, PageTokenKey, Room, UserId};
 
 /// How many orders a page holds at most: 1 to 1000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,8 @@ pub struct ListOrders {
     pub page_token: Option<String>,
 }
 
-/// One page of orders, newest id first.
+/// One page of orders, newest id first. It ends before it would be longer than
+/// [`RESPONSE_BYTES_MAX`](crate::RESPONSE_BYTES_MAX) on any transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderPage {
     /// The orders.
@@ -87,6 +88,47 @@ pub struct OrderQuery {
     pub limit: usize,
 }
 
+/// The orders that a store has read for an [`OrderQuery`] so far. A store that stops as soon as none
+/// is missing never holds much more than fits into an answer.
+#[derive(Debug)]
+pub struct Listing {
+    orders: Vec<Order>,
+    n_missing: usize,
+    room: Room,
+}
+
+impl Listing {
+    /// An empty listing.
+    pub const fn new(query: &OrderQuery) -> Self {
+        Self {
+            orders: Vec::new(),
+            n_missing: query.limit,
+            room: Room::beside(0),
+        }
+    }
+
+    /// How many more orders may be read: none once the limit is reached, or one order more than fits
+    /// into an answer has been read.
+    pub const fn n_missing(&self) -> usize {
+        self.n_missing
+    }
+
+    /// Adds the next order.
+    pub fn push(&mut self, order: Order) {
+        self.n_missing = if self.room.take(order.encoded_len_max()) {
+            self.n_missing.saturating_sub(1)
+        } else {
+            0
+        };
+        self.orders.push(order);
+    }
+
+    /// The orders.
+    pub fn into_orders(self) -> Vec<Order> {
+        self.orders
+    }
+}
+
 /// How long before it was stored an order may have got its id, and how far the clock of
 /// the process that made the id may be behind the database's.
 const ID_BEHIND_MAX: Duration = Duration::from_mins(1);
@@ -95,7 +137,7 @@ const ID_BEHIND_MAX: Duration = Duration::from_mins(1);
 const ID_AHEAD_MAX: Duration = Duration::from_secs(5);
 
 impl ListOrders {
-    /// The query for this page. It reads one row more than the page holds, which tells
+    /// The query for this page. It reads one order more than the page holds, which tells
     /// whether another page follows without counting.
     ///
     /// Times are turned into ids, which hold the time at which they were made, so that the
@@ -134,8 +176,11 @@ impl ListOrders {
     /// Makes a page of what the query of [`ListOrders::to_query`] returned.
     pub(crate) fn to_page(&self, mut orders: Vec<Order>, key: &PageTokenKey) -> OrderPage {
         let page_size = usize::from(self.page_size.get());
-        let has_more = orders.len() > page_size;
-        orders.truncate(page_size);
+        let len = Room::beside(0)
+            .n_fitting(orders.iter().map(Order::encoded_len_max))
+            .min(page_size);
+        let has_more = orders.len() > len;
+        orders.truncate(len);
         let next_page_token = orders
             .last()
             .filter(|_| has_more)

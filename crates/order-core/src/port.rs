@@ -116,7 +116,8 @@ pub trait OrderStore: OrderReads {
         key: &IdempotencyKey,
     ) -> Result<Option<StoredKey>, Error>;
 
-    /// Reads orders by id descending.
+    /// Reads orders by id descending, until none is [missing](crate::Listing::n_missing): up to the
+    /// limit of the query, or one order more than fits into an answer.
     async fn list(&self, ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error>;
 
     /// Stores a ticket and returns when it expires. May be dropped: a ticket nobody was told

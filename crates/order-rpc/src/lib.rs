@@ -60,8 +60,3 @@ pub(crate) const IDEMPOTENT_REPLAYED_HEADER: &str = "idempotent-replayed";
 /// and without metadata has little more than half of it; the largest single order has a
 /// tenth.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
-
-/// The longest answer, in bytes: what gRPC clients read if nobody tells them otherwise.
-/// Answers whose length is open are cut to it: a page of orders with much metadata holds
-/// fewer, a worker gets fewer jobs.
-pub const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -37,7 +37,7 @@ use std::{
     time::Duration,
 };
 
-use order_core::{CallContext, Deadline, OrderStore, RequestId};
+use order_core::{CallContext, Deadline, OrderStore, RESPONSE_BYTES_MAX, RequestId};
 use tokio_postgres::Config;
 use uuid::Uuid;
 
@@ -160,7 +160,9 @@ impl PostgresStore {
         };
         let store = Self {
             requests: pool("requests", config.requests_pool, REQUESTS_WAIT)?.into(),
-            lists: pool("lists", LISTS_POOL, REQUESTS_WAIT)?.into(),
+            lists: pool("lists", LISTS_POOL, REQUESTS_WAIT)?
+                .with_rows_bytes_max(RESPONSE_BYTES_MAX)
+                .into(),
             readiness: pool("readiness", 1, REQUESTS_WAIT)?.into(),
             workers: pool("workers", config.workers_pool, WORKERS_WAIT)?,
             maintenance: pool("maintenance", config.maintenance_pool, WORKERS_WAIT)?.into(),

@@ -18,7 +18,7 @@ use std::{
 };
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, QueueMode, RecyclingMethod, Runtime};
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::FuturesUnordered};
 use order_core::{CallContext, Error};
 use tokio::{
     runtime::Handle,
@@ -87,6 +87,7 @@ pub(super) struct Pool {
     connections: deadpool_postgres::Pool,
     /// How many parts of a batch run at the same time; other work has the other connections.
     parts_at_once: usize,
+    rows_bytes_max: usize,
     cancels: Cancels,
     n_broken: AtomicU64,
     is_exhausted: Arc<AtomicBool>,
@@ -119,10 +120,18 @@ impl Pool {
         Ok(Self {
             connections,
             parts_at_once: (pool.connections_max / 2).max(1),
+            rows_bytes_max: usize::MAX,
             cancels: cancels.clone(),
             n_broken: AtomicU64::new(0),
             is_exhausted: Arc::clone(is_exhausted),
         })
+    }
+
+    /// The same pool for statements whose rows are not read beyond the one that makes them longer
+    /// than this together. The rest is cancelled.
+    pub(super) fn with_rows_bytes_max(mut self, rows_bytes_max: usize) -> Self {
+        self.rows_bytes_max = rows_bytes_max;
+        self
     }
 
     /// How often a connection broke under a statement, which may have been committed.
@@ -275,7 +284,8 @@ impl Pool {
             cancels: &self.cancels,
             is_silent: false,
         };
-        let answer = timeout(ANSWER_TIMEOUT, borrowed.query(sql, params)).await;
+        let answer = borrowed.query(sql, params, self.rows_bytes_max);
+        let answer = timeout(ANSWER_TIMEOUT, answer).await;
         let Ok(answer) = answer else {
             borrowed.is_silent = true;
             // The others are likely cut off, too.
@@ -290,10 +300,10 @@ impl Pool {
             self.n_broken.fetch_add(1, Ordering::Relaxed);
             // A restart or a failover breaks all connections.
             self.connections.retain(|_, _| false);
-        } else {
+        } else if !matches!(answer, Ok(Rows { is_cut: true, .. })) {
             borrowed.give_back();
         }
-        answer
+        answer.map(|rows| rows.read)
     }
 }
 
@@ -363,13 +373,36 @@ struct Borrowed<'a> {
     is_silent: bool,
 }
 
+/// The rows of a statement.
+#[derive(Default)]
+struct Rows {
+    read: Vec<Row>,
+    /// Whether more may follow.
+    is_cut: bool,
+}
+
 impl Borrowed<'_> {
-    async fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Fault> {
+    async fn query(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+        bytes_max: usize,
+    ) -> Result<Rows, Fault> {
         let Some(client) = &self.client else {
             return Err(Fault::Defect("the connection was given back".into()));
         };
         let statement = client.prepare_cached(sql).await?;
-        Ok(client.query(&statement, params).await?)
+        let params = params.iter().copied();
+        let mut answer = pin!(client.query_raw(&statement, params).await?);
+        let (mut rows, mut n_bytes) = (Rows::default(), 0);
+        while !rows.is_cut
+            && let Some(row) = answer.try_next().await?
+        {
+            n_bytes += row.raw_size_bytes();
+            rows.is_cut = n_bytes > bytes_max;
+            rows.read.push(row);
+        }
+        Ok(rows)
     }
 
     fn give_back(&mut self) {

@@ -8,9 +8,9 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    CallContext, Change, Committed, Created, Error, IdempotencyKey, KeyOperation, NewOrder,
-    NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderReads, OrderState, OrderStore,
-    PageTokenKey, StoredKey, TicketGrant, UserId, Version,
+    CallContext, Change, Committed, Created, Error, IdempotencyKey, KeyOperation, Listing,
+    NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderReads, OrderState,
+    OrderStore, PageTokenKey, RESPONSE_BYTES_MAX, StoredKey, TicketGrant, UserId, Version,
 };
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
@@ -185,24 +185,27 @@ impl OrderStore for PostgresStore {
     }
 
     async fn list(&self, ctx: &CallContext, query: &OrderQuery) -> Result<Vec<Order>, Error> {
-        let (mut query, limit) = (query.clone(), query.limit);
-        let mut orders = Vec::with_capacity(limit);
-        loop {
+        let (mut query, mut listing) = (query.clone(), Listing::new(query));
+        while listing.n_missing() > 0 {
+            query.limit = listing.n_missing();
             let rows = {
                 let page = list::page(&query);
                 let params: Vec<_> = page.params.iter().map(|param| &**param as _).collect();
                 self.lists.read(ctx, &page.sql, &params).await?
             };
-            orders.extend(readable(&rows, row::order));
+            for order in readable(&rows, row::order) {
+                listing.push(order);
+            }
             // A page that is not full is the last one, so rows that cannot be read are made up
             // for by those behind them.
-            let last = rows.last().filter(|_| rows.len() == query.limit);
-            let Some(last) = last.filter(|_| orders.len() < limit) else {
-                return Ok(orders);
+            let n_bytes: usize = rows.iter().map(Row::raw_size_bytes).sum();
+            let has_more = rows.len() == query.limit || n_bytes > RESPONSE_BYTES_MAX;
+            let Some(last) = rows.last().filter(|_| has_more) else {
+                break;
             };
             query.before = Some(row::order_id(last, 0)?);
-            query.limit = limit - orders.len();
         }
+        Ok(listing.into_orders())
     }
 
     async fn put_ticket(&self, ticket: &NewTicket) -> Result<Timestamp, Error> {

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use order_core::{ExternalId, Order, OrderQuery, OrderState, OrderStatus, UserId};
+use order_core::{ExternalId, Listing, Order, OrderQuery, OrderState, OrderStatus, UserId};
 use rusqlite::{Connection, ToSql, named_params};
 
 use crate::open_orders::{Source, sources};
@@ -129,15 +129,17 @@ pub(super) fn list(connection: &Connection, query: &OrderQuery) -> rusqlite::Res
     }
     let mut statement = connection.prepare_cached(&statement(query))?;
     let mut rows = statement.query(&params[..])?;
-    let mut orders = Vec::new();
+    let mut listing = Listing::new(query);
     // Stepped rather than limited by the statement, because a row that is left out does not
     // count: a page that is not full is taken for the last one.
-    while orders.len() < query.limit
+    while listing.n_missing() > 0
         && let Some(row) = rows.next()?
     {
-        orders.extend(readable(row, read_order(row)));
+        if let Some(order) = readable(row, read_order(row)) {
+            listing.push(order);
+        }
     }
-    Ok(orders)
+    Ok(listing.into_orders())
 }
 
 /// The statement whose index serves a query best.

@@ -9,6 +9,7 @@ mod contract;
 mod crashes;
 mod follow;
 mod http;
+mod pages;
 mod positions;
 mod processes;
 mod processing;

@@ -12,9 +12,9 @@ use self::{change::Wanted, readiness::Readiness};
 use crate::{
     CallContext, CancelOrder, Cause, Change, Clock, Command, Committed, CreateOrder, Created,
     Error, EventBus, EventPage, IdGen, JobDispatch, ListEvents, ListOrders, NewOrder, NewTicket,
-    Order, OrderApi, OrderEventStream, OrderId, OrderPage, OrderStore, OrderWatch, PageTokenKey,
-    Receipt, RetryOrder, StreamTicket, TICKET_LIFETIME, TicketGrant, TicketOffice, TicketSecret,
-    UpdateStatus, WatchOrder,
+    Order, OrderApi, OrderEvent, OrderEventStream, OrderId, OrderPage, OrderStore, OrderWatch,
+    PageTokenKey, Receipt, RetryOrder, Room, StreamTicket, TICKET_LIFETIME, TicketGrant,
+    TicketOffice, TicketSecret, UpdateStatus, WatchOrder,
     group_commit::{GroupCommit, GroupCommitConfig, GroupCommitStats, Lanes},
     supervisor::Supervisor,
 };
@@ -251,8 +251,11 @@ impl OrderApi for OrderService {
             .store
             .events(ctx, request.order_id, request.after, page_size + 1)
             .await?;
-        let has_more = events.len() > page_size;
-        events.truncate(page_size);
+        let len = Room::beside(order.encoded_len_max())
+            .n_fitting(events.iter().map(OrderEvent::encoded_len_max))
+            .min(page_size);
+        let has_more = events.len() > len;
+        events.truncate(len);
         Ok(EventPage {
             events,
             order,

@@ -12,6 +12,7 @@ mod conditions;
 mod document;
 mod events;
 mod inputs;
+mod lengths;
 mod limits;
 mod live;
 mod origins;

@@ -9,7 +9,7 @@ use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration}
 
 use futures_util::{future::BoxFuture, stream};
 use order_core::{
-    Error, EventReceiver, OrderId, OrderWatch, Topic, TopicChange,
+    Error, EventReceiver, OrderId, OrderWatch, RESPONSE_BYTES_MAX, Topic, TopicChange,
     supervisor::{STEP_TIME_MAX, Task},
 };
 use tokio::{
@@ -27,7 +27,7 @@ use super::{
     source::random_request_id,
 };
 use crate::{
-    REQUEST_ID_HEADER, RESPONSE_BYTES_MAX, convert,
+    REQUEST_ID_HEADER, convert,
     proto::{self, order_service_client::OrderServiceClient},
     status::{from_batch_status, from_status},
 };

@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::Uri;
-use order_core::{CallContext, Clock, Deadline, Error, TraceParent};
+use order_core::{CallContext, Clock, Deadline, Error, RESPONSE_BYTES_MAX, TraceParent};
 use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
@@ -23,7 +23,7 @@ use super::{
     retry::{ATTEMPTS_MAX, Repeat, RetryBudget, backoff, is_retryable},
 };
 use crate::{
-    REQUEST_ID_HEADER, RESPONSE_BYTES_MAX, TRACE_PARENT_HEADER, TRACE_STATE_HEADER,
+    REQUEST_ID_HEADER, TRACE_PARENT_HEADER, TRACE_STATE_HEADER,
     proto::{admin_service_client::AdminServiceClient, order_service_client::OrderServiceClient},
     status::from_status,
 };

@@ -135,6 +135,21 @@ proptest! {
     }
 
     #[test]
+    fn size_of_a_page_is_never_underestimated(orders in prop::collection::vec(any_order(), 0..4)) {
+        let bound = |len_max: fn(&Order) -> usize| orders.iter().map(len_max).sum::<usize>();
+        let events = orders.iter().map(Order::last_event).map(event_to_proto).collect();
+        let history = crate::proto::ListOrderEventsResponse { events, ..Default::default() };
+        let event_bound = bound(|order| order.last_event().encoded_len_max());
+        prop_assert!(history.encoded_len() <= event_bound);
+        let order_bound = bound(Order::encoded_len_max);
+        let page = crate::proto::ListOrdersResponse {
+            orders: orders.into_iter().map(order_to_proto).collect(),
+            next_page_token: String::new(),
+        };
+        prop_assert!(page.encoded_len() <= order_bound);
+    }
+
+    #[test]
     fn create_survives_the_way(request in any_create()) {
         let message = create_to_proto(&request);
         prop_assert_eq!(create_from_proto(message).expect("valid"), request);

@@ -3,11 +3,10 @@
 use std::future::Future;
 
 use order_core::{CallContext, Deadline, Error, RequestId};
-use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    RESPONSE_BYTES_MAX, convert,
+    convert,
     status::{to_status_of, unknown_request_id},
 };
 
@@ -70,24 +69,4 @@ pub(super) fn log_failures<'a, T: 'a>(
             "parts of a batch failed"
         );
     }
-}
-
-/// More than tag and length of one part of an answer take.
-const PART_BYTES: usize = 6;
-
-/// Kept free for what an answer has beside its parts.
-const REST_BYTES: usize = 1024;
-
-/// How many of the parts, from the first on, fit into one answer; at least one.
-pub(super) fn n_fitting<M: Message>(parts: &[M]) -> usize {
-    let mut bytes_left = RESPONSE_BYTES_MAX - REST_BYTES;
-    let fits = |part: &&M| match bytes_left.checked_sub(part.encoded_len() + PART_BYTES) {
-        Some(left) => {
-            bytes_left = left;
-            true
-        }
-        None => false,
-    };
-    let n = parts.iter().take_while(fits).count();
-    n.max(parts.len().min(1))
 }

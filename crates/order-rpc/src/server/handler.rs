@@ -4,10 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use order_core::{
-    CallContext, Clock, Error, IdempotencyKey, ListOrders, OrderApi, OrderFollow, PageSize,
-    TicketGrant, UserId,
-};
+use order_core::{Clock, Error, IdempotencyKey, OrderApi, OrderFollow, TicketGrant, UserId};
 use order_edge::{Connection, pipeline::StreamDeadline};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{
@@ -18,18 +15,14 @@ use tonic::{
 use super::{
     RpcServerConfig,
     batch::{create_batch, is_idempotent_create},
-    call::{answer, answer_if, context, n_fitting, with_change_id},
+    call::{answer, answer_if, context, with_change_id},
     follow,
     watch::{StreamEnd, WatchStream},
 };
 use crate::{
-    IDEMPOTENCY_KEY_HEADER, IDEMPOTENT_REPLAYED_HEADER, RESPONSE_BYTES_MAX, convert,
+    IDEMPOTENCY_KEY_HEADER, IDEMPOTENT_REPLAYED_HEADER, convert,
     proto::{self, admin_service_server::AdminService, order_service_server::OrderService},
 };
-
-/// How often a page is read until it fits into an answer. The second one fits unless larger
-/// orders were created in between.
-const LIST_READS_MAX: usize = 3;
 
 /// The handlers.
 #[derive(Clone)]
@@ -70,35 +63,6 @@ impl OrderRpc {
                 .get::<StreamDeadline>()
                 .and_then(|deadline| deadline.0.remaining(self.clock.instant())),
         }
-    }
-
-    /// Reads a page that fits into an answer: with fewer orders than were asked for if they
-    /// hold much metadata, which AIP-158 allows.
-    async fn list(
-        &self,
-        ctx: &CallContext,
-        mut request: ListOrders,
-    ) -> Result<proto::ListOrdersResponse, Error> {
-        for _ in 0..LIST_READS_MAX {
-            let page = self.api.list_orders(ctx, request.clone()).await?;
-            let orders: Vec<_> = page
-                .orders
-                .into_iter()
-                .map(convert::order_to_proto)
-                .collect();
-            let n_fitting = n_fitting(&orders);
-            if n_fitting == orders.len() {
-                return Ok(proto::ListOrdersResponse {
-                    orders,
-                    next_page_token: page.next_page_token.unwrap_or_default(),
-                });
-            }
-            request.page_size = PageSize::new(i64::try_from(n_fitting).unwrap_or(1))?;
-        }
-        Err(Error::LimitExceeded {
-            what: "bytes per answer".to_owned(),
-            limit: u64::try_from(RESPONSE_BYTES_MAX).unwrap_or(u64::MAX),
-        })
     }
 }
 
@@ -203,7 +167,12 @@ impl OrderService for OrderRpc {
         let ctx = context(&request);
         answer(&ctx, async {
             let request = convert::list_from_proto(request.into_inner())?;
-            self.list(&ctx, request).await
+            let page = self.api.list_orders(&ctx, request).await?;
+            let orders = page.orders.into_iter().map(convert::order_to_proto);
+            Ok(proto::ListOrdersResponse {
+                orders: orders.collect(),
+                next_page_token: page.next_page_token.unwrap_or_default(),
+            })
         })
         .await
     }

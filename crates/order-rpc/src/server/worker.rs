@@ -4,20 +4,24 @@
 use std::{sync::Arc, time::Duration};
 
 use order_core::{
-    CallContext, Clock, Completed, Error, JobReport, JobToken, LeaseJobs, LeasedJob, Outcome,
+    CallContext, Clock, Completed, Error, JobReport, JobToken, LeaseJobs, LeasedJob, Outcome, Room,
     WorkerApi,
 };
 use order_edge::Connection;
+use prost::Message as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::call::{answer, context, log_failures, n_fitting};
+use super::call::{answer, context, log_failures};
 use crate::{
     convert,
     proto::{self, report_result, worker_service_server::WorkerService},
     status::to_batch_status,
 };
+
+/// More than tag and length of a job take in an answer.
+const JOB_FRAME_BYTES: usize = 6;
 
 /// Kept of the time of a call for claiming after the wait and for the way back: jobs whose
 /// answer comes too late are lost to everybody until their leases run out.
@@ -49,7 +53,8 @@ impl WorkerRpc {
         let leased = self.lease_until(ctx, request, draining).await?;
         let tokens: Vec<JobToken> = leased.iter().map(LeasedJob::token).collect();
         let mut jobs: Vec<_> = leased.into_iter().map(convert::job_to_proto).collect();
-        let n_fitting = n_fitting(&jobs);
+        let lens = jobs.iter().map(|job| job.encoded_len() + JOB_FRAME_BYTES);
+        let n_fitting = Room::beside(0).n_fitting(lens);
         if let Some((_, excess @ [_, ..])) = tokens.split_at_checked(n_fitting) {
             jobs.truncate(n_fitting);
             // What is not given back is due again when its lease runs out.

@@ -13,9 +13,9 @@ use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use order_core::{
     CallContext, CancelOrder, Cause, CreateOrder, Error, EventPage, Follower, IdempotencyKey,
-    IfMatch, ListEvents, ListOrders, Metadata, Order, OrderApi, OrderEventStream, OrderFollow,
-    OrderId, OrderPage, Receipt, RetryOrder, StreamTicket, TicketGrant, TicketSecret, UpdateStatus,
-    Version, WatchOrder,
+    IfMatch, ListEvents, ListOrders, Order, OrderApi, OrderEventStream, OrderFollow, OrderId,
+    OrderPage, Receipt, RetryOrder, StreamTicket, TicketGrant, TicketSecret, UpdateStatus, Version,
+    WatchOrder,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -42,8 +42,6 @@ pub(crate) struct FakeApi {
     pub(crate) batches: Mutex<Vec<Vec<CreateOrder>>>,
     /// The ids of orders that came alone, whatever became of them.
     pub(crate) created: Mutex<Vec<OrderId>>,
-    /// What the orders of a list have attached.
-    pub(crate) metadata: Mutex<Metadata>,
     calls: watch::Sender<Vec<CallContext>>,
 }
 
@@ -56,7 +54,6 @@ impl FakeApi {
             is_down: AtomicBool::new(false),
             batches: Mutex::default(),
             created: Mutex::default(),
-            metadata: Mutex::default(),
             calls: watch::Sender::default(),
         })
     }
@@ -182,12 +179,10 @@ impl OrderApi for FakeApi {
     ) -> Result<OrderPage, Error> {
         self.act(ctx).await?;
         let n_orders = u128::from(request.page_size.get());
-        let metadata = self.metadata.lock().expect("not poisoned").clone();
         let order = |n| Order {
             external_id: request.external_id.clone(),
             created_at: request.created_after.unwrap_or(Timestamp::UNIX_EPOCH),
             updated_at: request.created_before.unwrap_or(Timestamp::UNIX_EPOCH),
-            metadata: metadata.clone(),
             ..order(id(n))
         };
         Ok(OrderPage {

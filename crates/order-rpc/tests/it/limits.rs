@@ -1,9 +1,7 @@
 //! Every limit refuses with a status that says which.
 
 use futures_util::StreamExt as _;
-use order_core::{
-    CreateOrder, Error, ListOrders, Metadata, OrderApi, PageSize, UserId, WatchOrder,
-};
+use order_core::{CreateOrder, Error, OrderApi, UserId, WatchOrder};
 use order_rpc::{
     REQUEST_BYTES_MAX, RpcServerConfig,
     proto::{self, order_service_client::OrderServiceClient},
@@ -77,29 +75,6 @@ async fn answer_to_a_batch_of_broken_orders_passes() {
         .into_inner()
         .results;
     assert_eq!(results.len(), 1_000);
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn page_of_large_orders_holds_fewer_of_them() {
-    let server = TestServer::start([]).await;
-    let entries = (0..50).map(|n| (format!("{n}"), "\u{10ffff}".repeat(500)));
-    *server.api.metadata.lock().expect("not poisoned") = Metadata::new(entries).expect("valid");
-    let request = ListOrders {
-        page_size: PageSize::MAX,
-        page_token: Some("next".to_owned()),
-        ..ListOrders::default()
-    };
-    let page = server.client().list_orders(&ctx(), request).await;
-    let page = page.expect("a page that fits");
-    assert!(
-        (30..42).contains(&page.orders.len()),
-        "{}",
-        page.orders.len()
-    );
-    // The token is that of the shorter page.
-    assert_eq!(page.next_page_token.as_deref(), Some("next"));
-    assert_eq!(server.api.calls().len(), 2);
     server.stop().await;
 }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use order_core::{ExternalId, JobToken, NewOrder, Order, OrderId, OrderQuery, OrderStatus};
+use order_core::{
+    ExternalId, JobToken, Metadata, NewOrder, Order, OrderId, OrderQuery, OrderStatus, Room,
+};
 
 use super::{
     LEASE, Subject,
@@ -53,6 +55,40 @@ pub async fn list_is_by_id_descending(subject: &dyn Subject) {
         [scene.find(ids[0]).await],
         "a listed order is a whole order"
     );
+}
+
+/// However many orders are asked for, a store reads at most one more than fits into an answer, and
+/// goes on behind it.
+pub async fn list_ends_when_an_answer_is_full(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let value = "\u{10ffff}".repeat(Metadata::VALUE_CHARS_MAX);
+    let entries = (0..Metadata::LEN_MAX).map(|n| (n.to_string(), value.clone()));
+    let metadata = Metadata::new(entries).expect("valid");
+    let new = scene.new_orders(100, None).into_iter();
+    let new: Vec<_> = new
+        .map(|new| NewOrder {
+            metadata: metadata.clone(),
+            ..new
+        })
+        .collect();
+    for created in scene.store.create(&new).await {
+        created.expect("stored");
+    }
+
+    let (mut seen, mut before, mut n_pages) = (Vec::new(), None, 0);
+    loop {
+        let page = scene.store.list(&ctx(), &any(before, 1_001)).await;
+        let page = page.expect("list answers");
+        let Some(last) = page.last() else { break };
+        before = Some(last.id);
+        let n_fitting = Room::beside(0).n_fitting(page.iter().map(Order::encoded_len_max));
+        assert!(page.len() <= n_fitting + 1, "{} orders", page.len());
+        seen.extend(page.iter().map(|order| order.id));
+        n_pages += 1;
+    }
+
+    assert_eq!(n_pages, 3);
+    assert!(seen.iter().eq(new.iter().rev().map(|new| &new.id)));
 }
 
 /// Filters by user and by any of several statuses, alone and together.

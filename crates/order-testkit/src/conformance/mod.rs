@@ -132,6 +132,7 @@ macro_rules! store_conformance {
             }
             list {
                 list_is_by_id_descending
+                list_ends_when_an_answer_is_full
                 list_is_filtered
                 bounds_are_exclusive
                 list_pages_are_stable_while_inserting

@@ -9,8 +9,8 @@ use std::{
 use jiff::Timestamp;
 use order_core::{
     Cause, Change, Committed, Completed, Completion, Created, Error, Extended, IdempotencyKey,
-    Insertion, Job, JobEffect, JobToken, KeyClaim, KeyOperation, NewOrder, NewTicket, Order,
-    OrderEvent, OrderId, OrderQuery, OrderState, OrderStatus, Start, Started, StoredKey,
+    Insertion, Job, JobEffect, JobToken, KeyClaim, KeyOperation, Listing, NewOrder, NewTicket,
+    Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStatus, Start, Started, StoredKey,
     TicketGrant, UserId, Verdict, Version,
 };
 use uuid::Uuid;
@@ -282,13 +282,14 @@ impl Tables {
     }
 
     pub(super) fn list(&self, query: &OrderQuery) -> Vec<Order> {
-        self.orders
-            .values()
-            .rev()
-            .filter(|order| is_wanted(query, order))
-            .take(query.limit)
-            .cloned()
-            .collect()
+        let mut listing = Listing::new(query);
+        let mut wanted = self.orders.values().rev();
+        while listing.n_missing() > 0
+            && let Some(order) = wanted.find(|order| is_wanted(query, order))
+        {
+            listing.push(order.clone());
+        }
+        listing.into_orders()
     }
 
     pub(super) fn events(
