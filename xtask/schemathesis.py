@@ -8,8 +8,14 @@ describes.
 import schemathesis
 
 
+def make_whole(order):
+    if isinstance(order, dict) and isinstance(order.get("amount"), float) and order["amount"] > 0:
+        order["amount"] = max(1, int(order["amount"]))
+
+
 @schemathesis.hook
 def before_call(context, case, **kwargs):
-    body = case.body
-    if isinstance(body, dict) and isinstance(body.get("amount"), float) and body["amount"] > 0:
-        body["amount"] = max(1, int(body["amount"]))
+    make_whole(case.body)
+    orders = case.body.get("orders") if isinstance(case.body, dict) else None
+    for order in orders if isinstance(orders, list) else []:
+        make_whole(order)

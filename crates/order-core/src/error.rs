@@ -275,6 +275,14 @@ impl Error {
         copy
     }
 
+    /// The same failure for `n` callers. The first keeps the source, for the log.
+    pub fn copies<T>(self, n: usize) -> Vec<Result<T, Self>> {
+        let others: Vec<_> = (1..n).map(|_| Err(self.without_source())).collect();
+        let mut copies = vec![Err(self)];
+        copies.extend(others);
+        copies
+    }
+
     /// The error and all its sources in one line, for the log.
     pub fn chain(&self) -> String {
         error_chain(self)

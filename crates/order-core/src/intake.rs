@@ -99,6 +99,18 @@ impl<'a> CreateFields<'a> {
     }
 }
 
+/// Refuses a list that is empty or longer than `len_max`.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for `field`.
+pub fn check_len(field: &str, len: usize, len_max: usize) -> Result<(), Error> {
+    if (1..=len_max).contains(&len) {
+        return Ok(());
+    }
+    let rule = format!("must have 1 to {len_max} elements");
+    Err(Error::invalid(field, rule))
+}
+
 /// Names the fields of a broken element from its list: `requests/3/user_id`.
 ///
 /// # Errors

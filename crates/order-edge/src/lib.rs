@@ -6,6 +6,7 @@
 
 pub mod admission;
 mod answer;
+pub mod batch;
 mod body;
 mod correlation;
 mod exchange;

@@ -33,6 +33,8 @@ pub struct Call<B> {
     pub request_id: RequestId,
     /// Where the call is in a distributed trace, if the client takes part in one.
     pub trace_parent: Option<TraceParent>,
+    /// The address of the client. Calls without one count as from one address.
+    pub client: IpAddr,
     /// The head of the request.
     pub parts: Parts,
     /// Its body.
@@ -177,7 +179,6 @@ impl Pipeline {
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
-        // Requests without an address count as one address.
         let client = about.peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip());
         let content = match &self.admission {
             Some(admission) if facts.reads_body => {
@@ -191,6 +192,7 @@ impl Pipeline {
         Ok(Call {
             request_id: about.request_id.clone(),
             trace_parent: about.trace_parent.clone(),
+            client,
             parts,
             content,
         })

@@ -21,6 +21,16 @@ pub use crate::http::dto::{CauseBody, EventBody, OrderBody};
 /// The fields of a request to create one order.
 pub const CREATE: &[&str] = &["user_id", "amount", "currency", "external_id", "metadata"];
 
+/// The fields of such a request in a batch, where no header belongs to it alone.
+pub const CREATE_IN_BATCH: &[&str] = &[
+    "user_id",
+    "amount",
+    "currency",
+    "external_id",
+    "metadata",
+    "idempotency_key",
+];
+
 /// The fields of a JSON object.
 pub struct Fields<'a> {
     given: Vec<(&'static str, &'a RawValue)>,

@@ -5,6 +5,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod batch;
 mod contract;
 mod crashes;
 mod follow;

@@ -11,12 +11,12 @@ use http::{
 };
 use order_core::{
     Cause, Error, EventPage, ExternalId, ListEvents, Metadata, Money, Order, OrderEvent, OrderId,
-    OrderPage, StreamTicket,
+    OrderPage, Receipt, StreamTicket,
 };
 use serde::{Serialize, Serializer, ser};
 use serde_json::value::RawValue;
 
-use super::etag::entity_tag;
+use super::{etag::entity_tag, problem::Document};
 
 /// Comes with the answer to a repeated request
 /// (draft-ietf-httpapi-idempotency-key-header-07).
@@ -52,6 +52,23 @@ pub(super) fn page_response(page: &OrderPage) -> Result<Response, Error> {
     let body = PageBody {
         orders: page.orders.iter().map(OrderBody::from).collect(),
         next_page_token: page.next_page_token.as_deref(),
+    };
+    json_response(StatusCode::OK, &body)
+}
+
+/// An answer that is the results of a batch, in the order of its requests.
+pub(super) fn batch_response(
+    results: &[Result<Receipt, Box<Document>>],
+) -> Result<Response, Error> {
+    let results = results.iter().map(|result| match result {
+        Ok(Receipt { order, is_replayed }) => ResultBody::Created {
+            order: order.into(),
+            replayed: *is_replayed,
+        },
+        Err(problem) => ResultBody::Refused { problem },
+    });
+    let body = BatchBody {
+        results: results.collect(),
     };
     json_response(StatusCode::OK, &body)
 }
@@ -144,6 +161,26 @@ pub struct CauseBody<'a> {
     code: &'a str,
     /// For people.
     message: &'a str,
+}
+
+/// The results of a batch.
+#[derive(Serialize)]
+struct BatchBody<'a> {
+    results: Vec<ResultBody<'a>>,
+}
+
+/// What came of one request of a batch: what the request alone would be answered.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ResultBody<'a> {
+    Created {
+        order: OrderBody<'a>,
+        /// Whether an earlier request with the same key did the work.
+        replayed: bool,
+    },
+    Refused {
+        problem: &'a Document,
+    },
 }
 
 /// A page of orders, newest first.

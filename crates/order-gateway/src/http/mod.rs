@@ -29,7 +29,7 @@ use axum::{
 };
 use http::{Extensions, HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use order_core::{CallContext, Clock, Deadline, Error, IdGen, OrderApi, RequestId, TraceParent};
-use order_edge::admission::Admission;
+use order_edge::{admission::Admission, slots::Slots};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::{
@@ -45,7 +45,7 @@ use self::{
     exchange::admission_config,
     operation::{Frame, Operation},
     routes::{
-        cancel_order::cancel_order, create_order::create_order,
+        cancel_order::cancel_order, create_order::create_order, create_orders::create_orders,
         create_stream_ticket::create_stream_ticket, get_order::get_order, list_events::list_events,
         list_orders::list_orders, retry_order::retry_order,
     },
@@ -83,6 +83,10 @@ pub struct HttpConfig {
     pub in_flight_max: usize,
     /// Such requests from one IPv4 address or one IPv6 /64 network.
     pub in_flight_per_address_max: usize,
+    /// Batches of orders at the same time; one more is answered 503 at once. Of one address, as
+    /// large a part as of the requests. All together fill half of the queue of the commit lanes, so
+    /// that they keep no single order out.
+    pub batches_max: usize,
     /// Event streams at the same time; one more is answered 503 at once. A stream counts
     /// until its connection is done with it, and not as a request in flight.
     pub streams_max: usize,
@@ -105,6 +109,7 @@ impl Default for HttpConfig {
             body_timeout: Duration::from_secs(10),
             in_flight_max: 4096,
             in_flight_per_address_max: 1_000,
+            batches_max: 20,
             streams_max: 10_000,
             waiters_max: 1_000,
             docs: true,
@@ -129,6 +134,10 @@ pub fn router(deps: HttpDeps, readiness: Readiness, mut config: HttpConfig) -> R
             let list = Operation::new("list_orders", &frame, &gateway, list_orders);
             let create = Operation::new("create_order", &frame, &gateway, create_order);
             get(list).post(create.with_body())
+        })
+        .route("/orders:batch", {
+            let create = Operation::new("create_orders", &frame, &gateway, create_orders);
+            post(create.with_body())
         })
         .route("/orders/{order_id}", {
             get(Operation::new("get_order", &frame, &gateway, get_order))
@@ -179,6 +188,7 @@ fn compression() -> CompressionLayer<impl Predicate> {
 struct Gateway {
     deps: HttpDeps,
     config: HttpConfig,
+    batches: Slots,
     /// A place for each event stream.
     streams: Arc<Semaphore>,
     /// A place for each request that waits.
@@ -188,7 +198,10 @@ struct Gateway {
 impl Gateway {
     fn new(deps: HttpDeps, config: HttpConfig) -> Self {
         let places = |n: usize| Semaphore::new(n.min(Semaphore::MAX_PERMITS));
+        let share = config.batches_max * config.in_flight_per_address_max;
+        let batches_per_address_max = share.div_ceil(config.in_flight_max.max(1));
         Self {
+            batches: Slots::new(config.batches_max, batches_per_address_max),
             streams: Arc::new(places(config.streams_max)),
             waiters: places(config.waiters_max),
             deps,

@@ -3,7 +3,7 @@
 //! One [`Operation`] is the only layer there is on this side of the pipeline, so a request
 //! costs one boxed future however much is done around its handler.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{body::Body, extract::Request, handler::Handler, response::Response};
 use bytes::Bytes;
@@ -25,6 +25,8 @@ pub(crate) struct Call {
     pub(crate) request_id: RequestId,
     /// Where the call is in a distributed trace, if the client takes part in one.
     pub(crate) trace_parent: Option<TraceParent>,
+    /// The address of the client.
+    pub(crate) client: IpAddr,
     pub(crate) parts: Parts,
     /// Empty if the operation reads none.
     pub(crate) body: Bytes,
@@ -35,6 +37,7 @@ impl From<pipeline::Call<Body>> for Call {
         Self {
             request_id: call.request_id,
             trace_parent: call.trace_parent,
+            client: call.client,
             parts: call.parts,
             body: match call.content {
                 Content::Whole(body) => body,

@@ -18,9 +18,9 @@ use http::{
 };
 use order_core::{Error, OrderId, Reason, Repeat, RequestId, TraceParent};
 
-use self::document::{Document, FieldError};
+use self::document::FieldError;
 pub(crate) use self::{
-    document::slug,
+    document::{Document, slug},
     protocol::{ALL_PROTOCOL, ProtocolError},
 };
 
@@ -62,7 +62,21 @@ impl Problem {
         trace_parent: Option<&TraceParent>,
         is_idempotent: bool,
     ) -> Response {
-        let (status, code, title) = match &self {
+        let document = self.document(request_id, trace_parent, is_idempotent);
+        self.log(request_id, &document);
+        let mut response = document.respond();
+        self.add_headers(response.status(), &document, response.headers_mut());
+        response
+    }
+
+    /// The problem of a whole request, or of a part of one that is answered part by part.
+    pub(crate) fn document(
+        &self,
+        request_id: &RequestId,
+        trace_parent: Option<&TraceParent>,
+        is_idempotent: bool,
+    ) -> Document {
+        let (status, code, title) = match self {
             Self::Core(error) | Self::Parameters(error) | Self::Create(error, _) => {
                 let reason = error.reason();
                 (status_of(reason), reason.as_str(), reason.title())
@@ -74,22 +88,19 @@ impl Problem {
         };
         let mut document = Document::new(status, (code, title), self.detail(), request_id);
         document.trace_id = trace_parent.map(|trace| trace.trace_id().to_owned());
-        self.log(request_id, &document);
         document.errors = self.field_errors();
         if let Some(error) = self.error() {
             document.describe(error);
             document.retryable = error.reason().repeat().is_safe(is_idempotent);
         }
         // With a key the order may be that of an earlier request, which has another id.
-        if let Self::Create(error, order_id) = &self
+        if let Self::Create(error, order_id) = self
             && error.reason().repeat() == Repeat::IfIdempotent
             && !is_idempotent
         {
             document.order_id = Some(order_id.to_string());
         }
-        let mut response = document.respond(status);
-        self.add_headers(status, &document, response.headers_mut());
-        response
+        document
     }
 
     /// What the system says.

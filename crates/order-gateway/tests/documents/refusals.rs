@@ -43,6 +43,8 @@ const REFUSALS: &[(&str, &[&[&str]])] = &[
             ],
         ],
     ),
+    // What the system behind says is in the results.
+    ("create_orders", &[AROUND, BODY, &["INVALID_ARGUMENT"]]),
     ("list_orders", &[AROUND, BEHIND, &["INVALID_ARGUMENT"]]),
     (
         "get_order",

@@ -62,6 +62,7 @@ fn is_met(document: &Value, keyword: &str, rule: &Value, value: &Value) -> Resul
         "minLength" => len_of(value) >= rule.as_u64(),
         "maxLength" => len_of(value) <= rule.as_u64(),
         "minItems" => value.as_array().map(|items| items.len() as u64) >= rule.as_u64(),
+        "maxItems" => value.as_array().map(|items| items.len() as u64) <= rule.as_u64(),
         "maxProperties" => value.as_object().map(|fields| fields.len() as u64) <= rule.as_u64(),
         "propertyNames" => {
             for name in value.as_object().into_iter().flat_map(Map::keys) {

@@ -6,17 +6,20 @@ use axum::body::Body;
 use http::Request;
 
 use crate::{
+    batches,
     document::Document,
     support::{DONE, JSON, KNOWN, post, render, request, send, with},
 };
 
 type Case = (&'static str, Request<Body>);
 
-#[tokio::test]
+/// Time is paused, so that timeouts come at once and nothing else takes any.
+#[tokio::test(start_paused = true)]
 async fn answers_are_those_of_the_contract() {
     let document = Document::read().await;
     for (group, cases) in [
         ("answers_to_creates", creates()),
+        ("answers_to_batches", batches::answered()),
         ("answers_to_reads", reads()),
         ("answers_to_changes", changes()),
         ("answers_about_history", history()),
@@ -36,6 +39,8 @@ async fn answers_are_those_of_the_contract() {
         "Order",
         "Cause",
         "OrderPage",
+        "BatchResults",
+        "BatchResult",
         "EventPage",
         "OrderEvent",
         "StreamTicket",

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::{
     document::Document,
-    schema::follow,
-    support::{JSON, KNOWN, render, request, send, with},
+    schema::{check, follow},
+    support::{JSON, KNOWN, post_batch, render, request, send, with},
 };
 
 /// A value of each header that changes the answer of whoever reads it.
@@ -52,6 +52,7 @@ impl Operation<'_> {
         let path = path.replace("{slug}", "order-not-found");
         let body = match self.path {
             "/orders" if self.method == "POST" => r#"{"user_id":"u","amount":1}"#,
+            "/orders:batch" => r#"{"orders":[{"user_id":"u","amount":1}]}"#,
             "/stream-tickets" => r#"{"user_id":"u"}"#,
             _ => "",
         };
@@ -186,5 +187,49 @@ async fn fields_that_are_read_are_those_that_are_documented() {
                 operation.path
             );
         }
+    }
+}
+
+/// The orders of a batch have the fields of an order alone and a key, and there are as many of them
+/// as the document says.
+#[tokio::test]
+async fn batches_that_are_read_are_those_that_are_documented() {
+    let document = Document::read().await;
+    let schemas = &document.root["components"]["schemas"];
+    let batch = &schemas["CreateOrdersRequest"];
+    let orders = &batch["properties"]["orders"];
+    let alternatives = |schema: &Value| {
+        let schemas = schema["anyOf"].as_array().expect("alternatives");
+        schemas.clone().into_iter()
+    };
+    let alone = alternatives(&schemas["CreateOrderRequest"]);
+    let key = &schemas["IdempotencyKey"];
+    for (mut alone, together) in alone.zip(alternatives(&orders["items"])) {
+        alone["properties"]["idempotency_key"] =
+            serde_json::json!({"$ref": "#/components/schemas/IdempotencyKey"});
+        assert_eq!(together, alone);
+    }
+    for n in [0, 1, 100, 101] {
+        let order = r#"{"user_id":"u","amount":1}"#;
+        let body = serde_json::json!({ "orders": vec![serde_json::from_str::<Value>(order).expect("JSON"); n] });
+        let is_read = send(post_batch(&vec![order; n]))
+            .await
+            .status()
+            .is_success();
+        assert_eq!(check(&document.root, batch, &body).is_ok(), is_read, "{n}");
+    }
+    for text in [
+        "",
+        "k",
+        "\"k\"",
+        "a b",
+        "é",
+        &"k".repeat(255),
+        &"k".repeat(256),
+    ] {
+        let text = Value::from(text);
+        let order = format!(r#"{{"user_id":"u","amount":1,"idempotency_key":{text}}}"#);
+        let is_read = !answer(post_batch(&[&order])).await.contains("\"problem\"");
+        assert_eq!(check(&document.root, key, &text).is_ok(), is_read, "{text}");
     }
 }

@@ -20,11 +20,11 @@ fn limited(in_flight_max: usize, in_flight_per_address_max: usize) -> Router {
     })
 }
 
-async fn send(app: &Router, request: Request<Body>) -> Response<Body> {
+pub(crate) async fn send(app: &Router, request: Request<Body>) -> Response<Body> {
     app.clone().oneshot(request).await.expect("infallible")
 }
 
-fn from(address: &str, mut request: Request<Body>) -> Request<Body> {
+pub(crate) fn from(address: &str, mut request: Request<Body>) -> Request<Body> {
     let connection = Connection {
         peer: address.parse().expect("an address"),
         draining: CancellationToken::new(),
@@ -33,7 +33,7 @@ fn from(address: &str, mut request: Request<Body>) -> Request<Body> {
     request
 }
 
-const ORDER: &str = r#"{"user_id":"u","amount":1}"#;
+pub(crate) const ORDER: &str = r#"{"user_id":"u","amount":1}"#;
 
 #[tokio::test]
 async fn bodies_that_do_not_come_keep_out_nobody() {

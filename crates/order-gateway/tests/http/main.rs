@@ -7,6 +7,7 @@
 
 mod amounts;
 mod answers;
+mod batches;
 mod compression;
 mod conditions;
 mod document;

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::Request;
 
-use crate::document::Document;
 use crate::support::{JSON, KNOWN, post, render, request, send, with};
+use crate::{batches, document::Document};
 
 type Case = (&'static str, Request<Body>);
 
@@ -460,6 +460,7 @@ async fn every_refusal_is_a_problem_document() {
         ("problems_of_bodies", bodies()),
         ("problems_of_fields", fields()),
         ("problems_of_optional_fields", optional_fields()),
+        ("problems_of_batches", batches::refused()),
         ("problems_of_routes", routes()),
         ("problems_of_retries", retries()),
         ("problems_of_tickets", tickets()),

@@ -164,7 +164,7 @@ impl Remote {
                 Ok(batch) => answers.extend(batch),
                 Err(error) if answers.is_empty() => return Err(error),
                 Err(error) => {
-                    answers.extend(copies(error, rest.len()));
+                    answers.extend(error.copies(rest.len()));
                     break;
                 }
             }
@@ -222,7 +222,7 @@ impl Remote {
         }
         match self.create_orders(&ctx, &wanted).await {
             Ok(answers) => answers,
-            Err(error) => copies(error, wanted.len()),
+            Err(error) => error.copies(wanted.len()),
         }
     }
 }
@@ -241,13 +241,6 @@ fn batch_len(wanted: &[Wanted]) -> usize {
         })
         .count();
     n.max(wanted.len().min(1))
-}
-
-/// The same failure for several callers. One of them keeps the source, for the log.
-fn copies(error: Error, n: usize) -> Vec<Result<Receipt, Error>> {
-    let mut answers: Vec<_> = (1..n).map(|_| Err(error.without_source())).collect();
-    answers.push(Err(error));
-    answers
 }
 
 fn receipt_of(order: Option<proto::Order>, is_replayed: bool) -> Result<Receipt, Error> {

@@ -1,21 +1,12 @@
 //! Rules of messages that have no type of their own.
 
-use order_core::{Cause, Error, Violations};
+use order_core::{Cause, Violations};
 
 use crate::proto;
 
 /// A field for which empty text means that it is not given.
 pub(super) fn given(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
-}
-
-/// Refuses a list that is empty or longer than `len_max`.
-pub(super) fn check_len(field: &str, len: usize, len_max: usize) -> Result<(), Error> {
-    if (1..=len_max).contains(&len) {
-        return Ok(());
-    }
-    let rule = format!("must have 1 to {len_max} elements");
-    Err(Error::invalid(field, rule))
 }
 
 /// [`Cause::new`] cuts what does not fit; a client is told instead.

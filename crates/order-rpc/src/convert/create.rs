@@ -4,10 +4,11 @@ use std::borrow::Cow;
 
 use order_core::{
     CallContext, CreateFields, CreateOrder, Error, ExternalId, IdempotencyKey, OrderId, RequestId,
-    TraceParent, intake::within,
+    TraceParent,
+    intake::{check_len, within},
 };
 
-use super::{check::check_len, order::money_to_proto, request::text_of};
+use super::{order::money_to_proto, request::text_of};
 use crate::proto;
 
 /// The most orders of one batch.

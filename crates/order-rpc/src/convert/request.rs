@@ -4,12 +4,12 @@ use jiff::Timestamp;
 use order_core::{
     CancelOrder, Cause, Error, ExternalId, IdempotencyKey, IfMatch, ListEvents, ListOrders,
     OrderId, OrderStatus, PageSize, RetryOrder, UpdateStatus, UserId, Violations, WatchOrder,
-    intake::within,
+    intake::{check_len, within},
 };
 use uuid::Uuid;
 
 use super::{
-    check::{check_cause, check_len, given},
+    check::{check_cause, given},
     etag::{if_match_from_proto, if_match_to_proto},
     order::{cause_to_proto, status_from_proto, status_to_proto, time_from_proto, time_to_proto},
 };

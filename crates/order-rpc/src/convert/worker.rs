@@ -3,14 +3,11 @@
 use std::time::Duration;
 
 use order_core::{
-    Cause, Error, JobReport, JobToken, LeaseJobs, LeasedJob, Outcome, Violations, intake::within,
+    Cause, Error, JobReport, JobToken, LeaseJobs, LeasedJob, Outcome, Violations,
+    intake::{check_len, within},
 };
 
-use super::{
-    check::{check_code, check_len},
-    order::order_to_proto,
-    request::order_id_from_proto,
-};
+use super::{check::check_code, order::order_to_proto, request::order_id_from_proto};
 use crate::proto;
 
 /// The most tokens or reports of one call.

@@ -1,8 +1,9 @@
 //! Many orders in one call, each answered for itself.
 
 use order_core::{CallContext, CreateOrder, Error, OrderApi, Receipt, RequestId, TraceParent};
+use order_edge::batch::log_failures;
 
-use super::call::{ACCESS_LOG, log_failures};
+use super::call::ACCESS_LOG;
 use crate::{
     convert,
     proto::{

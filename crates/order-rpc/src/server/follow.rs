@@ -5,9 +5,9 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use order_core::{CallContext, Deadline, Error, Follower, OrderEventStream, RequestId};
+use order_edge::batch::log_failures;
 use tonic::Streaming;
 
-use super::call::log_failures;
 use crate::{
     convert,
     proto::{self, follow_response::Answer, follow_response::answer::Refusal},

@@ -7,13 +7,13 @@ use order_core::{
     CallContext, Clock, Completed, Error, JobReport, JobToken, LeaseJobs, LeasedJob, Outcome, Room,
     WorkerApi,
 };
-use order_edge::Connection;
+use order_edge::{Connection, batch::log_failures};
 use prost::Message as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::call::{answer, context, log_failures};
+use super::call::{answer, context};
 use crate::{
     convert,
     proto::{self, report_result, worker_service_server::WorkerService},

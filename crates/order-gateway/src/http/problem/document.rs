@@ -7,14 +7,14 @@ use serde::Serialize;
 
 /// Why a request was refused (RFC 9457).
 #[derive(Serialize)]
-pub(super) struct Document {
+pub(crate) struct Document {
     /// The kind of problem: an address that documents it.
     #[serde(rename = "type")]
     pub(super) kind: String,
     /// The kind of problem in a few words, always the same ones.
     pub(super) title: &'static str,
     /// The status of the answer.
-    pub(super) status: u16,
+    status: u16,
     /// What is wrong, for people.
     pub(super) detail: String,
     /// A URI for this very request.
@@ -128,10 +128,12 @@ impl Document {
         }
     }
 
-    pub(super) fn respond(&self, status: StatusCode) -> Response {
+    pub(super) fn respond(&self) -> Response {
         // Strings and numbers always serialise; an empty body still has the right status.
         let mut response = Response::new(Body::from(serde_json::to_vec(self).unwrap_or_default()));
-        *response.status_mut() = status;
+        // It was made from one.
+        *response.status_mut() =
+            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         response.headers_mut().insert(
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),

@@ -2,6 +2,7 @@
 
 pub(in crate::http) mod cancel_order;
 pub(in crate::http) mod create_order;
+pub(in crate::http) mod create_orders;
 pub(in crate::http) mod create_stream_ticket;
 pub(in crate::http) mod get_order;
 pub(in crate::http) mod list_events;
