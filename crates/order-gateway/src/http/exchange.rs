@@ -6,7 +6,7 @@ use std::{convert::Infallible, time::Duration};
 use axum::body::{Body, Bytes};
 use futures_util::stream;
 use http::{
-    HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version,
+    HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
     header::{CACHE_CONTROL, CONNECTION, ETAG, X_CONTENT_TYPE_OPTIONS},
     request::Parts,
 };
@@ -74,7 +74,9 @@ impl From<Refused> for Problem {
 /// One request.
 pub(crate) struct HttpExchange {
     method: Method,
-    uri: Uri,
+    /// A copy: a part of the URI would keep the read buffer of the connection for as long as the
+    /// answer lasts.
+    path: Box<str>,
     version: Version,
     /// Whether it may be repeated although its outcome is unknown.
     is_idempotent: bool,
@@ -91,9 +93,11 @@ impl Exchange for HttpExchange {
     type Rejection = Problem;
 
     fn begin(facts: &Facts, parts: &Parts) -> Self {
+        let path = parts.uri.path();
+        let (logged, _) = path.split_at(path.floor_char_boundary(PATH_LEN_MAX));
         Self {
             method: parts.method.clone(),
-            uri: parts.uri.clone(),
+            path: logged.into(),
             version: parts.version,
             // A key that an operation does not know is refused by it.
             is_idempotent: facts.is_idempotent
@@ -159,7 +163,6 @@ impl Exchange for HttpExchange {
 
     /// The query stays out of the log: it names users.
     fn log(&self, about: &About) {
-        let path = self.uri.path();
         tracing::event!(
             target: "http_access",
             tracing::Level::INFO,
@@ -167,7 +170,7 @@ impl Exchange for HttpExchange {
             trace.id = about.trace_parent.as_ref().map(TraceParent::trace_id),
             http.operation = about.operation,
             http.method = self.method.as_str(),
-            http.path = path.get(..PATH_LEN_MAX).unwrap_or(path),
+            http.path = &*self.path,
             http.status = self.status.map(|status| status.as_u16()),
             duration_us = micros(about.elapsed()),
             client.address = about.peer.map(tracing::field::display),
