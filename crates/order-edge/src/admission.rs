@@ -1,24 +1,18 @@
 //! How many calls there may be, so that none of them keeps out the others.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    future::poll_fn,
-    net::IpAddr,
-    pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Poll,
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http_body::Body;
 use order_core::{BoxError, Error};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::timeout;
 
 use crate::{
-    body::{self, BodyLimits},
+    arriving::{Arriving, Load},
+    body::Reader,
     facts::{Class, Facts},
-    slots::{Slot, Slots, network},
+    slots::{Slot, Slots, share_of_one_address},
 };
 
 pub use crate::body::BodyError;
@@ -27,17 +21,23 @@ pub use crate::body::BodyError;
 /// those before.
 const READ_SHARE: usize = 8;
 
+/// There is one slot for lists to this many for other calls: more would wait for the database for so
+/// long that a list of another address came too late.
+const LIST_SHARE: usize = 64;
+
 /// The unit in which bytes of answers are counted; a shorter answer counts as nothing.
 const ANSWER_UNIT: usize = 1024;
 
 /// The limits on the calls of a listener.
 #[derive(Clone, Copy, Debug)]
 pub struct AdmissionConfig {
-    /// Calls at the same time, from the end of the body to the end of the answer.
+    /// Calls at the same time, from the end of the body to the end of the answer. There may be a
+    /// sixty-fourth as many lists beside them.
     pub in_flight_max: usize,
     /// Such calls from one IPv4 address or one IPv6 /64 network.
     pub in_flight_per_address_max: usize,
-    /// Calls at the same time that wait for a job. They are not counted among the calls above.
+    /// Calls at the same time that wait for a job, three quarters of them from one address or
+    /// network. They are not counted among the calls above.
     pub leases_max: usize,
     /// Bodies that arrive at the same time; one more displaces the oldest.
     pub arriving_max: usize,
@@ -47,8 +47,14 @@ pub struct AdmissionConfig {
     pub body_len_max: usize,
     /// From the end of the head to the end of the body.
     pub body_timeout: Duration,
-    /// Bytes of answers that clients have not taken yet.
-    pub answer_bytes_max: usize,
+    /// Bytes of bodies that are arriving, and as many of answers that clients have not taken yet;
+    /// three quarters of them of one address or network.
+    pub bytes_max: usize,
+}
+
+impl AdmissionConfig {
+    /// The usual number of bytes: 64 of the longest answers.
+    pub const BYTES_MAX: usize = 256 * 1024 * 1024;
 }
 
 /// Why a call was not admitted.
@@ -70,32 +76,45 @@ impl From<BodyError> for Refused {
 #[derive(Default)]
 pub(crate) struct Held {
     pub(crate) slot: Option<Slot>,
-    pub(crate) answer: Option<OwnedSemaphorePermit>,
+    pub(crate) answer: Option<Slot>,
 }
 
 /// Admits calls within the limits.
 pub struct Admission {
     arriving: Arriving,
     work: Slots,
+    lists: Slots,
     leases: Slots,
     n_spared: usize,
-    body: BodyLimits,
-    answers: Arc<Semaphore>,
+    body_len_max: usize,
+    body_timeout: Duration,
+    answers: Slots,
 }
 
 impl Admission {
     /// Admits calls within the limits of `config`.
     pub fn new(config: &AdmissionConfig) -> Self {
         Self {
-            arriving: Arriving::new(config.arriving_max, config.arriving_per_address_max),
+            arriving: Arriving::new(
+                Load {
+                    n: config.arriving_max,
+                    bytes: config.bytes_max,
+                },
+                Load {
+                    n: config.arriving_per_address_max,
+                    bytes: share_of_one_address(config.bytes_max),
+                },
+            ),
             work: Slots::new(config.in_flight_max, config.in_flight_per_address_max),
-            leases: Slots::new(config.leases_max, config.leases_max),
+            lists: Slots::new(
+                config.in_flight_max.div_ceil(LIST_SHARE),
+                config.in_flight_per_address_max.div_ceil(LIST_SHARE),
+            ),
+            leases: Slots::shared(config.leases_max),
             n_spared: config.in_flight_max / READ_SHARE,
-            body: BodyLimits {
-                len_max: config.body_len_max,
-                timeout: config.body_timeout,
-            },
-            answers: Arc::new(Semaphore::new(config.answer_bytes_max / ANSWER_UNIT)),
+            body_len_max: config.body_len_max,
+            body_timeout: config.body_timeout,
+            answers: Slots::shared(config.bytes_max / ANSWER_UNIT),
         }
     }
 
@@ -105,163 +124,60 @@ impl Admission {
         let slot = match facts.class {
             Class::Free => return Ok(None),
             Class::Read => self.work.try_take(client),
-            Class::Write => self.work.try_take_sparing(client, self.n_spared),
+            Class::Write => self.work.try_take_many(client, 1, self.n_spared),
+            Class::List => self.lists.try_take(client),
             Class::Lease => self.leases.try_take(client),
         };
-        slot.map(Some).ok_or_else(Error::overloaded)
+        Ok(Some(slot?))
     }
 
     /// Counts an answer of `len` bytes among those that are being sent.
-    pub(crate) fn admit_answer(&self, len: usize) -> Result<Option<OwnedSemaphorePermit>, Error> {
-        let n_units = u32::try_from(len / ANSWER_UNIT).unwrap_or(u32::MAX);
+    pub(crate) fn admit_answer(&self, client: IpAddr, len: usize) -> Result<Option<Slot>, Error> {
+        let n_units = len / ANSWER_UNIT;
         if n_units == 0 {
             return Ok(None);
         }
-        let permit = Arc::clone(&self.answers).try_acquire_many_owned(n_units);
-        permit.map(Some).map_err(|_| Error::overloaded())
+        Ok(Some(self.answers.try_take_many(client, n_units, 0)?))
     }
 
     /// Reads the body of a call.
     pub(crate) async fn read<B>(&self, client: IpAddr, body: B) -> Result<Bytes, Refused>
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        let mut reading = pin!(body::read(body, self.body));
+        let mut reader = Reader::new(body, self.body_len_max)?;
         // Nearly every body is there with its head.
-        let read = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await;
-        if let Poll::Ready(read) = read {
-            return Ok(read?);
-        }
-        let (_waiting, displaced) = self.arriving.enter(client);
-        tokio::select! {
-            read = reading => Ok(read?),
-            _ = displaced => Err(Refused::Overloaded),
-        }
-    }
-}
-
-/// The bodies that are still arriving. One too many displaces the oldest, of its own address if
-/// that has too many: a client that sends its body is done before that is its own.
-struct Arriving {
-    total_max: usize,
-    per_address_max: usize,
-    bodies: Mutex<Bodies>,
-}
-
-#[derive(Default)]
-struct Bodies {
-    n_begun: u64,
-    by_age: BTreeMap<u64, (IpAddr, oneshot::Sender<()>)>,
-    by_address: HashMap<IpAddr, usize>,
-}
-
-impl Bodies {
-    fn remove(&mut self, number: u64) {
-        let Some((address, _)) = self.by_age.remove(&number) else {
-            return;
-        };
-        if let Some(n_here) = self.by_address.get_mut(&address) {
-            *n_here -= 1;
-            if *n_here == 0 {
-                self.by_address.remove(&address);
+        while let Some(has_more) = reader.read_part().now_or_never() {
+            if !has_more? {
+                return Ok(reader.into_bytes());
             }
         }
-    }
-
-    /// The oldest body, of one address if it is given.
-    fn oldest(&self, of: Option<IpAddr>) -> Option<u64> {
-        let mut bodies = self.by_age.iter();
-        let oldest = bodies.find(|(_, (address, _))| of.is_none_or(|of| of == *address));
-        oldest.map(|(number, _)| *number)
-    }
-}
-
-impl Arriving {
-    fn new(total_max: usize, per_address_max: usize) -> Self {
-        Self {
-            total_max,
-            per_address_max,
-            bodies: Mutex::default(),
-        }
-    }
-
-    /// Begins to wait for a body; the receiver ends when it is displaced.
-    fn enter(&self, client: IpAddr) -> (Waiting<'_>, oneshot::Receiver<()>) {
-        let address = network(client);
-        let (sender, displaced) = oneshot::channel();
-        let mut bodies = self.lock();
-        let number = bodies.n_begun;
-        bodies.n_begun += 1;
-        bodies.by_age.insert(number, (address, sender));
-        let n_here = bodies.by_address.entry(address).or_default();
-        *n_here += 1;
-        let of = (*n_here > self.per_address_max).then_some(address);
-        if (of.is_some() || bodies.by_age.len() > self.total_max)
-            && let Some(oldest) = bodies.oldest(of)
-        {
-            bodies.remove(oldest);
-        }
-        let waiting = Waiting {
-            arriving: self,
-            number,
-        };
-        (waiting, displaced)
-    }
-
-    /// No code that can panic runs under the lock, so the bodies are still whole.
-    fn lock(&self) -> MutexGuard<'_, Bodies> {
-        self.bodies.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A body that is arriving, until it is dropped.
-struct Waiting<'a> {
-    arriving: &'a Arriving,
-    number: u64,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.arriving.lock().remove(self.number);
+        reader.note_slow();
+        let (waiting, mut displaced) = self.arriving.enter(client, reader.len());
+        let arrived = timeout(self.body_timeout, async {
+            loop {
+                let has_more = tokio::select! {
+                    has_more = reader.read_part() => has_more?,
+                    _ = &mut displaced => return Err(Refused::Overloaded),
+                };
+                if !has_more {
+                    return Ok(());
+                }
+                waiting.grow(reader.len());
+            }
+        });
+        arrived.await.unwrap_or(Err(BodyError::Timeout.into()))?;
+        Ok(reader.into_bytes())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::oneshot::error::TryRecvError;
-
     use super::*;
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
     const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
-
-    #[test]
-    fn body_too_many_displaces_the_oldest() {
-        let arriving = Arriving::new(2, 2);
-        let (_first, mut first) = arriving.enter(HERE);
-        let (second, _) = arriving.enter(HERE);
-        drop(second);
-        let (_third, mut third) = arriving.enter(HERE);
-        assert_eq!(first.try_recv(), Err(TryRecvError::Empty));
-
-        let (_fourth, _displaced) = arriving.enter(HERE);
-
-        assert_eq!(first.try_recv(), Err(TryRecvError::Closed));
-        assert_eq!(third.try_recv(), Err(TryRecvError::Empty));
-        assert_eq!(arriving.lock().by_age.len(), 2);
-    }
-
-    #[test]
-    fn address_with_too_many_bodies_displaces_only_its_own() {
-        let arriving = Arriving::new(10, 2);
-        let (_other, mut other) = arriving.enter(THERE);
-        let mine: Vec<_> = (0..20).map(|_| arriving.enter(HERE)).collect();
-        assert_eq!(other.try_recv(), Err(TryRecvError::Empty));
-        assert_eq!(arriving.lock().by_age.len(), 3);
-        drop(mine);
-        assert_eq!(arriving.lock().by_address.len(), 1);
-    }
 
     #[test]
     fn writes_leave_slots_to_reads() {
@@ -273,7 +189,7 @@ mod tests {
             arriving_per_address_max: 1,
             body_len_max: 1,
             body_timeout: Duration::from_secs(1),
-            answer_bytes_max: 2 * ANSWER_UNIT,
+            bytes_max: 4 * ANSWER_UNIT,
         });
         let facts = |class| Facts {
             class,
@@ -286,12 +202,16 @@ mod tests {
         assert!(take(Class::Read).is_err());
         assert!(take(Class::Free).expect("always").is_none());
         assert!(take(Class::Lease).expect("its own").is_some());
+        assert!(take(Class::List).expect("its own").is_some());
         drop((held, read));
 
-        let first = admission.admit_answer(2 * ANSWER_UNIT).expect("free");
-        assert!(admission.admit_answer(ANSWER_UNIT).is_err());
-        assert!(admission.admit_answer(1).expect("small").is_none());
+        let answer = |client, len| admission.admit_answer(client, len);
+        let first = answer(HERE, 3 * ANSWER_UNIT).expect("free");
+        assert!(answer(HERE, ANSWER_UNIT).is_err(), "its share");
+        assert!(answer(HERE, 1).expect("small").is_none());
+        let _other = answer(THERE, ANSWER_UNIT).expect("the share of others");
+        assert!(answer(THERE, ANSWER_UNIT).is_err());
         drop(first);
-        assert!(admission.admit_answer(ANSWER_UNIT).is_ok());
+        assert!(answer(HERE, ANSWER_UNIT).is_ok());
     }
 }

@@ -37,6 +37,8 @@ pub enum Class {
     Read,
     /// Those for work that are not kept for reads.
     Write,
+    /// Those of lists, of which the database answers few at a time.
+    List,
     /// Those of workers that wait for a job.
     Lease,
 }

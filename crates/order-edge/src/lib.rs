@@ -6,6 +6,7 @@
 
 pub mod admission;
 mod answer;
+mod arriving;
 pub mod batch;
 mod body;
 mod correlation;
@@ -16,4 +17,4 @@ pub mod serve;
 pub mod slots;
 
 pub use answer::Answer;
-pub use serve::{Connection, ServeConfig, ServeError, serve};
+pub use serve::{Connection, ServeConfig, ServeError, client_address, serve};

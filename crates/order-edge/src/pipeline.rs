@@ -20,7 +20,7 @@ use crate::{
     answer::{Answer, Polled, panicked, poll_body},
     correlation,
     exchange::Line,
-    serve::Connection,
+    serve::{Connection, client_address},
 };
 pub use crate::{
     exchange::{About, End, Exchange},
@@ -33,8 +33,6 @@ pub struct Call<B> {
     pub request_id: RequestId,
     /// Where the call is in a distributed trace, if the client takes part in one.
     pub trace_parent: Option<TraceParent>,
-    /// The address of the client. Calls without one count as from one address.
-    pub client: IpAddr,
     /// The head of the request.
     pub parts: Parts,
     /// Its body.
@@ -90,22 +88,25 @@ impl Pipeline {
     ) -> Response<Answer<E>>
     where
         E: Exchange,
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
         Fut: Future<Output = Result<Response<E::Body>, E::Rejection>>,
     {
         let (parts, body) = request.into_parts();
+        let client = client_address(&parts.extensions);
         let mut line = self.line::<E>(facts, &parts);
         let mut held = Held::default();
         // Authentication belongs here, metrics and spans around `answered`.
         let answered = self
             .in_time::<E, _, _>(parts, |parts| async {
-                let call = self.admit::<E, B>(facts, &line.about, parts, body, &mut held);
+                let call = self.admit::<E, B>(facts, &line.about, (client, parts, body), &mut held);
                 let mut response = AssertUnwindSafe(handle(call.await?))
                     .catch_unwind()
                     .await
                     .unwrap_or_else(|panic| Err(panicked(&*panic).into()))?;
-                let peeked = self.weigh::<E>(facts, &mut response, &mut held).await?;
+                let peeked = self
+                    .weigh::<E>(facts, client, &mut response, &mut held)
+                    .await?;
                 Ok((response, peeked))
             })
             .await;
@@ -171,15 +172,13 @@ impl Pipeline {
         &self,
         facts: &Facts,
         about: &About,
-        parts: Parts,
-        body: B,
+        (client, parts, body): (IpAddr, Parts, B),
         held: &mut Held,
     ) -> Result<Call<B>, E::Rejection>
     where
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        let client = about.peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip());
         let content = match &self.admission {
             Some(admission) if facts.reads_body => {
                 Content::Whole(admission.read(client, body).await?)
@@ -192,7 +191,6 @@ impl Pipeline {
         Ok(Call {
             request_id: about.request_id.clone(),
             trace_parent: about.trace_parent.clone(),
-            client,
             parts,
             content,
         })
@@ -203,6 +201,7 @@ impl Pipeline {
     async fn weigh<E: Exchange>(
         &self,
         facts: &Facts,
+        client: IpAddr,
         response: &mut Response<E::Body>,
         held: &mut Held,
     ) -> Result<Option<Polled<E::Body>>, E::Rejection> {
@@ -211,7 +210,8 @@ impl Pipeline {
         };
         let body = response.body_mut();
         if let Some(len) = body.size_hint().exact() {
-            held.answer = admission.admit_answer(usize::try_from(len).unwrap_or(usize::MAX))?;
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            held.answer = admission.admit_answer(client, len)?;
             return Ok(None);
         }
         if facts.may_stream {
@@ -225,7 +225,7 @@ impl Pipeline {
                 if let Some(Ok(frame)) = &polled
                     && let Some(data) = frame.data_ref()
                 {
-                    held.answer = admission.admit_answer(data.len())?;
+                    held.answer = admission.admit_answer(client, data.len())?;
                 }
                 Ok(Some(polled))
             }

@@ -31,7 +31,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-pub use self::connection::{Connection, ConnectionAge};
+pub use self::connection::{Connection, ConnectionAge, client_address};
 use self::{
     connection::serve_connection,
     socket::{ConnectionLimits, Stopping, WatchedStream},
@@ -85,6 +85,11 @@ pub struct ServeConfig {
     pub connections_max: usize,
     /// Connections at the same time from one IPv4 address or one IPv6 /64 network.
     pub connections_per_address_max: usize,
+    /// How many requests may be open for each connection that may be, in all and from one address:
+    /// streams, bodies that do not come and answers that are not taken included, over all
+    /// connections. One more HTTP/2 stream is reset with `REFUSED_STREAM`, one more HTTP/1 connection
+    /// is closed. The service, which can say why it refuses a request, should do so before that.
+    pub requests_per_connection: usize,
     /// From the stop to the point where what is still open is cut.
     pub drain_timeout: Duration,
     /// How old connections get; `None` for as old as they like.
@@ -114,6 +119,7 @@ impl ServeConfig {
             http2_keepalive_timeout: Duration::from_secs(10),
             connections_max: 10_000,
             connections_per_address_max: 1_000,
+            requests_per_connection: 4,
             drain_timeout: Duration::from_secs(15),
             age: None,
             http2_only: false,
@@ -175,6 +181,7 @@ where
         .map_err(|source| ServeError { name, source })?;
     let limits = limits(&config);
     let slots = Slots::new(config.connections_max, config.connections_per_address_max);
+    let requests = request_slots(&config);
     let (tasks, draining) = (TaskTracker::new(), CancellationToken::new());
     let http = http_builder(&config, &tasks);
     let stopping = Arc::new(Stopping::default());
@@ -189,7 +196,7 @@ where
         };
         match accepted {
             Ok((tcp, peer)) => {
-                let Some(slot) = slots.try_take(peer.ip()) else {
+                let Ok(slot) = slots.try_take(peer.ip()) else {
                     // The limits at work; a flood of these must not fill the log.
                     tracing::debug!(listener = name, %peer, "too many connections");
                     continue;
@@ -201,9 +208,9 @@ where
                 let stream = WatchedStream::new(tcp, slot, limits, &stopping);
                 let draining = draining.child_token();
                 let connection = Connection { peer, draining };
-                let (http, service) = (http.clone(), service.clone());
+                let (http, calls) = (http.clone(), (service.clone(), requests.clone()));
                 connections.spawn(async move {
-                    serve_connection(http, stream, service, connection, config.age).await;
+                    serve_connection(http, stream, calls, connection, config.age).await;
                 });
             }
             Err(error) => {
@@ -218,6 +225,14 @@ where
     drain(connections, &config, &stopping, &draining).await;
     end_calls(&tasks, name).await;
     Ok(())
+}
+
+fn request_slots(config: &ServeConfig) -> Slots {
+    let for_each_of = |n: usize| n.saturating_mul(config.requests_per_connection);
+    Slots::new(
+        for_each_of(config.connections_max),
+        for_each_of(config.connections_per_address_max),
+    )
 }
 
 const fn limits(config: &ServeConfig) -> ConnectionLimits {

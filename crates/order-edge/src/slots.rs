@@ -1,4 +1,4 @@
-//! How many connections or requests there may be, in all and from one address.
+//! How many connections, calls, streams or bytes there may be, in all and from one address.
 
 use std::{
     collections::HashMap,
@@ -6,7 +6,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// The places for the connections of a listener, or for requests.
+use order_core::Error;
+
+/// The part of `total` that one address may have where many clients can share an address, as those
+/// of a gateway do: three quarters. It needs most of them, and the others are not kept out.
+pub const fn share_of_one_address(total: usize) -> usize {
+    total - total / 4
+}
+
+/// The places for the connections of a listener, for calls, for streams, or for bytes in memory.
 #[derive(Clone)]
 pub struct Slots(Arc<Shared>);
 
@@ -33,28 +41,55 @@ impl Slots {
         }))
     }
 
-    /// Takes a slot for a client at `address`; `None` if there is none left.
-    pub fn try_take(&self, address: IpAddr) -> Option<Slot> {
-        self.try_take_sparing(address, 0)
+    /// At most `total_max` slots, and [`share_of_one_address`] of them for one.
+    pub fn shared(total_max: usize) -> Self {
+        Self::new(total_max, share_of_one_address(total_max))
     }
 
-    /// Takes a slot and leaves at least `n_spared` of all slots to others.
-    pub fn try_take_sparing(&self, address: IpAddr, n_spared: usize) -> Option<Slot> {
+    /// Takes a slot for a client at `address`.
+    pub fn try_take(&self, address: IpAddr) -> Result<Slot, Full> {
+        self.try_take_many(address, 1, 0)
+    }
+
+    /// Takes `n` slots as one, and leaves at least `n_spared` of all slots to others.
+    pub fn try_take_many(&self, address: IpAddr, n: usize, n_spared: usize) -> Result<Slot, Full> {
         let address = network(address);
         let mut held = self.0.lock();
-        if held.total >= self.0.total_max.saturating_sub(n_spared) {
-            return None;
+        let n_here = held.by_address.get(&address).copied().unwrap_or_default();
+        let total_max = self.0.total_max.saturating_sub(n_spared);
+        if held.total + n > total_max {
+            return Err(Full::Total);
         }
-        let n_here = held.by_address.entry(address).or_default();
-        if *n_here >= self.0.per_address_max {
-            return None;
+        if n_here + n > self.0.per_address_max {
+            return Err(Full::Address);
         }
-        *n_here += 1;
-        held.total += 1;
-        Some(Slot {
+        held.by_address.insert(address, n_here + n);
+        held.total += n;
+        Ok(Slot {
             shared: Arc::clone(&self.0),
             address,
+            n,
         })
+    }
+
+    /// How many slots are taken.
+    pub fn n_taken(&self) -> usize {
+        self.0.lock().total
+    }
+}
+
+/// There is no slot left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// Of all.
+    Total,
+    /// Of those that one address may have.
+    Address,
+}
+
+impl From<Full> for Error {
+    fn from(_: Full) -> Self {
+        Self::overloaded()
     }
 }
 
@@ -65,18 +100,20 @@ impl Shared {
     }
 }
 
-/// One place. Dropping it gives it back.
+/// A slot, or several. Dropping it gives them back.
+#[must_use]
 pub struct Slot {
     shared: Arc<Shared>,
     address: IpAddr,
+    n: usize,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut held = self.shared.lock();
-        held.total -= 1;
+        held.total -= self.n;
         if let Some(n_here) = held.by_address.get_mut(&self.address) {
-            *n_here -= 1;
+            *n_here -= self.n;
             if *n_here == 0 {
                 held.by_address.remove(&self.address);
             }
@@ -105,12 +142,33 @@ mod tests {
     fn slot_is_free_again_when_dropped() {
         let slots = Slots::new(2, 1);
         let first = slots.try_take(address("10.0.0.1")).expect("free");
-        assert!(slots.try_take(address("10.0.0.1")).is_none());
+        assert_eq!(
+            slots.try_take(address("10.0.0.1")).err(),
+            Some(Full::Address)
+        );
         let _second = slots.try_take(address("10.0.0.2")).expect("free");
-        assert!(slots.try_take(address("10.0.0.3")).is_none());
+        assert_eq!(slots.try_take(address("10.0.0.3")).err(), Some(Full::Total));
         drop(first);
-        assert!(slots.try_take(address("10.0.0.3")).is_some());
+        assert!(slots.try_take(address("10.0.0.3")).is_ok());
         assert!(slots.0.lock().by_address.len() <= 2);
+    }
+
+    #[test]
+    fn several_slots_are_taken_together_or_not_at_all() {
+        let slots = Slots::shared(8);
+        let many = slots.try_take_many(address("10.0.0.1"), 6, 0);
+        assert!(many.is_ok());
+        assert_eq!(
+            slots.try_take(address("10.0.0.1")).err(),
+            Some(Full::Address)
+        );
+        let other = |n, n_spared| slots.try_take_many(address("10.0.0.2"), n, n_spared).err();
+        assert_eq!(other(3, 0), Some(Full::Total));
+        assert_eq!(other(2, 1), Some(Full::Total));
+        assert_eq!(other(2, 0), None);
+        drop(many);
+        assert_eq!(slots.n_taken(), 0);
+        assert!(slots.0.lock().by_address.is_empty());
     }
 
     #[test]

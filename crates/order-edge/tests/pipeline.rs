@@ -9,17 +9,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, poll, stream};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, poll, stream};
 use http::{Request, Response, StatusCode, request::Parts};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use order_core::Error;
 use order_edge::{
-    Answer,
+    Answer, Connection,
     admission::{Admission, AdmissionConfig, Refused},
     pipeline::{About, Call, End, Exchange, Facts, Pipeline},
 };
 use order_testkit::clock::{RuntimeClock, SeededIds};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 type TestBody = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -75,7 +77,7 @@ impl Exchange for TestExchange {
     }
 }
 
-fn pipeline(answer_bytes_max: usize) -> Pipeline {
+fn pipeline(bytes_max: usize) -> Pipeline {
     Pipeline {
         ids: Arc::new(SeededIds::new(1)),
         clock: Arc::new(RuntimeClock::new()),
@@ -87,7 +89,7 @@ fn pipeline(answer_bytes_max: usize) -> Pipeline {
             arriving_per_address_max: 10,
             body_len_max: 10,
             body_timeout: Duration::from_mins(1),
-            answer_bytes_max,
+            bytes_max,
         })),
         deadlines: None,
         is_logged: true,
@@ -123,19 +125,69 @@ fn logged(operation: &str) -> Vec<String> {
 #[tokio::test]
 async fn answers_that_clients_do_not_take_are_bounded_in_bytes() {
     for body in [whole, framed] {
-        let pipeline = pipeline(20 * 1024);
+        // One address has three quarters of it.
+        let pipeline = pipeline(24 * 1024);
         let facts = Facts::new("unread");
         let first = answer(&pipeline, &facts, body()).await;
         let second = answer(&pipeline, &facts, body()).await;
         let third = answer(&pipeline, &facts, body()).await;
         assert_eq!(first.status(), StatusCode::OK);
         assert_eq!(third.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let other = begun("10.0.0.2:1", stream::empty());
+        let handle = |_: Call<_>| async { Ok(Response::new(body())) };
+        let other = pipeline.run::<TestExchange, _, _>(&facts, other, handle);
+        assert_eq!(other.await.status(), StatusCode::OK);
 
         // Nothing of an answer is lost where its length was looked up.
         let taken = second.into_body().collect().await.expect("a body");
         assert_eq!(taken.to_bytes().len(), 8 * 1024);
         let fourth = answer(&pipeline, &facts, body()).await;
         assert_eq!(fourth.status(), StatusCode::OK);
+    }
+}
+
+/// The first 5 bytes of a body from `address`, and `rest`.
+fn begun(address: &str, rest: impl Stream<Item = Bytes> + Send + 'static) -> Request<TestBody> {
+    let parts = stream::once(async { Bytes::from_static(b"begun") }).chain(rest);
+    let frames = parts.map(|part| Ok(Frame::data(part)));
+    let mut request = Request::new(StreamBody::new(frames).boxed_unsync());
+    let connection = Connection {
+        peer: address.parse().expect("an address"),
+        draining: CancellationToken::new(),
+    };
+    request.extensions_mut().insert(Arc::new(connection));
+    request
+}
+
+#[tokio::test]
+async fn bytes_of_bodies_of_one_address_displace_only_its_own() {
+    // One address has 12 of them.
+    let pipeline = pipeline(16);
+    let facts = Facts {
+        reads_body: true,
+        ..Facts::new("arriving")
+    };
+    let run = |request| {
+        let handle = |_: Call<_>| async { Ok(Response::new(Empty::new().boxed_unsync())) };
+        Box::pin(pipeline.run::<TestExchange, _, _>(&facts, request, handle))
+    };
+    let (finish, finished) = oneshot::channel();
+    let rest = async { finished.await.expect("the test sends") };
+    let mut other = run(begun("10.0.0.2:1", stream::once(rest)));
+    assert!(poll!(&mut other).is_pending());
+    let unfinished = || run(begun("10.0.0.1:1", stream::pending()));
+    let mut attack: Vec<_> = (0..3).map(|_| unfinished()).collect();
+    for request in &mut attack {
+        assert!(poll!(request).is_pending());
+    }
+
+    let displaced = attack.swap_remove(0).await;
+
+    assert_eq!(displaced.status(), StatusCode::SERVICE_UNAVAILABLE);
+    finish.send(Bytes::from_static(b"!")).expect("it waits");
+    assert_eq!(other.await.status(), StatusCode::OK);
+    for request in &mut attack {
+        assert!(poll!(request).is_pending());
     }
 }
 

@@ -13,12 +13,15 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{
+    StreamExt as _,
+    stream::{self, FuturesUnordered},
+};
 use hyper_util::rt::TokioIo;
 use order_edge::{Connection, ServeConfig, ServeError, serve};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     sync::Notify,
     task::JoinSet,
     time::timeout,
@@ -97,6 +100,13 @@ async fn upgrade_to_echo(mut request: Request) -> Response {
         [(header::CONNECTION, "upgrade"), (header::UPGRADE, "echo")],
     )
         .into_response()
+}
+
+async fn connect_from(local: &str, address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let local = local.parse().expect("an address");
+    socket.bind(local).expect("an address of this machine");
+    socket.connect(address).await.expect("a connection")
 }
 
 struct Server {
@@ -295,6 +305,52 @@ async fn connection_above_the_limit_is_closed() {
         let free = async { while !is_served(&server).await {} };
         timeout(PATIENCE, free).await.expect("the place is free");
     }
+}
+
+#[tokio::test]
+async fn requests_of_one_address_are_limited_over_all_its_connections() {
+    let server = Server::start(ServeConfig {
+        connections_max: 4,
+        connections_per_address_max: 3,
+        requests_per_connection: 2,
+        ..patient()
+    });
+    let mut drivers = JoinSet::new();
+    let mut streams = FuturesUnordered::new();
+    for _ in 0..2 {
+        let socket = connect_from("127.0.0.2:0", server.address).await;
+        let (mut sender, connection) = h2::client::handshake(socket).await.expect("HTTP/2");
+        drivers.spawn(async { drop(connection.await) });
+        for _ in 0..4 {
+            let request = http::Request::get("http://x/slow").body(()).expect("valid");
+            sender = sender.ready().await.expect("open");
+            let (response, _) = sender.send_request(request, true).expect("sent");
+            streams.push(response);
+        }
+    }
+    for _ in 0..2 {
+        let refused = timeout(PATIENCE, streams.next()).await.expect("in time");
+        let refused = refused.expect("a stream").expect_err("one too many");
+        assert_eq!(refused.reason(), Some(h2::Reason::REFUSED_STREAM));
+    }
+    let mut http1 = connect_from("127.0.0.2:0", server.address).await;
+    http1.write_all(GET).await.expect("sent");
+    assert_eq!(read_to_end(&mut http1).await, "");
+
+    let mut other = server.send(GET).await;
+    read_answer(&mut other).await;
+    // The slots of requests that end are free again.
+    drop((streams, drivers));
+    let free = async {
+        loop {
+            let mut same = connect_from("127.0.0.2:0", server.address).await;
+            let sent = same.write_all(GET).await;
+            if sent.is_ok() && same.read_u8().await.is_ok() {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, free).await.expect("a free slot");
 }
 
 #[tokio::test]

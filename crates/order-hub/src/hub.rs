@@ -38,8 +38,6 @@ pub struct HubConfig {
     pub subscriptions_per_session_max: usize,
     /// How many orders another process follows at most, for all its clients.
     pub orders_per_follower_max: usize,
-    /// How many sessions there are at most, over all transports.
-    pub sessions_max: usize,
     /// How many subscriptions read the store at the same time: when everybody comes back
     /// at once, they queue here and not at the database.
     pub reads_max: usize,
@@ -55,7 +53,6 @@ impl Default for HubConfig {
             reconcile_interval: Duration::from_secs(2),
             subscriptions_per_session_max: 100,
             orders_per_follower_max: 100_000,
-            sessions_max: 50_000,
             reads_max: 32,
             tracks_topics: false,
         }
@@ -125,29 +122,20 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// Takes a place for a session, one of `sessions_max`.
-    pub(crate) fn enter(&self, sessions_max: usize) -> Result<(), Error> {
+    /// Counts a session that begins.
+    pub(crate) fn enter(&self) -> Result<(), Error> {
         if self.closed.is_cancelled() {
             return Err(Error::shutting_down());
         }
-        let mut has_room = false;
         // Before the session reads the store, whoever asks whether anybody watches knows.
         self.counters.sessions.send_if_modified(|n| {
-            has_room = *n < sessions_max;
-            *n += usize::from(has_room);
-            has_room && *n == 1
+            *n += 1;
+            *n == 1
         });
-        if has_room {
-            Ok(())
-        } else {
-            Err(Error::LimitExceeded {
-                what: "sessions".to_owned(),
-                limit: sessions_max as u64,
-            })
-        }
+        Ok(())
     }
 
-    /// Gives the place of a session back.
+    /// Counts a session that ends.
     pub(crate) fn leave(&self) {
         self.counters.sessions.send_if_modified(|n| {
             *n = n.saturating_sub(1);
@@ -206,18 +194,15 @@ impl Hub {
         })
     }
 
-    /// Opens a session without subscriptions.
+    /// Opens a session without subscriptions. How many there are is limited by the transports, each
+    /// for its own clients.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] when there are too many, [`Error::ShuttingDown`] after
-    /// [`Hub::close`].
+    /// [`Error::ShuttingDown`] after [`Hub::close`].
     pub fn session(&self) -> Result<(Session, Inbox), Error> {
-        let config = &self.shared.config;
-        self.shared.enter(config.sessions_max)?;
-        Ok(Session::open(
-            &self.shared,
-            config.subscriptions_per_session_max,
-        ))
+        self.shared.enter()?;
+        let subscriptions_max = self.shared.config.subscriptions_per_session_max;
+        Ok(Session::open(&self.shared, subscriptions_max))
     }
 
     /// Reads the store for what the bus has lost, again and again and when a transport asks
@@ -316,8 +301,7 @@ impl OrderWatch for Hub {
 
 impl OrderFollow for Hub {
     fn follow(&self) -> Result<(Box<dyn Follower>, OrderEventStream), Error> {
-        // The transport limits the feeds. They take no places of clients.
-        self.shared.enter(usize::MAX)?;
+        self.shared.enter()?;
         let orders_max = self.shared.config.orders_per_follower_max;
         let (session, inbox) = Session::open(&self.shared, orders_max);
         let events = read_stream(inbox, VecDeque::new(), ());

@@ -76,7 +76,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that has its place already, and gives it back when it is dropped.
+    /// A session that is counted already, until it is dropped.
     pub(crate) fn open(shared: &Arc<Shared>, subscriptions_max: usize) -> (Self, Inbox) {
         let mailbox = Arc::new(Mailbox::default());
         let inbox = Inbox::new(Arc::clone(shared), Arc::clone(&mailbox));

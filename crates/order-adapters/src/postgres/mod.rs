@@ -53,6 +53,9 @@ use self::{
 /// connections are busy for that long, more waiting only makes it worse.
 const REQUESTS_WAIT: Duration = Duration::from_millis(250);
 
+/// How long a list waits for a connection. It may take long and has few, and only a few dozen wait.
+const LISTS_WAIT: Duration = Duration::from_secs(2);
+
 /// How long workers and maintenance wait for a connection. Nobody waits for them, and what
 /// they have done must not be lost over a short stall.
 const WORKERS_WAIT: Duration = Duration::from_secs(5);
@@ -160,7 +163,7 @@ impl PostgresStore {
         };
         let store = Self {
             requests: pool("requests", config.requests_pool, REQUESTS_WAIT)?.into(),
-            lists: pool("lists", LISTS_POOL, REQUESTS_WAIT)?
+            lists: pool("lists", LISTS_POOL, LISTS_WAIT)?
                 .with_rows_bytes_max(RESPONSE_BYTES_MAX)
                 .into(),
             readiness: pool("readiness", 1, REQUESTS_WAIT)?.into(),

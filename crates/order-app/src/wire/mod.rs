@@ -60,7 +60,7 @@ impl Core {
             .context("cannot open the database")?;
         let supervisor = Supervisor::new(clock);
         let background = Background::new(&supervisor);
-        let hub = Hub::new(hub_config(config, serving), database.store());
+        let hub = Hub::new(hub_config(config), database.store());
         let bus = brokers.event_bus(&hub, serving.is_some(), &background);
         let tasks = TaskTracker::new();
         let pool = WorkerPool::new(
@@ -214,10 +214,8 @@ pub(crate) fn system_ports() -> (Arc<dyn Clock>, Arc<dyn IdGen>) {
     (Arc::new(SystemClock), Arc::new(UuidV7Ids))
 }
 
-fn hub_config(config: &CoreConfig, serving: Option<&ServingConfig>) -> HubConfig {
-    let sessions_max = serving.map_or(0, |serving| serving.ws_max_connections);
+fn hub_config(config: &CoreConfig) -> HubConfig {
     HubConfig {
-        sessions_max: usize::try_from(sessions_max).unwrap_or(usize::MAX),
         // Only Redis is told what to pass on; everything else passes on everything.
         tracks_topics: matches!(config.events_url, EventsUrl::Redis(_)),
         ..HubConfig::default()

@@ -10,6 +10,7 @@ mod contract;
 mod crashes;
 mod follow;
 mod http;
+mod limits;
 mod pages;
 mod positions;
 mod processes;

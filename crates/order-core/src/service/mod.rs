@@ -61,7 +61,8 @@ impl Default for OrderServiceConfig {
     fn default() -> Self {
         let creates = GroupCommitConfig {
             lanes: 2,
-            queue_len_max: 4096,
+            // Three quarters of it hold all that a gateway has under way.
+            queue_len_max: 8192,
             overlap_below: OVERLAP_BELOW,
         };
         Self {

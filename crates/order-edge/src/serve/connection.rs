@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     future::Future,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
@@ -11,7 +11,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION};
+use h2::Reason;
+use http::{Extensions, HeaderValue, Request, Response, StatusCode, header::CONNECTION};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::{rt::TokioIo, server::conn::auto::Builder};
@@ -25,6 +26,7 @@ use super::{
     socket::{InFlight, Progress, WatchedStream},
     stall::{Stall, StreamExecutor},
 };
+use crate::slots::{Slot, Slots};
 
 /// How far the ages of connections are apart, as a part of the configured one: ±10 %.
 const AGE_SPREAD: f64 = 0.2;
@@ -42,6 +44,12 @@ pub struct Connection {
     pub draining: CancellationToken,
 }
 
+/// Where a request comes from. Those without a [`Connection`] count as from one address.
+pub fn client_address(extensions: &Extensions) -> IpAddr {
+    let connection = extensions.get::<Arc<Connection>>();
+    connection.map_or(IpAddr::from([0; 4]), |connection| connection.peer.ip())
+}
+
 /// How old a connection may get, and how long its calls get to finish after that.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionAge {
@@ -56,7 +64,7 @@ pub struct ConnectionAge {
 pub(super) async fn serve_connection<S, B>(
     http: Builder<StreamExecutor>,
     stream: WatchedStream,
-    service: S,
+    (service, requests): (S, Slots),
     connection: Connection,
     age: Option<ConnectionAge>,
 ) where
@@ -71,6 +79,7 @@ pub(super) async fn serve_connection<S, B>(
     let (peer, draining) = (connection.peer, connection.draining.clone());
     let calls = Calls {
         service,
+        requests,
         connection: Arc::new(connection),
         progress: Arc::clone(&stream.progress),
     };
@@ -113,6 +122,7 @@ fn log_end(peer: SocketAddr, result: Result<(), BoxError>) {
 /// Tells each call about its connection, and the connection about its calls.
 struct Calls<S> {
     service: S,
+    requests: Slots,
     connection: Arc<Connection>,
     progress: Arc<Progress>,
 }
@@ -122,40 +132,54 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone,
 {
     type Response = Response<WatchedBody<B>>;
-    type Error = Infallible;
+    type Error = h2::Error;
     type Future = WatchedFuture<Oneshot<S, Request<Incoming>>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let Ok(slot) = self.requests.try_take(self.connection.peer.ip()) else {
+            return WatchedFuture::Refused;
+        };
         let in_flight = self.progress.on_request(request.version());
         let extensions = request.extensions_mut();
         extensions.insert(Arc::clone(&self.connection));
-        WatchedFuture {
+        WatchedFuture::Taken {
             inner: self.service.clone().oneshot(request),
-            in_flight: Some(in_flight),
+            open: Some((in_flight, slot)),
         }
     }
 }
 
 pin_project! {
     /// A call until its answer begins.
-    struct WatchedFuture<F> {
-        #[pin]
-        inner: F,
-        in_flight: Option<InFlight>,
+    #[project = Watched]
+    enum WatchedFuture<F> {
+        Taken {
+            #[pin]
+            inner: F,
+            open: Option<Open>,
+        },
+        // There are too many. HTTP/2 has a reason for that, by which clients know that the call
+        // was not made.
+        Refused,
     }
 }
+
+/// What a call holds until its answer is gone.
+type Open = (InFlight, Slot);
 
 impl<F, B> Future for WatchedFuture<F>
 where
     F: Future<Output = Result<Response<B>, Infallible>>,
 {
-    type Output = Result<Response<WatchedBody<B>>, Infallible>;
+    type Output = Result<Response<WatchedBody<B>>, h2::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let Ok(mut response) = ready!(this.inner.poll(cx));
-        let in_flight = this.in_flight.take();
-        if let Some(progress) = in_flight.as_ref().map(InFlight::progress) {
+        let Watched::Taken { inner, open } = self.project() else {
+            return Poll::Ready(Err(Reason::REFUSED_STREAM.into()));
+        };
+        let Ok(mut response) = ready!(inner.poll(cx));
+        let open = open.take();
+        if let Some(progress) = open.as_ref().map(|(in_flight, _)| in_flight.progress()) {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 progress.on_upgrade();
             } else if progress.is_last_answer() {
@@ -171,7 +195,7 @@ where
             inner,
             rest: Bytes::new(),
             stall,
-            _in_flight: in_flight,
+            _open: open,
         })))
     }
 }
@@ -184,7 +208,7 @@ pin_project! {
         // What is left of the last frame.
         rest: Bytes,
         stall: Option<Arc<Stall>>,
-        _in_flight: Option<InFlight>,
+        _open: Option<Open>,
     }
 }
 

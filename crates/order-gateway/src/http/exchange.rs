@@ -28,9 +28,6 @@ use super::{
 /// The longest path that is logged, in bytes. Paths of this API have at most 51.
 const PATH_LEN_MAX: usize = 128;
 
-/// Bytes of answers that clients have not taken yet: some 60 of the largest pages.
-const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
-
 /// Rejections that may be over soon.
 const TEMPORARY: [StatusCode; 3] = [
     StatusCode::TOO_MANY_REQUESTS,
@@ -51,7 +48,7 @@ pub(super) fn admission_config(config: &HttpConfig) -> AdmissionConfig {
         arriving_per_address_max: config.in_flight_per_address_max,
         body_len_max: config.body_len_max,
         body_timeout: config.body_timeout,
-        answer_bytes_max: ANSWER_BYTES_MAX,
+        bytes_max: AdmissionConfig::BYTES_MAX,
     }
 }
 

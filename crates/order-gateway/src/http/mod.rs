@@ -30,7 +30,6 @@ use axum::{
 use http::{Extensions, HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use order_core::{CallContext, Clock, Deadline, Error, IdGen, OrderApi, RequestId, TraceParent};
 use order_edge::{admission::Admission, slots::Slots};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::{
     CompressionLevel,
@@ -79,19 +78,20 @@ pub struct HttpConfig {
     pub body_timeout: Duration,
     /// Requests at the same time, from the end of the body to the end of the answer; one more is
     /// answered 503 at once. As many bodies may arrive at the same time; one more displaces the
-    /// oldest. Together with `body_len_max` this bounds the memory that bodies take.
+    /// oldest. Together with `body_len_max` this bounds the memory that bodies take. There may be a
+    /// sixty-fourth as many lists beside them.
     pub in_flight_max: usize,
-    /// Such requests from one IPv4 address or one IPv6 /64 network.
+    /// Such requests from one IPv4 address or one IPv6 /64 network, and as many event streams.
     pub in_flight_per_address_max: usize,
     /// Batches of orders at the same time; one more is answered 503 at once. Of one address, as
-    /// large a part as of the requests. All together fill half of the queue of the commit lanes, so
-    /// that they keep no single order out.
+    /// large a part as of the requests. All together fill a quarter of the queue of the commit lanes,
+    /// so that they keep no single order out.
     pub batches_max: usize,
     /// Event streams at the same time; one more is answered 503 at once. A stream counts
     /// until its connection is done with it, and not as a request in flight.
     pub streams_max: usize,
-    /// Requests that wait for the end of an order at the same time (`Prefer: wait`); one
-    /// more is answered without the wait.
+    /// Requests that wait for the end of an order at the same time (`Prefer: wait`), three
+    /// quarters of them from one address or network; one more is answered without the wait.
     pub waiters_max: usize,
     /// Whether the documents of the API and the page to try it out are served.
     pub docs: bool,
@@ -133,7 +133,7 @@ pub fn router(deps: HttpDeps, readiness: Readiness, mut config: HttpConfig) -> R
         .route("/orders", {
             let list = Operation::new("list_orders", &frame, &gateway, list_orders);
             let create = Operation::new("create_order", &frame, &gateway, create_order);
-            get(list).post(create.with_body())
+            get(list.listing()).post(create.with_body())
         })
         .route("/orders:batch", {
             let create = Operation::new("create_orders", &frame, &gateway, create_orders);
@@ -188,22 +188,22 @@ fn compression() -> CompressionLayer<impl Predicate> {
 struct Gateway {
     deps: HttpDeps,
     config: HttpConfig,
+    /// For batches of orders.
     batches: Slots,
-    /// A place for each event stream.
-    streams: Arc<Semaphore>,
-    /// A place for each request that waits.
-    waiters: Semaphore,
+    /// For event streams.
+    streams: Slots,
+    /// For requests that wait.
+    waiters: Slots,
 }
 
 impl Gateway {
     fn new(deps: HttpDeps, config: HttpConfig) -> Self {
-        let places = |n: usize| Semaphore::new(n.min(Semaphore::MAX_PERMITS));
         let share = config.batches_max * config.in_flight_per_address_max;
         let batches_per_address_max = share.div_ceil(config.in_flight_max.max(1));
         Self {
             batches: Slots::new(config.batches_max, batches_per_address_max),
-            streams: Arc::new(places(config.streams_max)),
-            waiters: places(config.waiters_max),
+            streams: Slots::new(config.streams_max, config.in_flight_per_address_max),
+            waiters: Slots::shared(config.waiters_max),
             deps,
             config,
         }

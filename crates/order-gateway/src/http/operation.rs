@@ -3,7 +3,7 @@
 //! One [`Operation`] is the only layer there is on this side of the pipeline, so a request
 //! costs one boxed future however much is done around its handler.
 
-use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use axum::{body::Body, extract::Request, handler::Handler, response::Response};
 use bytes::Bytes;
@@ -25,8 +25,6 @@ pub(crate) struct Call {
     pub(crate) request_id: RequestId,
     /// Where the call is in a distributed trace, if the client takes part in one.
     pub(crate) trace_parent: Option<TraceParent>,
-    /// The address of the client.
-    pub(crate) client: IpAddr,
     pub(crate) parts: Parts,
     /// Empty if the operation reads none.
     pub(crate) body: Bytes,
@@ -37,7 +35,6 @@ impl From<pipeline::Call<Body>> for Call {
         Self {
             request_id: call.request_id,
             trace_parent: call.trace_parent,
-            client: call.client,
             parts: call.parts,
             body: match call.content {
                 Content::Whole(body) => body,
@@ -114,6 +111,12 @@ impl<S, Fut> Operation<S, Fut> {
     /// An operation that can answer with a stream of events.
     pub(crate) fn with_stream(mut self) -> Self {
         self.facts.may_stream = true;
+        self
+    }
+
+    /// An operation that lists orders.
+    pub(crate) fn listing(mut self) -> Self {
+        self.facts.class = Class::List;
         self
     }
 

@@ -6,7 +6,7 @@
 //! and the client comes back with the id of the last event it got. So does one that is refused
 //! for a time.
 //!
-//! A stream holds one place of the server until its body is dropped, a watch, and no
+//! A stream holds one slot of the server until its body is dropped, a watch, and no
 //! buffer: the next event is asked for when the last one was taken.
 
 use std::{
@@ -24,7 +24,7 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE, VARY},
 };
 use order_core::{Error, OrderEvent, OrderEventStream, RequestId};
-use tokio::sync::OwnedSemaphorePermit;
+use order_edge::slots::Slot;
 use tokio_util::sync::CancellationToken;
 
 use super::{dto::event_json, media::EVENT_STREAM};
@@ -63,12 +63,12 @@ enum Progress {
 }
 
 impl EventStream {
-    /// The answer that is this stream. It gives `place` back when it is dropped.
-    pub(super) fn into_response(self, place: OwnedSemaphorePermit) -> Response {
-        let begin = (self, place, Progress::Opening);
-        let frames = stream::unfold(begin, |(mut stream, place, progress)| async {
+    /// The answer that is this stream. It gives `slot` back when it is dropped.
+    pub(super) fn into_response(self, slot: Slot) -> Response {
+        let begin = (self, slot, Progress::Opening);
+        let frames = stream::unfold(begin, |(mut stream, slot, progress)| async {
             let (frame, progress) = stream.next_frame(progress).await?;
-            Some((Ok::<_, Infallible>(frame), (stream, place, progress)))
+            Some((Ok::<_, Infallible>(frame), (stream, slot, progress)))
         });
         let mut response = Response::new(Body::from_stream(frames));
         add_headers(response.headers_mut());

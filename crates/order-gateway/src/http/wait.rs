@@ -8,9 +8,13 @@ use std::time::Duration;
 
 use axum::response::Response;
 use futures_util::StreamExt as _;
-use http::HeaderMap;
+use http::request::Parts;
 use order_core::{
     CallContext, Deadline, Error, Order, OrderEventStream, OrderId, Version, WatchOrder,
+};
+use order_edge::{
+    client_address,
+    slots::{Full, Slot},
 };
 
 use super::{
@@ -44,14 +48,15 @@ impl Gateway {
     pub(super) async fn wait_as_preferred(
         &self,
         ctx: &CallContext,
-        headers: &HeaderMap,
+        request: &Parts,
         order: Order,
     ) -> Waited {
         // The wait lives in a box of its own: requests without one are not to carry it.
-        match prefer::wait(headers) {
+        match prefer::wait(&request.headers) {
             Some(wished) => {
                 let granted = wished.min(self.config.wait_max);
-                Box::pin(self.wait(ctx, order, granted)).await
+                let slot = self.waiters.try_take(client_address(&request.extensions));
+                Box::pin(self.wait(ctx, order, granted, slot)).await
             }
             None => Waited {
                 order,
@@ -60,7 +65,13 @@ impl Gateway {
         }
     }
 
-    async fn wait(&self, ctx: &CallContext, mut order: Order, limit: Duration) -> Waited {
+    async fn wait(
+        &self,
+        ctx: &CallContext,
+        mut order: Order,
+        limit: Duration,
+        slot: Result<Slot, Full>,
+    ) -> Waited {
         let at_once = |order| Waited {
             order,
             granted: None,
@@ -69,7 +80,7 @@ impl Gateway {
         if order.status.is_settled() || limit.is_zero() {
             return Waited { order, granted };
         }
-        let Ok(_place) = self.waiters.try_acquire() else {
+        let Ok(_slot) = slot else {
             return at_once(order);
         };
         let followed = tokio::select! {
@@ -124,11 +135,6 @@ impl Gateway {
         };
         self.in_time(self.deps.api.watch_orders(&ctx, vec![order]))
             .await
-            .map_err(|error| match error {
-                // How many may watch is a limit of the process, not of this client.
-                Error::LimitExceeded { .. } => Error::overloaded(),
-                other => other,
-            })
     }
 
     /// Reads an order for a call whose own deadline may be over.

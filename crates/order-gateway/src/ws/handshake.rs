@@ -14,6 +14,7 @@ use http::{
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use order_core::Error;
+use order_edge::client_address;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 use super::{
@@ -51,16 +52,9 @@ pub(super) async fn upgrade(shared: Arc<Shared>, call: Call) -> Result<Response,
         .extensions_mut()
         .remove::<OnUpgrade>()
         .ok_or(ProtocolError::UpgradeRequired)?;
-    let address = request
-        .extensions()
-        .get::<Arc<order_edge::Connection>>()
-        .map(|connection| connection.peer.ip());
-    let mut admitted = shared.admission.admit(address)?;
-    // The sessions of the hub are a limit of the process, not of this client.
-    let (mut session, inbox) = shared.hub.session().map_err(|error| match error {
-        Error::LimitExceeded { .. } => Error::overloaded(),
-        other => other,
-    })?;
+    let client = client_address(request.extensions());
+    let mut admitted = shared.admission.admit(client)?;
+    let (mut session, inbox) = shared.hub.session()?;
     let may_authenticate = ticket.is_none();
     // Last of all: a request that is refused for another reason leaves the ticket as it is.
     if let Some(ticket) = ticket {

@@ -164,7 +164,7 @@ impl Shared {
 }
 
 /// The endpoint as a router. The address of a client is taken from
-/// [`Connection`](order_edge::Connection); without it only the total is limited.
+/// [`Connection`](order_edge::Connection).
 pub fn router(deps: WsDeps) -> Router {
     let WsDeps {
         hub,

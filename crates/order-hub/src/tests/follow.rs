@@ -12,8 +12,6 @@ use crate::{Form, Hub, HubConfig};
 fn hub(store: &Arc<FakeStore>, orders_per_follower_max: usize) -> Arc<Hub> {
     let config = HubConfig {
         orders_per_follower_max,
-        // Feeds take no places of clients.
-        sessions_max: 1,
         ..HubConfig::default()
     };
     Hub::new(config, Arc::clone(store) as _)

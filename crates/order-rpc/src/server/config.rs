@@ -2,13 +2,20 @@
 
 use std::time::Duration;
 
-use order_edge::{ServeConfig, serve::ConnectionAge};
+use order_core::OrderServiceConfig;
+use order_edge::{ServeConfig, serve::ConnectionAge, slots::share_of_one_address};
 
 /// How long a client may send nothing but pings: longer than a connection lives.
 const IDLE_TIMEOUT: Duration = Duration::from_hours(24);
 
+/// A gateway has a few connections with thousands of calls. This makes room for all the calls and
+/// streams that the limits below allow, and for those that watch the health of the server.
+const REQUESTS_PER_CONNECTION: usize = 24;
+
 /// The limits of a server. The defaults suit a service behind a gateway that sends all its
-/// traffic over a few connections.
+/// traffic over a few connections. Where a limit counts calls, streams, connections or bytes, one
+/// address has at most three quarters: all clients of a gateway come from its address, and what
+/// one address does must not keep out another.
 #[derive(Clone, Copy, Debug)]
 pub struct RpcServerConfig {
     /// Calls and streams open at the same time on one connection. A gateway multiplexes
@@ -18,6 +25,9 @@ pub struct RpcServerConfig {
     /// Calls that wait for their answer, over all connections; one more is shed with
     /// `OVERLOADED`.
     pub in_flight_max: usize,
+    /// Orders that are being created, by one call each or by batches: as many as wait in the service.
+    /// A call with one more is refused with `OVERLOADED`.
+    pub creates_max: usize,
     /// Calls of workers that wait for a job; one more is refused with `OVERLOADED`. They are
     /// not counted among the calls above.
     pub leases_max: usize,
@@ -62,7 +72,8 @@ impl Default for RpcServerConfig {
         Self {
             streams_per_connection_max: 1024,
             in_flight_max: 4096,
-            leases_max: 1024,
+            creates_max: OrderServiceConfig::default().creates.queue_len_max,
+            leases_max: 256,
             connections_max: 1024,
             watches_max: 10_000,
             follows_max: 256,
@@ -91,7 +102,8 @@ impl RpcServerConfig {
             http2_keepalive_interval: self.keepalive_interval,
             http2_keepalive_timeout: self.keepalive_timeout,
             connections_max: self.connections_max,
-            connections_per_address_max: self.connections_max,
+            connections_per_address_max: share_of_one_address(self.connections_max),
+            requests_per_connection: REQUESTS_PER_CONNECTION,
             drain_timeout: self.drain_timeout,
             age: Some(ConnectionAge {
                 max: self.connection_age_max,

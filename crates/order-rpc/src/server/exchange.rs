@@ -19,6 +19,7 @@ use order_edge::{
     Answer,
     admission::{Admission, AdmissionConfig, BodyError, Refused},
     pipeline::{About, Call, Class, Content, Deadlines, End, Exchange, Facts, Pipeline},
+    slots::share_of_one_address,
 };
 use tonic::{Code, Status, body::Body};
 use tower::Service;
@@ -34,15 +35,6 @@ const TRACE_PARENT: HeaderName = HeaderName::from_static(TRACE_PARENT_HEADER);
 
 /// What comes before a message: whether it is compressed, and its length.
 const PREFIX_LEN: usize = 5;
-
-/// Bytes of answers that clients have not taken yet: 64 of the longest.
-const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
-
-/// One address has at most this part of the slots: a gateway needs most of them, and the others
-/// must not be kept out.
-const fn share_of_one_address(slots: usize) -> usize {
-    slots - slots / 4
-}
 
 const fn reads(name: &'static str) -> Facts {
     Facts {
@@ -74,7 +66,10 @@ const METHODS: [Facts; 21] = [
     writes("order.v1.OrderService/CreateOrder"),
     writes("order.v1.OrderService/BatchCreateOrders"),
     reads("order.v1.OrderService/GetOrder"),
-    reads("order.v1.OrderService/ListOrders"),
+    Facts {
+        class: Class::List,
+        ..reads("order.v1.OrderService/ListOrders")
+    },
     writes("order.v1.OrderService/CancelOrder"),
     writes("order.v1.OrderService/UpdateStatus"),
     writes("order.v1.OrderService/RetryOrder"),
@@ -128,7 +123,7 @@ pub(super) fn pipeline(
         body_len_max: PREFIX_LEN + REQUEST_BYTES_MAX,
         // The deadline of the call ends it before that.
         body_timeout: config.deadline_max,
-        answer_bytes_max: ANSWER_BYTES_MAX,
+        bytes_max: AdmissionConfig::BYTES_MAX,
     };
     Pipeline {
         ids,

@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use order_core::{Clock, Error, IdempotencyKey, OrderApi, OrderFollow, TicketGrant, UserId};
-use order_edge::{Connection, pipeline::StreamDeadline};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use order_edge::{
+    Connection, client_address,
+    pipeline::StreamDeadline,
+    slots::{Slot, Slots},
+};
 use tonic::{
     Request, Response, Status, Streaming,
     metadata::{MetadataMap, MetadataValue},
@@ -30,8 +33,9 @@ pub(super) struct OrderRpc {
     api: Arc<dyn OrderApi>,
     clock: Arc<dyn Clock>,
     follow: Arc<dyn OrderFollow>,
-    watches: Arc<Semaphore>,
-    follows: Arc<Semaphore>,
+    creates: Slots,
+    watches: Slots,
+    follows: Slots,
 }
 
 impl OrderRpc {
@@ -46,8 +50,9 @@ impl OrderRpc {
             api,
             clock,
             follow,
-            watches: Arc::new(Semaphore::new(config.watches_max)),
-            follows: Arc::new(Semaphore::new(config.follows_max)),
+            creates: Slots::shared(config.creates_max),
+            watches: Slots::shared(config.watches_max),
+            follows: Slots::shared(config.follows_max),
         }
     }
 
@@ -66,10 +71,9 @@ impl OrderRpc {
     }
 }
 
-/// Takes a place for a stream.
-fn place(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
-    let place = Arc::clone(places).try_acquire_owned();
-    place.map_err(|_| Error::overloaded())
+/// Takes `n` slots for a request.
+fn slot<T>(slots: &Slots, n: usize, request: &Request<T>) -> Result<Slot, Error> {
+    Ok(slots.try_take_many(client_address(request.extensions()), n, 0)?)
 }
 
 /// The key of a call: from the metadata, from the field, or from both if they agree.
@@ -116,6 +120,7 @@ impl OrderService for OrderRpc {
         let is_idempotent = is_idempotent_create(request.get_ref())
             || request.metadata().contains_key(IDEMPOTENCY_KEY_HEADER);
         let response = answer_if(is_idempotent, &ctx, async {
+            let _slot = slot(&self.creates, 1, &request)?;
             let (metadata, _, message) = request.into_parts();
             let mut create = convert::create_from_proto(message)?;
             create.idempotency_key = agreed_key(&metadata, create.idempotency_key)?;
@@ -135,13 +140,14 @@ impl OrderService for OrderRpc {
         request: Request<proto::BatchCreateOrdersRequest>,
     ) -> Result<Response<proto::BatchCreateOrdersResponse>, Status> {
         let ctx = context(&request);
-        let requests = request.into_inner().requests;
+        let requests = &request.get_ref().requests;
         let is_idempotent = requests.iter().all(is_idempotent_create);
-        answer_if(
-            is_idempotent,
-            &ctx,
-            create_batch(&*self.api, &ctx, requests),
-        )
+        // A batch that is too long is refused as such.
+        let n = requests.len().min(convert::CREATES_MAX);
+        answer_if(is_idempotent, &ctx, async {
+            let _slot = slot(&self.creates, n, &request)?;
+            create_batch(&*self.api, &ctx, request.into_inner().requests).await
+        })
         .await
     }
 
@@ -274,10 +280,10 @@ impl OrderService for OrderRpc {
         let end = self.end_of(&request);
         let watched = answer(&ctx, async {
             let orders = convert::watches_from_proto(request.get_ref())?;
-            let place = place(&self.watches)?;
+            let slot = slot(&self.watches, 1, &request)?;
             let events = self.api.watch_orders(&ctx, orders).await?;
             let events = events.map_ok(convert::event_to_proto).boxed();
-            Ok(WatchStream::new(events, ctx.request_id.clone(), end, place))
+            Ok(WatchStream::new(events, ctx.request_id.clone(), end, slot))
         });
         let mut watched = watched.await?;
         // Each event would be compressed by itself, and be held back until it is.
@@ -294,12 +300,12 @@ impl OrderService for OrderRpc {
         let ctx = context(&request);
         let end = self.end_of(&request);
         let followed = answer(&ctx, async {
-            let place = place(&self.follows)?;
+            let slot = slot(&self.follows, 1, &request)?;
             let (follower, events) = self.follow.follow()?;
             let request_id = ctx.request_id.clone();
             let requests = request.into_inner();
             let feed = follow::feed(requests, follower, events, request_id.clone());
-            Ok(WatchStream::new(feed, request_id, end, place))
+            Ok(WatchStream::new(feed, request_id, end, slot))
         });
         let mut followed = followed.await?;
         followed.disable_compression();

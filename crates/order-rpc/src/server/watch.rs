@@ -12,7 +12,7 @@ use futures_util::{
     stream::BoxStream,
 };
 use order_core::{Error, RequestId};
-use tokio::sync::OwnedSemaphorePermit;
+use order_edge::slots::Slot;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -46,7 +46,7 @@ pub(super) struct WatchStream<T> {
     events: Option<BoxStream<'static, Result<T, Error>>>,
     end: BoxFuture<'static, Error>,
     request_id: RequestId,
-    _place: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 impl<T> WatchStream<T> {
@@ -55,13 +55,13 @@ impl<T> WatchStream<T> {
         events: BoxStream<'static, Result<T, Error>>,
         request_id: RequestId,
         end: StreamEnd,
-        place: OwnedSemaphorePermit,
+        slot: Slot,
     ) -> Self {
         Self {
             events: Some(events),
             end: end.reached().boxed(),
             request_id,
-            _place: place,
+            _slot: slot,
         }
     }
 

@@ -55,8 +55,9 @@ pub struct RemoteWorkersConfig {
     pub retry: RetryPolicy,
     /// How often this process looks for due jobs while workers wait, ±20 %; at least 10 ms.
     pub poll_interval: Duration,
-    /// How many calls of [`WorkerApi::lease`] run or wait at the same time; at least 1. One
-    /// more is refused with [`Error::LimitExceeded`].
+    /// How many calls of [`WorkerApi::lease`] run or wait at the same time, claims for callers who
+    /// have hung up included; at least 1. One more is refused with [`Error::LimitExceeded`]. A
+    /// transport that gives each client its share should allow fewer.
     pub lease_calls_max: usize,
 }
 
@@ -65,7 +66,7 @@ impl Default for RemoteWorkersConfig {
         Self {
             retry: RetryPolicy::default(),
             poll_interval: Duration::from_secs(1),
-            lease_calls_max: 256,
+            lease_calls_max: 512,
         }
     }
 }

@@ -39,7 +39,7 @@ pub(in crate::http) async fn create_order(
         .in_time(gateway.deps.api.create_order(&ctx, request))
         .await
         .map_err(|error| Problem::Create(error, order_id))?;
-    let waited = gateway.wait_as_preferred(&ctx, headers, order).await;
+    let waited = gateway.wait_as_preferred(&ctx, &call.parts, order).await;
     let mut response = order_response(StatusCode::CREATED, &waited.order)?;
     let location = header_value(format!("/orders/{}", waited.order.id))?;
     response.headers_mut().insert(LOCATION, location);

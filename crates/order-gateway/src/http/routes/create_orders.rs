@@ -7,7 +7,7 @@ use order_core::{
     CallContext, CreateOrder, Error, OrderId, Receipt,
     intake::{check_len, within},
 };
-use order_edge::batch::log_failures;
+use order_edge::{batch::log_failures, client_address};
 
 use super::{check_no_idempotency_key, read_object};
 use crate::{
@@ -35,8 +35,10 @@ pub(in crate::http) async fn create_orders(
     media::check_content_type(headers)?;
     check_no_idempotency_key(headers)?;
     let orders = parse(&call.body)?;
-    let slot = gateway.batches.try_take(call.client);
-    let _slot = slot.ok_or_else(Error::overloaded)?;
+    let slot = gateway
+        .batches
+        .try_take(client_address(&call.parts.extensions));
+    let _slot = slot.map_err(Error::from)?;
     let ctx = gateway.context(call.request_id, call.trace_parent);
 
     let mut requests = Vec::with_capacity(orders.len());

@@ -29,7 +29,7 @@ pub(in crate::http) async fn get_order(
     let order = gateway
         .in_time(gateway.deps.api.get_order(&ctx, order_id))
         .await?;
-    let waited = gateway.wait_as_preferred(&ctx, headers, order).await;
+    let waited = gateway.wait_as_preferred(&ctx, &call.parts, order).await;
     let order = &waited.order;
     let is_met = |condition: IfMatch| condition.is_met(order.version);
     // In the order of RFC 9110 §13.2.2.

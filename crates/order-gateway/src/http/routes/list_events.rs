@@ -8,6 +8,10 @@ use http::{
     header::{LINK, VARY},
 };
 use order_core::{CallContext, Error, ListEvents, Order, OrderId, PageSize, Version};
+use order_edge::{
+    client_address,
+    slots::{Full, Slot},
+};
 
 use super::order_id;
 use crate::http::{
@@ -34,7 +38,10 @@ pub(in crate::http) async fn list_events(
     let ctx = gateway.context(call.request_id, call.trace_parent);
     if representation == EVENT_STREAM {
         let seen = resumed.or(given.last_event_id).or(given.after);
-        return stream(&gateway, &ctx, order_id, seen).await;
+        let slot = gateway
+            .streams
+            .try_take(client_address(&call.parts.extensions));
+        return stream(&gateway, &ctx, order_id, seen, slot).await;
     }
     let list = ListEvents {
         order_id,
@@ -124,13 +131,12 @@ async fn stream(
     ctx: &CallContext,
     order_id: OrderId,
     seen: Option<Seen>,
+    slot: Result<Slot, Full>,
 ) -> Result<Response, Problem> {
     if gateway.deps.stop.is_cancelled() {
         return Err(Error::shutting_down().into());
     }
-    let place = Arc::clone(&gateway.streams)
-        .try_acquire_owned()
-        .map_err(|_| Error::overloaded())?;
+    let slot = slot.map_err(Error::from)?;
     let order = gateway
         .in_time(gateway.deps.api.get_order(ctx, order_id))
         .await?;
@@ -149,5 +155,5 @@ async fn stream(
         request_id: ctx.request_id.clone(),
         stop: gateway.deps.stop.clone(),
     };
-    Ok(stream.into_response(place))
+    Ok(stream.into_response(slot))
 }

@@ -27,7 +27,7 @@ pub(in crate::http) async fn retry_order(
     let order = gateway
         .in_time(gateway.deps.api.retry_order(&ctx, request))
         .await?;
-    let waited = gateway.wait_as_preferred(&ctx, headers, order).await;
+    let waited = gateway.wait_as_preferred(&ctx, &call.parts, order).await;
     let mut response = order_response(StatusCode::OK, &waited.order)?;
     waited.announce(&mut response)?;
     Ok(response)
