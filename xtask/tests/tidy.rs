@@ -339,6 +339,45 @@ fn documents(line: &str) -> Vec<&str> {
         .collect()
 }
 
+#[test]
+fn limits_name_the_tests_that_show_them() {
+    let sources: String = files("rs").into_values().collect();
+    let path = "docs/operations.md";
+    let document = fs::read_to_string(root().join(path)).unwrap();
+    let mut rows = limit_rows(&document).peekable();
+    assert!(rows.peek().is_some(), "{path} has no table of limits");
+    let mut broken = Vec::new();
+    for (number, row) in rows {
+        let tests = test_names(row);
+        if tests.is_empty() {
+            broken.push(format!("{path}:{number}: no test shows this limit"));
+        }
+        for test in tests {
+            if !sources.contains(&format!("fn {test}()")) {
+                broken.push(format!("{path}:{number}: no test is named {test}"));
+            }
+        }
+    }
+    assert_none(&broken);
+}
+
+/// The rows of the tables in the section on limits.
+fn limit_rows(document: &str) -> impl Iterator<Item = (usize, &str)> {
+    lines(document)
+        .skip_while(|(_, line)| *line != "## Limits")
+        .skip(1)
+        .take_while(|(_, line)| !line.starts_with("## "))
+        .filter(|(_, line)| line.starts_with("| "))
+        .filter(|(_, line)| !line.starts_with("| what |"))
+}
+
+/// The names in the last column of a row.
+fn test_names(row: &str) -> Vec<&str> {
+    let row = row.trim_end().trim_end_matches('|');
+    let cell = row.rsplit('|').next().unwrap();
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
 mod the_scanner {
     use super::*;
 
@@ -366,6 +405,16 @@ const fn three<T>() {
             found,
             [(2, "one".to_owned(), 7), (12, "three".to_owned(), 3)]
         );
+    }
+
+    #[test]
+    fn finds_limits_and_their_tests() {
+        let document = "| a | `b` |\n## Limits\n\n| what | limit | shown by |\n|---|---|---|\n\
+                        | c | `d` | `e`, `f` |\n| g | `h` | |\n## More\n| i |";
+        let rows: Vec<_> = limit_rows(document)
+            .map(|(n, row)| (n, test_names(row)))
+            .collect();
+        assert_eq!(rows, [(6, vec!["e", "f"]), (7, vec![])]);
     }
 
     #[test]
