@@ -14,10 +14,7 @@ use crate::{
 };
 
 fn attacker(system: &System) -> Attacker {
-    Attacker {
-        streams_per_connection: 256,
-        ..Attacker::new(system.grpc_addr())
-    }
+    Attacker::new(system.grpc_addr())
 }
 
 pub(super) fn call(addr: SocketAddr, path: &str) -> Request<()> {

@@ -4,7 +4,7 @@ use hyper::{Request, body::Bytes};
 use order_rpc::proto::{BatchCreateOrdersRequest, CreateOrderRequest, Money};
 
 use super::{
-    Attacker, UNPROCESSED, assert_served,
+    Attacker, STREAMS_PER_CONNECTION, UNPROCESSED, assert_served,
     grpc::{call, message},
     read_to_end,
 };
@@ -13,9 +13,9 @@ use crate::support::{Engine, Http, Shape, System, database, run, wait_for};
 impl Attacker {
     /// Sends a request again and again, `n` of them at a time.
     async fn flood(&mut self, n: usize, request: &Request<()>, body: &'static [u8]) {
-        for first in (0..n).step_by(self.streams_per_connection) {
+        for first in (0..n).step_by(STREAMS_PER_CONNECTION) {
             let sender = self.connect().await;
-            for _ in first..n.min(first + self.streams_per_connection) {
+            for _ in first..n.min(first + STREAMS_PER_CONNECTION) {
                 let (mut sender, request) = (sender.clone(), request.clone());
                 self.streams.spawn(async move {
                     while let Ok(ready) = sender.ready().await {

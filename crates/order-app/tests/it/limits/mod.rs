@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 use futures_util::{StreamExt as _, future::join_all};
 use h2::{
-    RecvStream,
+    Reason, RecvStream,
     client::{Builder, SendRequest},
 };
 use hyper::{Method, Request, body::Bytes};
@@ -34,6 +34,9 @@ use crate::{
 /// Where the attacker is. The other client is at 127.0.0.1.
 const ATTACKER: &str = "127.0.0.2:0";
 
+/// Streams of one connection: as many as HTTP allows.
+const STREAMS_PER_CONNECTION: usize = 100;
+
 /// Opens a connection as the attacker.
 async fn attacker_socket(target: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
@@ -47,7 +50,6 @@ struct Attacker {
     target: SocketAddr,
     /// How much of an answer it takes.
     window: u32,
-    streams_per_connection: usize,
     /// Whether an answer begins at once.
     is_answered: bool,
     connections: JoinSet<()>,
@@ -61,7 +63,6 @@ impl Attacker {
         Self {
             target,
             window: 65_535,
-            streams_per_connection: 100,
             is_answered: true,
             connections: JoinSet::new(),
             streams: JoinSet::new(),
@@ -85,20 +86,24 @@ impl Attacker {
     /// bytes of a body, which ends with them or never.
     async fn attack(&mut self, n_max: usize, request: &Request<()>, body: (&'static [u8], bool)) {
         let mut n_open = 0;
-        while n_open < n_max && self.streams.try_join_next().is_none() {
+        let mut turned_away = None;
+        while n_open < n_max && turned_away.is_none() {
             let mut sender = self.connect().await;
             let mut begun = Vec::new();
-            for _ in 0..self.streams_per_connection.min(n_max - n_open) {
+            for _ in 0..STREAMS_PER_CONNECTION.min(n_max - n_open) {
                 sender = timeout(PATIENCE, sender.ready())
                     .await
                     .expect("in time")
                     .expect("open");
-                let (response, mut sent) = sender
-                    .send_request(request.clone(), false)
-                    .expect("within the limit of a connection");
                 let (bytes, is_whole) = body;
-                sent.send_data(Bytes::from_static(bytes), is_whole)
-                    .expect("open");
+                let is_empty = bytes.is_empty();
+                let (response, mut sent) = sender
+                    .send_request(request.clone(), is_empty && is_whole)
+                    .expect("within the limit of a connection");
+                if !is_empty {
+                    sent.send_data(Bytes::from_static(bytes), is_whole)
+                        .expect("open");
+                }
                 let (begins, has_begun) = oneshot::channel();
                 begun.push(has_begun);
                 self.streams.spawn(async move {
@@ -106,10 +111,12 @@ impl Attacker {
                     let response = response.await;
                     // Whoever waits for it may have gone on.
                     let _ = begins.send(());
-                    if let Ok(response) = response
-                        && response.status().is_success()
-                    {
-                        read_to_end(response.into_body()).await;
+                    match response {
+                        Ok(response) if response.status().is_success() => {
+                            read_to_end(response.into_body()).await;
+                        }
+                        Ok(_) => {}
+                        Err(error) => assert_eq!(error.reason(), Some(Reason::REFUSED_STREAM)),
                     }
                 });
                 n_open += 1;
@@ -118,9 +125,14 @@ impl Attacker {
                 // One after the other, so that no other limit is reached before.
                 timeout(PATIENCE, join_all(begun)).await.expect("answers");
             }
+            turned_away = self.streams.try_join_next();
         }
-        let turned_away = timeout(PATIENCE, self.streams.join_next()).await;
-        turned_away.unwrap_or_else(|_| panic!("none of {n_open} streams was turned away"));
+        if turned_away.is_none() {
+            let waited = timeout(PATIENCE, self.streams.join_next()).await;
+            turned_away =
+                waited.unwrap_or_else(|_| panic!("none of {n_open} streams was turned away"));
+        }
+        turned_away.expect("a stream").expect("turned away alone");
     }
 }
 
