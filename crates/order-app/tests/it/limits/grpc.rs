@@ -21,7 +21,7 @@ pub(super) fn call(addr: SocketAddr, path: &str) -> Request<()> {
     let request = Request::post(format!("http://{addr}/{path}"));
     let request = request.header("content-type", "application/grpc");
     let request = request
-        .header("grpc-timeout", "30S")
+        .header("grpc-timeout", "600S")
         .header("te", "trailers");
     request.body(()).expect("a request")
 }

@@ -197,7 +197,9 @@ async fn watch(http: &Http, order_id: &str) -> Sse {
 }
 
 async fn version(events: &mut Sse) -> String {
-    let event = events.next().await.expect("the stream goes on");
+    // Signs of life do not restart the timeout.
+    let event = timeout(PATIENCE, events.next()).await.expect("in time");
+    let event = event.expect("the stream goes on");
     event.id.expect("a version")
 }
 
