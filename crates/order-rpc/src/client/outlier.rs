@@ -65,11 +65,13 @@ impl Outlier {
         self.ejected_until.is_some_and(|until| now < until)
     }
 
-    /// Counts a call. Those that end during an ejection began before it, or had no choice.
-    fn record(&mut self, outcome: Outcome, now: Instant) {
+    /// Counts a call. Those that end during an ejection began before it, or had no choice. Returns
+    /// whether the address fails too many calls. An answer never ejects: after an outage of all
+    /// addresses the windows of some are still full of failures.
+    fn record(&mut self, outcome: Outcome, now: Instant) -> bool {
         self.has_failed_last = outcome == Outcome::Failed;
         if self.is_ejected(now) {
-            return;
+            return false;
         }
         self.window.take_if(|window| now >= window.ends_at);
         match (&mut self.window, outcome) {
@@ -84,6 +86,7 @@ impl Outlier {
                 });
             }
         }
+        self.has_failed_last && self.n_failing(now) >= FAILURES_MIN
     }
 
     /// How many calls have failed in the window, if at least every second one has.
@@ -134,10 +137,7 @@ impl Record {
         if outcome == Outcome::Answered && !self.is_suspect.load(Ordering::Relaxed) {
             return false;
         }
-        self.with(|outlier, now| {
-            outlier.record(outcome, now);
-            outlier.n_failing(now) >= FAILURES_MIN
-        })
+        self.with(|outlier, now| outlier.record(outcome, now))
     }
 
     /// Begins an ejection. Returns `false` if one is under way.

@@ -47,6 +47,15 @@ fn address_whose_window_ended_is_good_when_it_answers() {
 }
 
 #[test]
+fn only_a_failure_ejects() {
+    let now = Instant::now();
+    let mut outlier = Outlier::default();
+    add(&mut outlier, 10, 0, now);
+    assert!(!outlier.record(Outcome::Answered, now));
+    assert!(outlier.record(Outcome::Failed, now));
+}
+
+#[test]
 fn ejections_double_up_to_the_longest_until_a_good_time_ends_the_row() {
     let mut now = Instant::now();
     let mut outlier = Outlier::default();
@@ -93,8 +102,7 @@ proptest! {
         for (is_failed, millis) in events {
             let outcome = if is_failed { Outcome::Failed } else { Outcome::Answered };
             n_failed += u32::from(is_failed);
-            outlier.record(outcome, now);
-            if outlier.n_failing(now) >= FAILURES_MIN {
+            if outlier.record(outcome, now) {
                 prop_assert!(n_failed >= FAILURES_MIN);
                 prop_assert!(outlier.eject(now));
                 n_failed = 0;
