@@ -163,8 +163,13 @@ pub(crate) fn to_batch_status(
 
 /// Reads the error of one order of a batch.
 pub(crate) fn from_batch_status(status: BatchStatus) -> Error {
+    from_status(to_call_status(status))
+}
+
+/// The status of a call that fails as one order of a batch did.
+pub(crate) fn to_call_status(status: BatchStatus) -> Status {
     let code = Code::from_i32(status.code);
-    from_status(Status::with_details(code, status.message, status.details))
+    Status::with_details(code, status.message, status.details)
 }
 
 /// The status of a message that is longer than allowed.

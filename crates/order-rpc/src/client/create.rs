@@ -1,7 +1,7 @@
 //! Creating orders: several in one call, whether they come together or just at the same
 //! time.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use order_core::{
     CallContext, Clock, CreateOrder, Deadline, Error, Receipt,
@@ -10,13 +10,17 @@ use order_core::{
     wait_while_in_progress,
 };
 use tokio::time::timeout;
+use tonic::Status;
 
-use super::{remote::Remote, retry::Repeat};
+use super::{
+    remote::Remote,
+    retry::{Repeat, is_retryable},
+};
 use crate::{
     REQUEST_BYTES_MAX,
     convert::{self, CREATES_MAX},
     proto::{self, batch_create_orders_response::result::Result as BatchItem},
-    status::from_batch_status,
+    status::{from_batch_status, to_call_status},
 };
 
 /// A second call leaves while fewer orders than this are on their way: an idle system waits
@@ -179,12 +183,27 @@ impl Remote {
         wanted: &[Wanted],
     ) -> Result<Vec<Result<Receipt, Error>>, Error> {
         let are_repeatable = wanted.iter().all(|wanted| is_repeatable(&wanted.request));
+        let unserved = Mutex::new(None);
         let answer = self.call(ctx, repeat_if(are_repeatable), |attempt| {
             let requests = wanted.iter().map(Wanted::to_proto).collect();
             let message = attempt.request(proto::BatchCreateOrdersRequest { requests });
-            async move { attempt.orders().batch_create_orders(message).await }
+            let unserved = &unserved;
+            async move {
+                let answer = attempt.orders().batch_create_orders(message).await?;
+                match temporary_failure(answer.get_ref()) {
+                    Some(status) if are_repeatable => {
+                        *lock(unserved) = Some(answer.into_inner());
+                        Err(status)
+                    }
+                    _ => Ok(answer),
+                }
+            }
         });
-        let results = answer.await?.results;
+        let results = match (answer.await, lock(&unserved).take()) {
+            // No attempt went better, so what became of each order is told.
+            (Err(_), Some(unserved)) => unserved.results,
+            (answer, _) => answer?.results,
+        };
         if results.len() != wanted.len() {
             return Err(Error::internal(InvalidBatch));
         }
@@ -225,6 +244,25 @@ impl Remote {
             Err(error) => error.copies(wanted.len()),
         }
     }
+}
+
+/// Why the call should be made at another address, although it succeeded at this one: some of its
+/// orders failed for a reason that may be the address's own, such as a lost database.
+fn temporary_failure(answer: &proto::BatchCreateOrdersResponse) -> Option<Status> {
+    answer
+        .results
+        .iter()
+        .find_map(|result| match &result.result {
+            Some(BatchItem::Error(status)) if is_retryable(&from_batch_status(status.clone())) => {
+                Some(to_call_status(status.clone()))
+            }
+            Some(BatchItem::Error(_) | BatchItem::Order(_)) | None => None,
+        })
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that holds the lock can panic.
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How many of the orders, from the first on, go into one call; at least one.

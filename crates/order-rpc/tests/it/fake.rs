@@ -150,7 +150,13 @@ impl OrderApi for FakeApi {
         ctx: &CallContext,
         requests: Vec<CreateOrder>,
     ) -> Result<Vec<Result<Receipt, Error>>, Error> {
-        self.act(ctx).await?;
+        match self.act(ctx).await {
+            // As in the service: each order fails, and the call succeeds.
+            Err(error) if self.is_down.load(Ordering::Relaxed) => {
+                return Ok(error.copies(requests.len()));
+            }
+            acted => acted?,
+        }
         self.batches
             .lock()
             .expect("not poisoned")

@@ -167,6 +167,28 @@ async fn replica_whose_database_is_away_fails_no_call() {
     call_until_used(&remote, &[&sick, &first, &second]).await;
 }
 
+/// The call succeeds there, and each order in it fails.
+#[tokio::test]
+async fn replica_whose_database_is_away_fails_no_order_of_a_batch() {
+    let [sick, other] = [TestServer::start([]).await, TestServer::start([]).await];
+    let remote = client_of(&[&sick, &other]);
+    call_until_used(&remote, &[&sick, &other]).await;
+
+    sick.api.is_down.store(true, Ordering::Relaxed);
+
+    for _ in 0..10 {
+        let orders = (1..=2).map(|n| create(Some(id(n)))).collect();
+        let answers = soon(remote.create_orders(&ctx(), orders)).await;
+        for answer in answers.expect("answers") {
+            assert!(
+                !matches!(answer, Err(Error::StoreUnavailable { .. })),
+                "{answer:?}"
+            );
+        }
+    }
+    call_until_unused(&remote, &sick).await;
+}
+
 #[tokio::test]
 async fn database_that_is_away_for_all_ejects_no_address() {
     let servers = [TestServer::start([]).await, TestServer::start([]).await];
