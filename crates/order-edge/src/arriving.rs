@@ -41,7 +41,7 @@ struct Bodies {
     bytes: usize,
 }
 
-/// What has come of a body. Dropping it displaces the body.
+/// The received part of a body. Dropping it displaces the body.
 struct Part {
     address: IpAddr,
     len: usize,

@@ -1,4 +1,4 @@
-//! What the transports say of calls that have many parts.
+//! How both transports log calls with many parts.
 
 use order_core::{CallContext, Error};
 

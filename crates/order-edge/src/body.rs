@@ -86,12 +86,12 @@ where
         self.all.extend_from_slice(&std::mem::take(&mut self.only));
     }
 
-    /// How many bytes have come.
+    /// The number of bytes received so far.
     pub(crate) fn len(&self) -> usize {
         self.only.len() + self.all.len()
     }
 
-    /// What has come.
+    /// The bytes received so far.
     pub(crate) fn into_bytes(self) -> Bytes {
         if self.all.is_empty() {
             self.only

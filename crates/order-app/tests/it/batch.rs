@@ -16,7 +16,7 @@ async fn post_batch(http: &Http, orders: &Value) -> Vec<Value> {
     serde_json::from_value(results).expect("results")
 }
 
-/// What came of each order: the code of its problem, or whether it is a replay.
+/// The outcome of each order: the code of its problem, or whether it is a replay.
 fn outcomes(results: &[Value]) -> Vec<String> {
     let outcome = |result: &Value| match &result["problem"]["code"] {
         Value::String(code) => code.clone(),

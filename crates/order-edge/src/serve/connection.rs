@@ -44,7 +44,7 @@ pub struct Connection {
     pub draining: CancellationToken,
 }
 
-/// Where a request comes from. Those without a [`Connection`] count as from one address.
+/// The address of the client. Requests without a [`Connection`] count as from one address.
 pub fn client_address(extensions: &Extensions) -> IpAddr {
     let connection = extensions.get::<Arc<Connection>>();
     connection.map_or(IpAddr::from([0; 4]), |connection| connection.peer.ip())
@@ -164,7 +164,7 @@ pin_project! {
     }
 }
 
-/// What a call holds until its answer is gone.
+/// The resources that a call holds until its answer is sent or dropped.
 type Open = (InFlight, Slot);
 
 impl<F, B> Future for WatchedFuture<F>

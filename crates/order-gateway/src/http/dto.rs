@@ -169,7 +169,7 @@ struct BatchBody<'a> {
     results: Vec<ResultBody<'a>>,
 }
 
-/// What came of one request of a batch: what the request alone would be answered.
+/// The outcome of one request of a batch: the answer that the request alone would get.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum ResultBody<'a> {

@@ -43,7 +43,7 @@ const REFUSALS: &[(&str, &[&[&str]])] = &[
             ],
         ],
     ),
-    // What the system behind says is in the results.
+    // Errors of the service behind are in the results.
     ("create_orders", &[AROUND, BODY, &["INVALID_ARGUMENT"]]),
     ("list_orders", &[AROUND, BEHIND, &["INVALID_ARGUMENT"]]),
     (

@@ -1,4 +1,4 @@
-//! What the core believes of the length of answers, against the answers.
+//! The length estimates of the core, compared with real answers.
 
 use jiff::Timestamp;
 use order_core::{

@@ -200,7 +200,7 @@ impl Remote {
             }
         });
         let results = match (answer.await, lock(&unserved).take()) {
-            // No attempt went better, so what became of each order is told.
+            // No attempt succeeded, so each order has the last result that is known.
             (Err(_), Some(unserved)) => unserved.results,
             (answer, _) => answer?.results,
         };

@@ -31,7 +31,7 @@ use crate::{
     websocket::{connect, hear, say},
 };
 
-/// Where the attacker is. The other client is at 127.0.0.1.
+/// The address of the attacker. The other client has 127.0.0.1.
 const ATTACKER: &str = "127.0.0.2:0";
 
 /// Streams of one connection: as many as HTTP allows.
@@ -109,7 +109,7 @@ impl Attacker {
                 self.streams.spawn(async move {
                     let _sent = sent;
                     let response = response.await;
-                    // Whoever waits for it may have gone on.
+                    // The receiver may have stopped waiting.
                     let _ = begins.send(());
                     match response {
                         Ok(response) if response.status().is_success() => {

@@ -70,7 +70,7 @@ pub(in crate::http) async fn create_orders(
     Ok(batch_response(&answers.collect::<Vec<_>>())?)
 }
 
-/// What came of an order that was accepted.
+/// The outcome of an order that was accepted.
 fn answer(
     ctx: &CallContext,
     (order_id, is_idempotent): (OrderId, bool),
