@@ -17,7 +17,7 @@ pub struct Money {
 }
 
 /// Three capital ASCII letters.
-type CurrencyCode = [u8; 3];
+pub(crate) type CurrencyCode = [u8; 3];
 
 /// The longest amount that is looked at, in bytes. The longest canonical one has 16.
 const TEXT_LEN_MAX: usize = 64;
@@ -50,7 +50,7 @@ impl Money {
         let unknown = || Error::invalid("currency", "has unknown decimal places");
         let code = parse_code(currency).ok_or_else(unknown)?;
         let minor_digits = minor_digits
-            .or_else(|| currency::minor_digits(currency))
+            .or_else(|| currency::minor_digits(code))
             .filter(|digits| *digits <= Self::MINOR_DIGITS_MAX)
             .ok_or_else(unknown)?;
         Ok(Self {
@@ -82,7 +82,7 @@ impl Money {
         let number = Decimal::parse(amount).ok_or_else(|| {
             Error::invalid("amount", "must be a decimal number like 100 or 99.95")
         })?;
-        if number.is_negative || number.digits.is_empty() {
+        if number.is_negative || number.is_zero() {
             return Err(Error::invalid("amount", "must be greater than 0"));
         }
         // `digits × 10^exponent` major units are `digits × 10^shift` minor units.
@@ -94,9 +94,8 @@ impl Money {
             };
             return Err(Error::invalid("amount", rule));
         }
-        let minor_units = number
-            .digits
-            .bytes()
+        let digits = number.whole.bytes().chain(number.fraction.bytes());
+        let minor_units = digits
             .map(|digit| i64::from(digit - b'0'))
             .chain(std::iter::repeat_n(
                 0,
@@ -119,6 +118,16 @@ impl Money {
         self.minor_units
     }
 
+    /// The amount in major units, if that is a whole number.
+    pub const fn whole(&self) -> Option<i64> {
+        let scale = 10_i64.pow(self.minor_digits as u32);
+        if self.minor_units % scale == 0 {
+            Some(self.minor_units / scale)
+        } else {
+            None
+        }
+    }
+
     /// The three letters of the currency.
     pub fn currency(&self) -> &str {
         // Both constructors take ASCII letters only.
@@ -136,11 +145,11 @@ impl Money {
 /// It is a JSON number and parses to the same amount.
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scale = 10_i64.pow(u32::from(self.minor_digits));
-        let (major, minor) = (self.minor_units / scale, self.minor_units % scale);
-        if minor == 0 {
+        if let Some(major) = self.whole() {
             return write!(f, "{major}");
         }
+        let scale = 10_i64.pow(u32::from(self.minor_digits));
+        let (major, minor) = (self.minor_units / scale, self.minor_units % scale);
         let fraction = format!("{minor:0width$}", width = usize::from(self.minor_digits));
         write!(f, "{major}.{}", fraction.trim_end_matches('0'))
     }
@@ -153,7 +162,7 @@ fn parse_code(code: &str) -> Option<CurrencyCode> {
 
 fn parse_currency(currency: &str) -> Result<(CurrencyCode, u8), Error> {
     parse_code(currency)
-        .zip(currency::minor_digits(currency))
+        .and_then(|code| Some((code, currency::minor_digits(code)?)))
         .ok_or_else(|| Error::invalid("currency", "must be an ISO 4217 code like USD"))
 }
 
@@ -167,15 +176,18 @@ fn too_large(code: CurrencyCode, minor_digits: u8) -> Error {
     Error::invalid("amount", format!("must be at most {largest} {currency}"))
 }
 
-/// A decimal number `±digits × 10^exponent` without leading or trailing zeros.
-struct Decimal {
+/// A decimal number: ± its digits × 10^`exponent`, without trailing zeros.
+struct Decimal<'a> {
     is_negative: bool,
-    digits: String,
+    /// The digits before the point.
+    whole: &'a str,
+    /// Those after it.
+    fraction: &'a str,
     exponent: i64,
 }
 
-impl Decimal {
-    fn parse(text: &str) -> Option<Self> {
+impl<'a> Decimal<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
         if text.len() > TEXT_LEN_MAX {
             return None;
         }
@@ -197,17 +209,26 @@ impl Decimal {
         if whole.is_empty() || has_leading_zero || !is_digits(whole) || !is_digits(fraction) {
             return None;
         }
-        let all = format!("{whole}{fraction}");
-        let significant = all.trim_start_matches('0').trim_end_matches('0');
-        let n_trailing = all.len() - all.trim_end_matches('0').len();
+        let fraction = fraction.trim_end_matches('0');
+        let (whole, n_trailing) = if fraction.is_empty() {
+            let significant = whole.trim_end_matches('0');
+            (significant, whole.len() - significant.len())
+        } else {
+            (whole, 0)
+        };
         let exponent = exponent
             .saturating_sub(i64::try_from(fraction.len()).ok()?)
             .saturating_add(i64::try_from(n_trailing).ok()?);
         Some(Self {
             is_negative,
-            digits: significant.to_owned(),
+            whole,
+            fraction,
             exponent,
         })
+    }
+
+    const fn is_zero(&self) -> bool {
+        self.whole.is_empty() && self.fraction.is_empty()
     }
 }
 
