@@ -20,7 +20,7 @@ use crate::{
     answer::{Answer, Polled, panicked, poll_body},
     correlation,
     exchange::Line,
-    serve::{Connection, client_address},
+    serve::{Connection, address_of},
 };
 pub use crate::{
     exchange::{About, End, Exchange},
@@ -93,8 +93,8 @@ impl Pipeline {
         Fut: Future<Output = Result<Response<E::Body>, E::Rejection>>,
     {
         let (parts, body) = request.into_parts();
-        let client = client_address(&parts.extensions);
         let mut line = self.line::<E>(facts, &parts);
+        let client = address_of(line.about.peer);
         let mut held = Held::default();
         // Authentication belongs here, metrics and spans around `answered`.
         let answered = self

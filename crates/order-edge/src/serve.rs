@@ -31,6 +31,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
+pub(crate) use self::connection::address_of;
 pub use self::connection::{Connection, ConnectionAge, client_address};
 use self::{
     connection::serve_connection,

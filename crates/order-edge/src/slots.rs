@@ -1,7 +1,7 @@
 //! How many connections, calls, streams or bytes there may be, in all and from one address.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -27,7 +27,7 @@ struct Shared {
 #[derive(Default)]
 struct Held {
     total: usize,
-    by_address: HashMap<IpAddr, usize>,
+    by_address: BTreeMap<IpAddr, usize>,
 }
 
 impl Slots {

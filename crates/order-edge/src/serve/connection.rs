@@ -47,7 +47,12 @@ pub struct Connection {
 /// The address of the client. Requests without a [`Connection`] count as from one address.
 pub fn client_address(extensions: &Extensions) -> IpAddr {
     let connection = extensions.get::<Arc<Connection>>();
-    connection.map_or(IpAddr::from([0; 4]), |connection| connection.peer.ip())
+    address_of(connection.map(|connection| connection.peer))
+}
+
+/// The address of a peer, where that is known.
+pub(crate) fn address_of(peer: Option<SocketAddr>) -> IpAddr {
+    peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip())
 }
 
 /// How old a connection may get, and how long its calls get to finish after that.
