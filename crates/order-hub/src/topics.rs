@@ -6,12 +6,13 @@
 //! of events takes it once, or not at all while there are none.
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    collections::HashMap,
     hash::BuildHasher,
     ops::AddAssign,
     sync::{Arc, Mutex},
 };
 
+use foldhash::fast::RandomState;
 use order_core::{OrderEvent, OrderId, OrderStatus, Topic, TopicChange, UserId, Version};
 use tokio::sync::Notify;
 
@@ -30,7 +31,7 @@ const SHARDS: u8 = 64;
 
 #[derive(Debug)]
 struct Shard {
-    orders: HashMap<OrderId, Audience>,
+    orders: HashMap<OrderId, Audience, RandomState>,
     changes: Changes<OrderId>,
 }
 
@@ -68,12 +69,12 @@ impl Topics {
     /// `tracks_changes`: whether somebody will ask which topics came and went.
     pub(crate) fn new(tracks_changes: bool) -> Self {
         let shard = |_| Shard {
-            orders: HashMap::new(),
+            orders: HashMap::default(),
             changes: Changes::new(tracks_changes),
         };
         Self {
             shards: std::array::from_fn(|idx| Mutex::new(shard(idx))),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             users: Users::new(tracks_changes),
             changed: tracks_changes.then(Notify::new),
         }

@@ -64,10 +64,13 @@ pub(crate) enum Begin {
     Lost,
 }
 
+/// Keyed at random: clients may choose the ids of their orders.
+type Table = HashMap<OrderId, Held, foldhash::fast::RandomState>;
+
 /// The leases this process holds, each for `duration` from its last extension.
 pub(crate) struct Leases {
     duration: Duration,
-    held: Mutex<HashMap<OrderId, Held>>,
+    held: Mutex<Table>,
     lost: Notify,
 }
 
@@ -255,12 +258,12 @@ impl Leases {
     }
 
     /// No code that can panic runs under the lock, so a poisoned table is still whole.
-    fn lock(&self) -> MutexGuard<'_, HashMap<OrderId, Held>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn find(held: &mut HashMap<OrderId, Held>, token: JobToken) -> Option<&mut Held> {
+fn find(held: &mut Table, token: JobToken) -> Option<&mut Held> {
     held.get_mut(&token.order_id)
         .filter(|entry| entry.attempt == token.attempt)
 }

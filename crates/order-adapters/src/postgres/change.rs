@@ -1,6 +1,6 @@
 //! Decided changes. A change whose commit was not answered is recognised when it is sent again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use order_core::{Change, Committed, Error, Order, OrderEvent, OrderId, Version};
 use uuid::Uuid;
@@ -9,7 +9,7 @@ use super::{
     CONFIRM, PostgresStore,
     errors::Fault,
     key::{key_columns, key_id},
-    pool::{BatchStatement, Columns},
+    pool::{Answers, BatchStatement, Columns},
     row::{self, ORDER_COLUMNS_LEN, ids, job_effect_code, number_code, status_code},
     store::ascending,
 };
@@ -74,7 +74,7 @@ impl PostgresStore {
             key.is_none_or(|key| keys.insert(key))
         });
         let mut moved = self.requests.query_batch(commit(), &unique).await;
-        let (mut answers, mut unmoved) = (BTreeMap::new(), Vec::new());
+        let (mut answers, mut unmoved) = (Answers::default(), Vec::new());
         for change in unique {
             let key = change_key(change);
             match moved.remove(&key) {
@@ -99,13 +99,10 @@ impl PostgresStore {
 
     /// Finds the changes that were committed before. The first run of a statement whose
     /// connection broke may have been committed, so the second finds other versions.
-    async fn find_own(
-        &self,
-        mut changes: Vec<&Change>,
-    ) -> BTreeMap<ChangeKey, Result<Committed, Error>> {
+    async fn find_own(&self, mut changes: Vec<&Change>) -> Answers<ChangeKey, Committed> {
         changes.retain(|change| change.id.is_some());
         if changes.is_empty() {
-            return BTreeMap::new();
+            return Answers::default();
         }
         self.try_find_own(&changes).await.unwrap_or_else(|error| {
             let unknown = |change| (change_key(change), Err(error.without_source()));
@@ -116,7 +113,7 @@ impl PostgresStore {
     async fn try_find_own(
         &self,
         changes: &[&Change],
-    ) -> Result<BTreeMap<ChangeKey, Result<Committed, Error>>, Error> {
+    ) -> Result<Answers<ChangeKey, Committed>, Error> {
         let order_ids = ids(changes.iter().map(|change| &change.order_id));
         let sql = include_str!("sql/own_changes.sql");
         let rows = self
@@ -127,7 +124,7 @@ impl PostgresStore {
             // A success that is answered from a row needs it to be where commits are.
             self.requests.query(CONFIRM, &[]).await?;
         }
-        let mut found = BTreeMap::new();
+        let mut found = Answers::default();
         for row in &rows {
             let expected_version = row::number(row, ORDER_COLUMNS_LEN)?;
             let key = (row::order_id(row, 0)?, expected_version);

@@ -18,7 +18,7 @@ use super::{
     CONFIRM, PostgresStore,
     errors::Fault,
     key::{KeyId, key_columns, key_id, read_stored},
-    pool::{BatchStatement, Columns},
+    pool::{Answers, BatchStatement, Columns},
     queue::new_claim_id,
     row::{self, ids, metadata_text, micros},
 };
@@ -138,10 +138,7 @@ fn name(order: &NewOrder) -> Option<Name<'_>> {
 /// is storing it. A key that is missing was not stored, because its order was not.
 type Keys<'a> = BTreeMap<KeyId<'a>, Option<StoredKey>>;
 
-fn keys_after<'a>(
-    sent: &[&'a NewOrder],
-    outcomes: &BTreeMap<OrderId, Result<Outcome, Error>>,
-) -> Keys<'a> {
+fn keys_after<'a>(sent: &[&'a NewOrder], outcomes: &Answers<OrderId, Outcome>) -> Keys<'a> {
     let stored = sent.iter().filter_map(|order| {
         let claim = order.key.as_ref()?;
         let stored = match outcomes.get(&order.id)?.as_ref().ok()? {
@@ -169,7 +166,7 @@ enum Rest {
 
 /// What is stored of what was asked for.
 struct Existing<'a> {
-    orders: BTreeMap<OrderId, Result<Order, Error>>,
+    orders: Answers<OrderId, Order>,
     names: BTreeMap<Name<'a>, OrderId>,
 }
 
@@ -223,11 +220,11 @@ impl PostgresStore {
             .collect()
     }
 
-    async fn insert(&self, orders: &[&NewOrder]) -> BTreeMap<OrderId, Result<Outcome, Error>> {
+    async fn insert(&self, orders: &[&NewOrder]) -> Answers<OrderId, Outcome> {
         if orders.iter().all(|order| order.key.is_none()) {
             return self.insert_by(create(), orders).await;
         }
-        let mut outcomes = BTreeMap::new();
+        let mut outcomes = Answers::default();
         for part in orders.chunks(KEYED_LEN_MAX) {
             outcomes.extend(self.insert_by(create_keyed(), part).await);
         }
@@ -238,7 +235,7 @@ impl PostgresStore {
         &self,
         statement: BatchStatement<Sent<'a>, OrderId, Outcome>,
         orders: &[&'a NewOrder],
-    ) -> BTreeMap<OrderId, Result<Outcome, Error>> {
+    ) -> Answers<OrderId, Outcome> {
         let sent_at = Instant::now();
         let sent = orders.iter().map(|order| Sent {
             order,

@@ -8,7 +8,8 @@
 //! every wait is bounded, here and on the server (`session.rs`).
 
 use std::{
-    collections::BTreeMap,
+    collections::HashMap,
+    hash::Hash,
     pin::pin,
     sync::{
         Arc,
@@ -66,6 +67,9 @@ pub(super) struct PoolConfig {
     /// How long a caller waits while all of them are busy.
     pub(super) wait: Duration,
 }
+
+/// What became of each item of a batch. Keyed at random: clients may choose ids.
+pub(super) type Answers<K, V> = HashMap<K, Result<V, Error>, foldhash::fast::RandomState>;
 
 /// A statement over a batch of `T`: each item, known by its `K`, is answered with a `V`.
 pub(super) struct BatchStatement<T, K, V> {
@@ -208,12 +212,12 @@ impl Pool {
     /// and so does one that keeps losing against concurrent statements or whose row another
     /// transaction has locked: the batch is cut into parts, which run beside each other, until it
     /// is found. That takes one wait for a lock for each factor of [`PARTS`] in the length.
-    pub(super) async fn query_batch<T, K: Ord, V>(
+    pub(super) async fn query_batch<T, K: Eq + Hash, V>(
         &self,
         statement: BatchStatement<T, K, V>,
         items: &[T],
-    ) -> BTreeMap<K, Result<V, Error>> {
-        let mut answers = BTreeMap::new();
+    ) -> Answers<K, V> {
+        let mut answers = Answers::default();
         let mut pending = Vec::new();
         if !items.is_empty() {
             pending.push(items);

@@ -1,7 +1,7 @@
 //! Jobs, under the lease protocol.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use super::{
     CONFIRM, PostgresStore,
     cursor::{Cursor, Scan},
     errors::Fault,
-    pool::{BatchStatement, Columns},
+    pool::{Answers, BatchStatement, Columns},
     row::{
         self, ORDER_COLUMNS_LEN, TokenKey, ids, last_error, micros, number_code, read_token_key,
         readable, token_key,
@@ -50,7 +50,7 @@ fn start() -> BatchStatement<Start, TokenKey, Option<OrderEvent>> {
     }
 }
 
-fn processed() -> BatchStatement<JobToken, TokenKey, Option<OrderEvent>> {
+fn processed() -> BatchStatement<JobToken, TokenKey, Reported> {
     BatchStatement {
         sql: include_str!("sql/complete_processed.sql"),
         columns: |tokens| token_columns(tokens.iter()),
@@ -58,12 +58,12 @@ fn processed() -> BatchStatement<JobToken, TokenKey, Option<OrderEvent>> {
         read_key: read_token_key,
         read: |row| {
             let event = row::event(row, OrderStatus::Processed, None)?;
-            Ok(Some(event))
+            Ok(Reported::Ended(event))
         },
     }
 }
 
-fn failed<'a>() -> BatchStatement<(JobToken, &'a Cause), TokenKey, Option<OrderEvent>> {
+fn failed<'a>() -> BatchStatement<(JobToken, &'a Cause), TokenKey, Reported> {
     BatchStatement {
         sql: include_str!("sql/complete_failed.sql"),
         columns: |failed| {
@@ -81,13 +81,12 @@ fn failed<'a>() -> BatchStatement<(JobToken, &'a Cause), TokenKey, Option<OrderE
         read_key: read_token_key,
         read: |row| {
             let event = row::event(row, OrderStatus::Failed, row::cause(row, 5)?)?;
-            Ok(Some(event))
+            Ok(Reported::Ended(event))
         },
     }
 }
 
-fn retry<'a>() -> BatchStatement<(JobToken, Duration, &'a str, bool), TokenKey, Option<OrderEvent>>
-{
+fn retry<'a>() -> BatchStatement<(JobToken, Duration, &'a str, bool), TokenKey, Reported> {
     BatchStatement {
         sql: include_str!("sql/complete_retry.sql"),
         columns: |retries| {
@@ -102,7 +101,7 @@ fn retry<'a>() -> BatchStatement<(JobToken, Duration, &'a str, bool), TokenKey, 
         },
         key: |(token, ..)| token_key(token),
         read_key: read_token_key,
-        read: |_| Ok(None),
+        read: |_| Ok(Reported::Retried),
     }
 }
 
@@ -156,7 +155,7 @@ impl PostgresStore {
     }
 }
 
-/// The result that was stored for a token before.
+/// The result that is stored for a token.
 enum Reported {
     /// The order ended.
     Ended(OrderEvent),
@@ -261,10 +260,7 @@ impl PostgresStore {
     }
 
     /// The results that were stored before for tokens that are not current.
-    async fn find_reported(
-        &self,
-        tokens: &[JobToken],
-    ) -> BTreeMap<TokenKey, Result<Reported, Error>> {
+    async fn find_reported(&self, tokens: &[JobToken]) -> Answers<TokenKey, Reported> {
         let found = self
             .workers
             .query_batch(reported(), &ascending_tokens(tokens))
@@ -359,7 +355,7 @@ impl JobQueue for PostgresStore {
                 &[&ids, &attempts, &micros(lease)],
             )
             .await?;
-        let mut extended = BTreeMap::new();
+        let mut extended = HashMap::new();
         for row in &rows {
             let is_extended: bool = row.try_get(2).map_err(Fault::from)?;
             extended.insert(read_token_key(row)?, is_extended);
@@ -399,17 +395,12 @@ impl JobQueue for PostgresStore {
                 } => retries.push((token, *delay, error.as_str(), *is_counted)),
             }
         }
-        let mut done = self.workers.query_batch(processed(), &successes).await;
-        done.extend(self.workers.query_batch(failed(), &failures).await);
-        done.extend(self.workers.query_batch(retry(), &retries).await);
-        let is_open = |token: &JobToken| !done.contains_key(&token_key(token));
+        let mut reported = self.workers.query_batch(processed(), &successes).await;
+        reported.extend(self.workers.query_batch(failed(), &failures).await);
+        reported.extend(self.workers.query_batch(retry(), &retries).await);
+        let is_open = |token: &JobToken| !reported.contains_key(&token_key(token));
         let open = completions.iter().map(|completion| completion.token);
         let open: Vec<_> = open.filter(is_open).collect();
-        let applied = done.into_iter().map(|(key, answer)| {
-            let reported = answer.map(|event| event.map_or(Reported::Retried, Reported::Ended));
-            (key, reported)
-        });
-        let mut reported: BTreeMap<_, _> = applied.collect();
         // Stale, or the repetition of a report: of a worker outside, or our own after a
         // connection broke.
         reported.extend(self.find_reported(&open).await);

@@ -1,9 +1,6 @@
 //! Orders and their history.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::atomic::Ordering,
-};
+use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -20,6 +17,7 @@ use super::{
     errors::Fault,
     key::{self, operation_code, read_stored},
     list, migration,
+    pool::Answers,
     row::{self, ORDER_COLUMNS, ids, micros, readable},
 };
 
@@ -47,12 +45,9 @@ fn only(rows: &[Row]) -> Result<&Row, Error> {
 
 impl PostgresStore {
     /// The orders among `ids` that exist; an error for each that cannot be read.
-    pub(super) async fn find_all(
-        &self,
-        ids: Vec<Uuid>,
-    ) -> Result<BTreeMap<OrderId, Result<Order, Error>>, Error> {
+    pub(super) async fn find_all(&self, ids: Vec<Uuid>) -> Result<Answers<OrderId, Order>, Error> {
         if ids.is_empty() {
-            return Ok(BTreeMap::new());
+            return Ok(Answers::default());
         }
         let sql = format!("SELECT {ORDER_COLUMNS} FROM orders WHERE id = ANY ($1)");
         let rows = self.requests.query(&sql, &[&ids]).await?;
