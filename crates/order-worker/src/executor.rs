@@ -17,10 +17,7 @@ use order_core::{
     Start, Started, Verdict,
     group_commit::{GroupCommit, GroupCommitConfig, Lanes},
 };
-use tokio::{
-    sync::Mutex,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     WorkerConfig,
@@ -28,7 +25,7 @@ use crate::{
     completer::Completer,
     lease::Begin,
     shared::Shared,
-    slots::{Jobs, Slot, Slots},
+    slots::{Slot, Slots},
     start::start_jobs,
     verdict::{apply_start, attempt_of, exhausted_verdict, verdict},
 };
@@ -36,7 +33,6 @@ use crate::{
 /// What the workers of a pool share.
 pub(crate) struct Executor {
     shared: Arc<Shared>,
-    jobs: Mutex<Jobs>,
     slots: Slots,
     abandoned: Abandoned,
     processor: Arc<dyn Processor>,
@@ -89,7 +85,7 @@ impl Executor {
         shared: &Arc<Shared>,
         processor: Arc<dyn Processor>,
         completer: Completer,
-        (slots, jobs): (Slots, Jobs),
+        slots: Slots,
     ) -> (Self, Lanes) {
         let (starts, lanes) = match processor.effects() {
             Effects::None => (None, Lanes::new()),
@@ -100,7 +96,6 @@ impl Executor {
         };
         let executor = Self {
             shared: Arc::clone(shared),
-            jobs: Mutex::new(jobs),
             slots,
             abandoned: Abandoned::new(config.poll_interval),
             processor,
@@ -122,11 +117,16 @@ impl Executor {
 
     /// Works until no more jobs are to be taken.
     pub(crate) async fn run(self: Arc<Self>) {
-        loop {
-            let next = tokio::select! {
-                biased;
-                () = self.shared.stops.taking.cancelled() => return,
-                next = self.next() => next,
+        let taking = &self.shared.stops.taking;
+        while !taking.is_cancelled() {
+            // To register for the stop costs as much as a job that is there.
+            let next = match self.next().now_or_never() {
+                Some(next) => next,
+                None => tokio::select! {
+                    biased;
+                    () = taking.cancelled() => return,
+                    next = self.next() => next,
+                },
             };
             match next {
                 Some(Next::Queued(job, slot)) => self.run_job(job, slot, false).await,
@@ -136,10 +136,8 @@ impl Executor {
         }
     }
 
-    /// One worker at a time waits at the queue; the others wait here. All waits are safe to
-    /// drop.
+    /// Waits for work. All waits are safe to drop.
     async fn next(&self) -> Option<Next> {
-        let mut jobs = self.jobs.lock().await;
         // Before the queue, which may never be empty.
         let is_claiming = !self.shared.stops.claiming.is_cancelled();
         if is_claiming && let Some(turn) = self.abandoned.try_turn() {
@@ -147,7 +145,7 @@ impl Executor {
         }
         tokio::select! {
             biased;
-            queued = jobs.recv() => queued.map(|(job, slot)| Next::Queued(job, slot)),
+            queued = self.slots.recv() => queued.map(|(job, slot)| Next::Queued(job, slot)),
             turn = self.abandoned.turn(), if is_claiming => Some(Next::Abandoned(turn)),
         }
     }

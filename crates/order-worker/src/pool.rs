@@ -167,7 +167,7 @@ impl WorkerPool {
         if config.workers == 0 {
             shared.stops.claiming.cancel();
         }
-        let (slots, jobs) = Slots::new(config.workers, config.queue_len_max);
+        let slots = Slots::new(config.workers, config.queue_len_max);
         let completions = GroupCommitConfig {
             lanes: config.completion_lanes,
             queue_len_max: config.queue_len_max,
@@ -181,7 +181,7 @@ impl WorkerPool {
             &shared,
             deps.processor,
             completer,
-            (slots.clone(), jobs),
+            slots.clone(),
         );
         lanes.extend(start_lanes);
         Self {

@@ -10,16 +10,14 @@
 //! was sent, so there can be three times as many jobs as slots, and never more.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use order_core::{Job, group_commit::BATCH_LEN_MAX};
 use tokio::{
-    sync::{
-        Notify,
-        mpsc::{self, error::TrySendError},
-    },
+    sync::{Notify, Semaphore},
     time::Instant,
 };
 
@@ -35,20 +33,30 @@ const WEIGHT_OF_SLOWER: f64 = 0.5;
 /// only keep other processes from work this one has not begun.
 const CLAIM_LEN_MAX: usize = BATCH_LEN_MAX;
 
-/// The receiving side of the local queue.
-pub(crate) type Jobs = mpsc::Receiver<(Job, Slot)>;
-
-/// The sending side of the local queue, which is bounded by its slots.
+/// The local queue, which is bounded by its slots.
 #[derive(Clone)]
 pub(crate) struct Slots {
     gauge: Arc<Gauge>,
-    queue: mpsc::Sender<(Job, Slot)>,
+    queue: Arc<Queue>,
+}
+
+/// Jobs that wait for a worker. A worker that has work takes the next job without waking another.
+struct Queue {
+    jobs: Mutex<VecDeque<(Job, Slot)>>,
+    /// A permit for each of them.
+    n_jobs: Semaphore,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Job, Slot)>> {
+        // No code that holds the lock can panic.
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Slots {
     /// The local queue of `workers`, in which at most `queue_len_max` jobs wait.
-    pub(crate) fn new(workers: usize, queue_len_max: usize) -> (Self, Jobs) {
-        let (queue, jobs) = mpsc::channel(3 * (workers + queue_len_max));
+    pub(crate) fn new(workers: usize, queue_len_max: usize) -> Self {
         let gauge = Gauge {
             workers,
             queue_len_max,
@@ -60,8 +68,14 @@ impl Slots {
             }),
             freed: Notify::new(),
         };
-        let gauge = Arc::new(gauge);
-        (Self { gauge, queue }, jobs)
+        let queue = Queue {
+            jobs: Mutex::default(),
+            n_jobs: Semaphore::new(0),
+        };
+        Self {
+            gauge: Arc::new(gauge),
+            queue: Arc::new(queue),
+        }
     }
 
     /// Takes a slot for a new order if one is free and no claim waits for it: a backlog is not
@@ -81,11 +95,17 @@ impl Slots {
     /// Queues a job. After the end of the workers it is left to the drain, or to the end of
     /// its lease.
     pub(crate) fn send(&self, job: Job, slot: Slot) {
-        let sent = self.queue.try_send((job, slot));
-        debug_assert!(
-            !matches!(sent, Err(TrySendError::Full(_))),
-            "the queue has room for three times the slots"
-        );
+        self.queue.lock().push_back((job, slot));
+        self.queue.n_jobs.add_permits(1);
+    }
+
+    /// Takes a job from the queue, and waits for one if there is none.
+    ///
+    /// # Cancel safety
+    /// Safe to cancel: the job then stays in the queue.
+    pub(crate) async fn recv(&self) -> Option<(Job, Slot)> {
+        self.queue.n_jobs.acquire().await.ok()?.forget();
+        self.queue.lock().pop_front()
     }
 
     /// Queues claimed jobs.
@@ -190,10 +210,8 @@ impl Gauge {
         } else {
             mean
         };
-        let jobs_per_worker = Duration::try_from_secs_f64(secs)
-            .ok()
-            .filter(|time| !time.is_zero())
-            .map_or(u128::MAX, |time| HORIZON.as_nanos() / time.as_nanos());
+        let each = Duration::try_from_secs_f64(secs).map_or(u64::MAX, nanos);
+        let jobs_per_worker = nanos(HORIZON).checked_div(each).unwrap_or(u64::MAX);
         let jobs_per_worker = usize::try_from(jobs_per_worker).unwrap_or(usize::MAX);
         self.workers
             .saturating_mul(jobs_per_worker)
@@ -218,6 +236,10 @@ impl Gauge {
     fn lock(&self) -> MutexGuard<'_, Usage> {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A claimer that waits for room.
@@ -246,7 +268,7 @@ mod tests {
     const WORKERS: usize = 5;
 
     fn slots() -> Slots {
-        Slots::new(WORKERS, 1_024).0
+        Slots::new(WORKERS, 1_024)
     }
 
     /// Lets jobs of one kind run through, one after another.
