@@ -248,14 +248,16 @@ impl Process {
             allowed_origins: web.allowed_origins,
             ..HttpConfig::default()
         };
-        let router = http::router(deps, self.readiness.clone(), http);
-        let serve = ServeConfig {
+        let service = http::service(deps, self.readiness.clone(), http);
+        let config = ServeConfig {
             connections_max: usize::try_from(config.http_max_connections)?,
             connections_per_address_max: usize::try_from(config.http_max_connections_per_address)?,
             idle_timeout: config.idle_timeout,
+            drain_timeout: self.drain_timeout(),
             ..ServeConfig::new("http")
         };
-        self.spawn_server("http", listener, router, serve);
+        let served = serve(listener, service, config, self.stop_servers.clone());
+        self.spawn_server("http", served);
         Ok(())
     }
 
@@ -289,12 +291,14 @@ impl Process {
         });
         // The endpoint refuses a connection too many with an answer; the listener, which can
         // only hang up, comes in after that.
-        let serve = ServeConfig {
+        let config = ServeConfig {
             connections_max: connections_max.saturating_add(LISTENER_SLACK),
             connections_per_address_max: connections_per_address_max.saturating_add(LISTENER_SLACK),
+            drain_timeout: self.drain_timeout(),
             ..ServeConfig::new("ws")
         };
-        self.spawn_server("ws", listener, router, serve);
+        let served = serve(listener, router, config, self.stop_servers.clone());
+        self.spawn_server("ws", served);
         Ok(())
     }
 
@@ -319,15 +323,8 @@ impl Process {
             drain_timeout: self.drain_timeout(),
             ..RpcServerConfig::default()
         };
-        let stop = self.stop_servers.clone();
-        self.servers.spawn(async move {
-            (
-                "grpc",
-                order_rpc::serve(listener, api, config, deps, stop)
-                    .await
-                    .map_err(Into::into),
-            )
-        });
+        let served = order_rpc::serve(listener, api, config, deps, self.stop_servers.clone());
+        self.spawn_server("grpc", served);
         Ok(())
     }
 
@@ -347,19 +344,13 @@ impl Process {
         Ok(())
     }
 
-    fn spawn_server(
+    fn spawn_server<E: Into<anyhow::Error>>(
         &mut self,
         name: &'static str,
-        listener: TcpListener,
-        router: axum::Router,
-        mut config: ServeConfig,
+        served: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
-        config.drain_timeout = self.drain_timeout();
-        let stop = self.stop_servers.clone();
-        self.servers.spawn(async move {
-            let served = serve(listener, router, config, stop).await;
-            (name, served.map_err(Into::into))
-        });
+        self.servers
+            .spawn(async move { (name, served.await.map_err(Into::into)) });
     }
 
     /// The share of the shutdown time in which requests, streams and sockets end.

@@ -194,18 +194,24 @@ impl<'de> Visitor<'de> for Object {
             given: Vec::with_capacity(self.known.len()),
             violations: Violations::default(),
         };
-        while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-            match self.known.iter().find(|known| **known == name) {
+        while let Some((name, value)) = map.next_entry::<Name<'_>, &RawValue>()? {
+            match self.known.iter().find(|known| **known == name.0) {
                 Some(known) if fields.find(known).is_some() => {
                     fields.violations.push(*known, "is given twice");
                 }
                 Some(known) => fields.given.push((known, value)),
-                None => fields.violations.push(pointer_step(&name), "unknown field"),
+                None => fields
+                    .violations
+                    .push(pointer_step(&name.0), "unknown field"),
             }
         }
         Ok(fields)
     }
 }
+
+/// The name of a field.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The entries of an object as they came, repeated ones too.
 struct Entries<'a>(Vec<(String, &'a RawValue)>);

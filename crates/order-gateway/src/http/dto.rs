@@ -2,25 +2,39 @@
 //!
 //! `api/openapi.yaml` has the schema of each struct; tests hold real answers against it.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use axum::{body::Body, response::Response};
 use http::{
-    HeaderName, HeaderValue, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{CONTENT_TYPE, ETAG},
 };
+use jiff::fmt::temporal::DateTimePrinter;
 use order_core::{
     Cause, Error, EventPage, ExternalId, ListEvents, Metadata, Money, Order, OrderEvent, OrderId,
     OrderPage, Receipt, StreamTicket,
 };
 use serde::{Serialize, Serializer, ser};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
-use super::{etag::entity_tag, problem::Document};
+use super::{etag::entity_tag, media::JSON, problem::Document};
 
 /// Comes with the answer to a repeated request
 /// (draft-ietf-httpapi-idempotency-key-header-07).
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// How many headers an answer has at most, usually.
+const N_HEADERS: usize = 8;
+
+/// The length of the JSON of an order without metadata, roughly.
+const BODY_LEN: usize = 300;
+
+/// How timestamps are written: with microseconds, the resolution of the database.
+const TIMESTAMPS: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+
+/// The length of such a timestamp.
+const TIMESTAMP_LEN: usize = "2026-01-02T03:04:05.000006Z".len();
 
 /// An answer that is one order, with its version as a strong `ETag`.
 pub(super) fn order_response(status: StatusCode, order: &Order) -> Result<Response, Error> {
@@ -110,12 +124,13 @@ pub(super) fn header_value(text: String) -> Result<HeaderValue, Error> {
 }
 
 fn json_response(status: StatusCode, body: &impl Serialize) -> Result<Response, Error> {
-    let bytes = serde_json::to_vec(body).map_err(Error::internal)?;
+    let mut bytes = Vec::with_capacity(BODY_LEN);
+    serde_json::to_writer(&mut bytes, body).map_err(Error::internal)?;
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut headers = HeaderMap::with_capacity(N_HEADERS);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    *response.headers_mut() = headers;
     Ok(response)
 }
 
@@ -277,18 +292,26 @@ impl<'a> From<&'a OrderEvent> for EventBody<'a> {
     }
 }
 
-fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
+fn as_text<S: Serializer>(id: &OrderId, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut buffer = Uuid::encode_buffer();
+    serializer.serialize_str(id.as_uuid().as_hyphenated().encode_lower(&mut buffer))
 }
 
 /// Writes the exact decimal number, not the nearest double.
 fn as_number<S: Serializer>(money: &Money, serializer: S) -> Result<S::Ok, S::Error> {
+    if let Some(whole) = money.whole() {
+        return serializer.serialize_i64(whole);
+    }
     RawValue::from_string(money.to_string())
         .map_err(ser::Error::custom)?
         .serialize(serializer)
 }
 
-/// Writes RFC 3339 in UTC with microseconds, the resolution of the database.
+/// Writes RFC 3339 in UTC.
 fn as_micros<S: Serializer>(at: &jiff::Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{at:.6}"))
+    let mut text = String::with_capacity(TIMESTAMP_LEN);
+    TIMESTAMPS
+        .print_timestamp(at, &mut text)
+        .map_err(ser::Error::custom)?;
+    serializer.serialize_str(&text)
 }

@@ -15,10 +15,10 @@ const WEIGHT_MAX: u16 = 1000;
 
 /// Whether the body is JSON in UTF-8, as it is.
 pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), ProtocolError> {
-    let is_json = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(is_json);
+    let is_json = headers.get(CONTENT_TYPE).is_some_and(|value| {
+        // As nearly all clients write it.
+        value == JSON || value.to_str().is_ok_and(is_json)
+    });
     let is_encoded = headers
         .get(CONTENT_ENCODING)
         .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));

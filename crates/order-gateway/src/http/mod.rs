@@ -21,16 +21,21 @@ mod routes;
 mod sse;
 mod wait;
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     routing::{get, post},
 };
-use http::{Extensions, HeaderMap, HeaderValue, header::CONTENT_TYPE};
-use order_core::{CallContext, Clock, Deadline, Error, IdGen, OrderApi, RequestId, TraceParent};
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http_body::Body;
+use order_core::{
+    BoxError, CallContext, Clock, Deadline, Error, IdGen, OrderApi, RequestId, TraceParent,
+};
 use order_edge::{admission::Admission, slots::Slots};
 use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceBuilder};
 use tower_http::{
     CompressionLevel,
     compression::{
@@ -120,8 +125,31 @@ impl Default for HttpConfig {
 }
 
 /// The REST API, with `/livez` and `/readyz` for whoever can reach no other listener.
-pub fn router(deps: HttpDeps, readiness: Readiness, mut config: HttpConfig) -> Router {
+pub fn service<B>(
+    deps: HttpDeps,
+    readiness: Readiness,
+    mut config: HttpConfig,
+) -> impl Service<
+    Request<B>,
+    Response = Response<impl Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static>,
+    Error = Infallible,
+    Future: Send + 'static,
+> + Clone
++ Send
++ 'static
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
     let origins = std::mem::take(&mut config.allowed_origins);
+    // Around the router, because a layer of the router is a box more for every route.
+    ServiceBuilder::new()
+        .option_layer((!origins.is_empty()).then(|| origin::cors(origins)))
+        .layer(compression())
+        .service(router(deps, readiness, config))
+}
+
+/// The routes of [`service`], as they are without compression and CORS.
+pub fn router(deps: HttpDeps, readiness: Readiness, config: HttpConfig) -> Router {
     let frame = Frame::limited(&deps, Admission::new(&admission_config(&config)));
     let gateway = Arc::new(Gateway::new(deps, config));
     let documents = if gateway.config.docs {
@@ -129,7 +157,7 @@ pub fn router(deps: HttpDeps, readiness: Readiness, mut config: HttpConfig) -> R
     } else {
         Router::new()
     };
-    let router = Router::new()
+    Router::new()
         .route("/orders", {
             let list = Operation::new("list_orders", &frame, &gateway, list_orders);
             let create = Operation::new("create_order", &frame, &gateway, create_order);
@@ -163,12 +191,9 @@ pub fn router(deps: HttpDeps, readiness: Readiness, mut config: HttpConfig) -> R
         .merge(pages::problem_routes(&frame))
         .merge(admin::probes(readiness))
         .fallback(operation::route_not_found(&frame))
-        .method_not_allowed_fallback(operation::method_not_allowed(&frame));
-    let router = router.layer(compression());
-    if origins.is_empty() {
-        return router;
-    }
-    router.layer(origin::cors(origins))
+        .method_not_allowed_fallback(operation::method_not_allowed(&frame))
+        // Without this axum turns handlers into services for every request.
+        .with_state(())
 }
 
 /// Compresses JSON for clients that ask for it, but no events, which must not wait for more of

@@ -349,7 +349,8 @@ pub(crate) fn app(config: HttpConfig) -> Router {
 }
 
 pub(crate) fn app_over(deps: HttpDeps, config: HttpConfig) -> Router {
-    order_gateway::http::router(deps.clone(), Readiness::new(deps), config)
+    let service = order_gateway::http::service(deps.clone(), Readiness::new(deps), config);
+    Router::new().fallback_service(service)
 }
 
 /// Sends a request to a fresh app.

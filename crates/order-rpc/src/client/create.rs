@@ -9,7 +9,6 @@ use order_core::{
     group_commit::{GroupCommit, GroupCommitConfig, Lanes},
     wait_while_in_progress,
 };
-use tokio::time::timeout;
 use tonic::Status;
 
 use super::{
@@ -42,6 +41,7 @@ pub(super) struct Creates {
 }
 
 /// An order to create.
+#[derive(Clone)]
 pub(super) struct Wanted {
     request: CreateOrder,
     /// What came with its own call, if it shares a call with others.
@@ -108,22 +108,19 @@ impl Creates {
         if !is_repeatable(&request) {
             return remote.create_order(ctx, &request).await;
         }
-        let left = remote.time_left(ctx.deadline)?;
-        let gathered = match &request.idempotency_key {
-            Some(_) => &self.keyed,
-            None => &self.keyless,
+        remote.time_left(ctx.deadline)?;
+        let is_keyed = request.idempotency_key.is_some();
+        let wanted = Wanted {
+            ctx: Some(ctx.clone()),
+            request,
         };
+        if !is_keyed {
+            return self.keyless.submit(wanted, ctx.deadline).await;
+        }
         let created = wait_while_in_progress(remote.clock(), ctx, || {
-            let wanted = Wanted {
-                ctx: Some(ctx.clone()),
-                request: request.clone(),
-            };
-            gathered.submit(wanted, ctx.deadline)
+            self.keyed.submit(wanted.clone(), ctx.deadline)
         });
-        // The call is bounded by the longest deadline in it, the wait here by our own.
-        timeout(left, created)
-            .await
-            .unwrap_or(Err(Error::DeadlineExceeded))
+        created.await
     }
 
     /// Refuses new creates; the lanes end when those that wait are answered.
