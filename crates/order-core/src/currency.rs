@@ -1,6 +1,7 @@
 //! The currencies an amount can be in.
 
-use crate::money::CurrencyCode;
+/// Three capital ASCII letters.
+pub(crate) type CurrencyCode = [u8; 3];
 
 /// The number of decimal places of each ISO 4217 currency, the most usual first, with its codes in
 /// order, each with a space behind it.

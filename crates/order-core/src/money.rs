@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::{Error, currency};
+use crate::{
+    Error,
+    currency::{self, CurrencyCode},
+};
 
 /// A positive amount in the minor units of an ISO 4217 currency.
 ///
@@ -15,9 +18,6 @@ pub struct Money {
     code: CurrencyCode,
     minor_digits: u8,
 }
-
-/// Three capital ASCII letters.
-pub(crate) type CurrencyCode = [u8; 3];
 
 /// The longest amount that is looked at, in bytes. The longest canonical one has 16.
 const TEXT_LEN_MAX: usize = 64;

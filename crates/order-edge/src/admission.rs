@@ -1,21 +1,19 @@
-//! How many calls there may be, so that none of them keeps out the others.
+//! How many calls there may be, so that none of them keeps out the others, and how large their bodies
+//! may be.
 
 use std::{net::IpAddr, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use http_body::Body;
+use http_body_util::BodyExt as _;
 use order_core::{BoxError, Error};
 use tokio::time::timeout;
 
 use crate::{
     arriving::{Arriving, Load},
-    body::Reader,
-    facts::{Class, Facts},
     slots::{Slot, Slots, share_of_one_address},
 };
-
-pub use crate::body::BodyError;
 
 /// Writes leave one slot of this many to reads: a burst of them must not hide what became of
 /// those before.
@@ -27,6 +25,49 @@ const LIST_SHARE: usize = 64;
 
 /// The unit in which bytes of answers are counted; a shorter answer counts as nothing.
 const ANSWER_UNIT: usize = 1024;
+
+/// What never changes about an operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// Its name in the log.
+    pub name: &'static str,
+    /// The slots it takes one of.
+    pub class: Class,
+    /// Whether the handler gets the whole body. It takes no slot before that has arrived.
+    pub reads_body: bool,
+    /// Whether it can answer with a stream, which holds no slot once it has begun.
+    pub may_stream: bool,
+    /// Whether it has no effect the second time, also without a key.
+    pub is_idempotent: bool,
+}
+
+impl Facts {
+    /// An operation that only reads.
+    pub const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            class: Class::Read,
+            reads_body: false,
+            may_stream: false,
+            is_idempotent: false,
+        }
+    }
+}
+
+/// Which slots an operation takes one of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// None: probes, and what has limits of its own.
+    Free,
+    /// Any of those for work.
+    Read,
+    /// Those for work that are not kept for reads.
+    Write,
+    /// Those of lists, of which the database answers few at a time.
+    List,
+    /// Those of workers that wait for a job.
+    Lease,
+}
 
 /// The limits on the calls of a listener.
 #[derive(Clone, Copy, Debug)]
@@ -169,6 +210,102 @@ impl Admission {
         });
         arrived.await.unwrap_or(Err(BodyError::Timeout.into()))?;
         Ok(reader.into_bytes())
+    }
+}
+
+/// A request body could not be read.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub enum BodyError {
+    /// It is longer than allowed.
+    #[error("the body has more than {len_max} bytes")]
+    TooLarge {
+        /// The limit, in bytes.
+        len_max: usize,
+    },
+    /// It took too long.
+    #[error("the body did not arrive in time")]
+    Timeout,
+    /// The client stopped in the middle.
+    #[error("the body ends too early")]
+    Broken,
+}
+
+/// A body that is being read.
+struct Reader<B> {
+    body: B,
+    len_max: usize,
+    /// The only part so far, as nearly every body has one.
+    only: Bytes,
+    /// Copies of several parts.
+    all: BytesMut,
+    is_slow: bool,
+}
+
+impl<B> Reader<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// Reads a body of at most `len_max` bytes. One that announces more is refused unread.
+    fn new(body: B, len_max: usize) -> Result<Self, BodyError> {
+        if usize::try_from(body.size_hint().lower()).map_or(true, |len| len > len_max) {
+            return Err(BodyError::TooLarge { len_max });
+        }
+        Ok(Self {
+            body,
+            len_max,
+            only: Bytes::new(),
+            all: BytesMut::new(),
+            is_slow: false,
+        })
+    }
+
+    /// Waits for the next part; `false` if that was the last.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    async fn read_part(&mut self) -> Result<bool, BodyError> {
+        let part = match self.body.frame().await {
+            None => return Ok(false),
+            Some(Err(_)) => return Err(BodyError::Broken),
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+        };
+        if self.len() + part.len() > self.len_max {
+            let len_max = self.len_max;
+            return Err(BodyError::TooLarge { len_max });
+        }
+        if self.len() == 0 && !self.is_slow {
+            self.only = part;
+        } else {
+            self.copy_only_part();
+            self.all.extend_from_slice(&part);
+        }
+        Ok(true)
+    }
+
+    /// The body will take its time. A part of a few bytes keeps the whole buffer that it was read
+    /// into, so from now on all parts are copied.
+    fn note_slow(&mut self) {
+        self.is_slow = true;
+        self.copy_only_part();
+    }
+
+    fn copy_only_part(&mut self) {
+        self.all.extend_from_slice(&std::mem::take(&mut self.only));
+    }
+
+    /// The number of bytes received so far.
+    fn len(&self) -> usize {
+        self.only.len() + self.all.len()
+    }
+
+    /// The bytes received so far.
+    fn into_bytes(self) -> Bytes {
+        if self.all.is_empty() {
+            self.only
+        } else {
+            self.all.freeze()
+        }
     }
 }
 

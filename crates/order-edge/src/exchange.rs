@@ -11,7 +11,7 @@ use http::{HeaderMap, Response, request::Parts};
 use http_body::{Body, Frame};
 use order_core::{Clock, Error, RequestId, TraceParent};
 
-use crate::{admission::Refused, facts::Facts};
+use crate::admission::{Facts, Refused};
 
 /// What the log says about a call of any transport.
 pub struct About {

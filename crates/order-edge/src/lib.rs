@@ -5,16 +5,13 @@
 //! know HTTP messages only; how a transport answers and logs is its [`pipeline::Exchange`].
 
 pub mod admission;
-mod answer;
 mod arriving;
 pub mod batch;
-mod body;
 mod correlation;
 mod exchange;
-mod facts;
 pub mod pipeline;
 pub mod serve;
 pub mod slots;
 
-pub use answer::Answer;
+pub use pipeline::Answer;
 pub use serve::{Connection, ServeConfig, ServeError, client_address, serve};

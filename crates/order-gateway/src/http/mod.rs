@@ -9,7 +9,6 @@
 pub mod admin;
 pub(crate) mod dto;
 mod etag;
-mod exchange;
 mod media;
 pub(crate) mod operation;
 mod pages;
@@ -46,8 +45,7 @@ use tower_http::{
 
 use self::{
     admin::Readiness,
-    exchange::admission_config,
-    operation::{Frame, Operation},
+    operation::{Frame, Operation, admission_config},
     routes::{
         cancel_order::cancel_order, create_order::create_order, create_orders::create_orders,
         create_stream_ticket::create_stream_ticket, get_order::get_order, list_events::list_events,

@@ -1,23 +1,32 @@
-//! A handler as one entry of the router.
+//! A handler as one entry of the router, and what is particular to HTTP in the pipeline around it:
+//! problem documents, common headers and the target `http_access` of the log.
 //!
 //! One [`Operation`] is the only layer there is on this side of the pipeline, so a request
 //! costs one boxed future however much is done around its handler.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{body::Body, extract::Request, handler::Handler, response::Response};
 use bytes::Bytes;
-use http::request::Parts;
+use futures_util::stream;
+use http::{
+    HeaderMap, HeaderValue, Method, StatusCode, Version,
+    header::{CACHE_CONTROL, CONNECTION, ETAG, X_CONTENT_TYPE_OPTIONS},
+    request::Parts,
+};
+use http_body::Frame as BodyFrame;
 use order_core::{Clock, Error, IdGen, RequestId, TraceParent};
 use order_edge::{
-    admission::Admission,
-    pipeline::{self, Class, Content, Facts, Pipeline},
+    admission::{Admission, AdmissionConfig, BodyError, Refused},
+    pipeline::{self, About, Class, Content, End, Exchange, Facts, Pipeline},
 };
 
 use super::{
-    HttpDeps,
-    exchange::HttpExchange,
+    HttpConfig, HttpDeps,
+    media::{self, EVENT_STREAM, JSON},
     problem::{Problem, ProtocolError},
+    routes::IDEMPOTENCY_KEY,
+    sse,
 };
 
 /// A request on its way to a handler.
@@ -182,4 +191,163 @@ pub(crate) async fn in_time<T>(
     tokio::time::timeout(limit, work)
         .await
         .unwrap_or(Err(Error::DeadlineExceeded))
+}
+
+/// The longest path that is logged, in bytes. Paths of this API have at most 51.
+const PATH_LEN_MAX: usize = 128;
+
+/// Rejections that may be over soon.
+const TEMPORARY: [StatusCode; 3] = [
+    StatusCode::TOO_MANY_REQUESTS,
+    StatusCode::SERVICE_UNAVAILABLE,
+    StatusCode::GATEWAY_TIMEOUT,
+];
+
+/// Rejections of a body that has not been read to its end.
+const LEAVES_BODY: [StatusCode; 2] = [StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE];
+
+/// The limits on the requests of the API.
+pub(super) fn admission_config(config: &HttpConfig) -> AdmissionConfig {
+    AdmissionConfig {
+        in_flight_max: config.in_flight_max,
+        in_flight_per_address_max: config.in_flight_per_address_max,
+        leases_max: 0,
+        arriving_max: config.in_flight_max,
+        arriving_per_address_max: config.in_flight_per_address_max,
+        body_len_max: config.body_len_max,
+        body_timeout: config.body_timeout,
+        bytes_max: AdmissionConfig::BYTES_MAX,
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Overloaded => Error::overloaded().into(),
+            Refused::Body(BodyError::TooLarge { len_max }) => {
+                ProtocolError::BodyTooLarge { len_max }.into()
+            }
+            Refused::Body(BodyError::Timeout) => ProtocolError::RequestTimeout.into(),
+            Refused::Body(BodyError::Broken) => ProtocolError::InvalidJson {
+                rule: "it ends too early".to_owned(),
+            }
+            .into(),
+        }
+    }
+}
+
+/// One request.
+struct HttpExchange {
+    method: Method,
+    /// A copy: a part of the URI would keep the read buffer of the connection for as long as the
+    /// answer lasts.
+    path: Box<str>,
+    version: Version,
+    /// Whether it may be repeated although its outcome is unknown.
+    is_idempotent: bool,
+    /// Whether the client waits for a stream of events.
+    is_stream: bool,
+    /// The status of the answer, once there is one.
+    status: Option<StatusCode>,
+    /// Whether the client has all of it, as far as this process knows.
+    is_sent: bool,
+}
+
+impl Exchange for HttpExchange {
+    type Body = Body;
+    type Rejection = Problem;
+
+    fn begin(facts: &Facts, parts: &Parts) -> Self {
+        let path = parts.uri.path();
+        let (logged, _) = path.split_at(path.floor_char_boundary(PATH_LEN_MAX));
+        Self {
+            method: parts.method.clone(),
+            path: logged.into(),
+            version: parts.version,
+            // A key that an operation does not know is refused by it.
+            is_idempotent: facts.is_idempotent
+                || parts.method.is_safe()
+                || parts.headers.contains_key(IDEMPOTENCY_KEY),
+            is_stream: facts.may_stream && wants_stream(&parts.headers),
+            status: None,
+            is_sent: false,
+        }
+    }
+
+    fn reject(&mut self, problem: Problem, about: &About) -> Response<Body> {
+        let trace_parent = about.trace_parent.as_ref();
+        let rejection = problem.into_response(&about.request_id, trace_parent, self.is_idempotent);
+        if self.is_stream && TEMPORARY.contains(&rejection.status()) {
+            return sse::come_back_later(&rejection, &about.request_id);
+        }
+        rejection
+    }
+
+    fn answer(&mut self, response: &mut Response<Body>, _: &About) {
+        let status = response.status();
+        self.status = Some(status);
+        let is_empty = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        self.is_sent = is_empty || self.method == Method::HEAD || status.is_informational();
+        if is_empty {
+            // An empty body of known length would be announced as `Content-Length: 0`, which
+            // these answers must not have (RFC 9110 §8.6).
+            *response.body_mut() = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
+        }
+        let headers = response.headers_mut();
+        // What has a validator may be kept by the client, which asks each time whether it
+        // changed.
+        let is_kept = headers.contains_key(ETAG)
+            && (status.is_success() || status == StatusCode::NOT_MODIFIED);
+        let caching = if is_kept {
+            "private, no-cache"
+        } else {
+            "no-store"
+        };
+        headers
+            .entry(CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static(caching));
+        // The rest of the body is not read, so the connection cannot be used again.
+        if self.version <= Version::HTTP_11 && LEAVES_BODY.contains(&status) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
+
+    fn end(&mut self, end: End<'_>) {
+        self.is_sent |= matches!(end, End::Whole);
+    }
+
+    fn broken(&mut self, error: Error, about: &About) -> Result<BodyFrame<Bytes>, axum::Error> {
+        tracing::error!(
+            request.id = %about.request_id,
+            error.chain = error.chain(),
+            "answer panicked"
+        );
+        Err(axum::Error::new(error))
+    }
+
+    /// The query stays out of the log: it names users.
+    fn log(&self, about: &About) {
+        tracing::event!(
+            target: "http_access",
+            tracing::Level::INFO,
+            request.id = %about.request_id,
+            trace.id = about.trace_parent.as_ref().map(TraceParent::trace_id),
+            http.operation = about.operation,
+            http.method = self.method.as_str(),
+            http.path = &*self.path,
+            http.status = self.status.map(|status| status.as_u16()),
+            duration_us = micros(about.elapsed()),
+            client.address = about.peer.map(tracing::field::display),
+            "{}", if self.is_sent { "answered" } else { "abandoned" }
+        );
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn wants_stream(headers: &HeaderMap) -> bool {
+    media::negotiate(headers, &[JSON, EVENT_STREAM]).is_ok_and(|chosen| chosen == EVENT_STREAM)
 }

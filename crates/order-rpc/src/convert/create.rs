@@ -1,6 +1,6 @@
 //! Wanted orders, alone and in batches.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, mem::take};
 
 use order_core::{
     CallContext, CreateFields, CreateOrder, Error, ExternalId, IdempotencyKey, OrderId, RequestId,
@@ -84,14 +84,30 @@ pub(crate) fn with_origin(
     }
 }
 
-/// Reads which request a wanted order of a batch came with, if it says so.
-pub(crate) fn origin_from_proto(
-    message: &proto::CreateOrderRequest,
-) -> Option<(RequestId, Option<TraceParent>)> {
-    let request_id = RequestId::parse(&message.request_id)?;
-    let trace = TraceParent::parse(&message.traceparent);
-    let trace = trace.map(|trace| trace.with_state([message.tracestate.as_str()]));
-    Some((request_id, trace))
+/// Which request a wanted order of a batch came with, as it says.
+pub(crate) struct Origin {
+    request_id: String,
+    traceparent: String,
+    tracestate: String,
+}
+
+/// Takes out which request a wanted order of a batch came with.
+pub(crate) fn take_origin(message: &mut proto::CreateOrderRequest) -> Origin {
+    Origin {
+        request_id: take(&mut message.request_id),
+        traceparent: take(&mut message.traceparent),
+        tracestate: take(&mut message.tracestate),
+    }
+}
+
+impl Origin {
+    /// The request, if the order names one.
+    pub(crate) fn parse(&self) -> Option<(RequestId, Option<TraceParent>)> {
+        let request_id = RequestId::parse(&self.request_id)?;
+        let trace = TraceParent::parse(&self.traceparent);
+        let trace = trace.map(|trace| trace.with_state([self.tracestate.as_str()]));
+        Some((request_id, trace))
+    }
 }
 
 /// An upper bound of the bytes that a wanted order takes in a batch, with the request it came with.

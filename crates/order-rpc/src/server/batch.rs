@@ -1,6 +1,6 @@
 //! Many orders in one call, each answered for itself.
 
-use order_core::{CallContext, CreateOrder, Error, OrderApi, Receipt, RequestId, TraceParent};
+use order_core::{CallContext, CreateOrder, Error, OrderApi, Receipt, TraceParent};
 use order_edge::batch::log_failures;
 
 use super::call::ACCESS_LOG;
@@ -15,26 +15,29 @@ use crate::{
 
 /// What the batch says about one of its orders, beside the order.
 struct Part {
-    /// The request that the order came with, if the caller gathered several.
-    origin: Option<(RequestId, Option<TraceParent>)>,
+    origin: convert::Origin,
     is_idempotent: bool,
 }
 
 impl Part {
-    fn of(request: &proto::CreateOrderRequest) -> Self {
+    fn of(request: &mut proto::CreateOrderRequest) -> Self {
         Self {
-            origin: convert::origin_from_proto(request),
             is_idempotent: is_idempotent_create(request),
+            origin: convert::take_origin(request),
         }
     }
 
     /// Writes the line of a request that shares its call with others, as the access log does for a
     /// call.
     fn log(&self, answer: &Result<Receipt, Error>) {
-        let Some((request_id, trace)) = &self.origin else {
+        let error = answer.as_ref().err();
+        let is_fault = error.is_some_and(|error| error.reason().is_fault());
+        if !is_fault && !tracing::enabled!(target: ACCESS_LOG, tracing::Level::INFO) {
+            return;
+        }
+        let Some((request_id, trace)) = self.origin.parse() else {
             return;
         };
-        let error = answer.as_ref().err();
         let code = error.map_or("OK", |error| error.reason().grpc_code().as_str());
         // The level has to be a constant of each call site.
         macro_rules! line {
@@ -51,7 +54,7 @@ impl Part {
                 )
             };
         }
-        if error.is_some_and(|error| error.reason().is_fault()) {
+        if is_fault {
             line!(tracing::Level::ERROR);
         } else {
             line!(tracing::Level::INFO);
@@ -63,9 +66,9 @@ impl Part {
 pub(super) async fn create_batch(
     api: &dyn OrderApi,
     ctx: &CallContext,
-    requests: Vec<proto::CreateOrderRequest>,
+    mut requests: Vec<proto::CreateOrderRequest>,
 ) -> Result<proto::BatchCreateOrdersResponse, Error> {
-    let parts: Vec<Part> = requests.iter().map(Part::of).collect();
+    let parts: Vec<Part> = requests.iter_mut().map(Part::of).collect();
     let requests = convert::creates_from_proto(requests)?;
     let (valid, refused) = split(requests);
     let created = api.create_orders(ctx, valid).await;
@@ -79,7 +82,7 @@ pub(super) async fn create_batch(
         refused,
     );
     let unnamed = parts.iter().zip(&answers);
-    let unnamed = unnamed.filter(|(part, _)| part.origin.is_none());
+    let unnamed = unnamed.filter(|(part, answer)| answer.is_err() && part.origin.parse().is_none());
     log_failures(ctx, unnamed.map(|(_, answer)| answer));
     let n_parts = answers.len();
     let results = parts.iter().zip(answers).map(|(part, answer)| {
@@ -90,9 +93,10 @@ pub(super) async fn create_batch(
                 replayed: is_replayed,
             },
             Err(error) => {
-                let origin = part.origin.as_ref();
-                let request_id = origin.map_or(&ctx.request_id, |(request_id, _)| request_id);
-                let status = to_batch_status(error, request_id, n_parts, part.is_idempotent);
+                let origin = part.origin.parse();
+                let request_id =
+                    origin.map_or(ctx.request_id.clone(), |(request_id, _)| request_id);
+                let status = to_batch_status(error, &request_id, n_parts, part.is_idempotent);
                 BatchResult {
                     result: Some(BatchItem::Error(status)),
                     replayed: false,
