@@ -21,8 +21,11 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper_util::{rt::TokioTimer, server::conn::auto::Builder};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
+use hyper_util::rt::TokioTimer;
 use order_core::BoxError;
 use tokio::{
     task::JoinSet,
@@ -34,7 +37,7 @@ use tower::Service;
 pub(crate) use self::connection::address_of;
 pub use self::connection::{Connection, ConnectionAge, client_address};
 use self::{
-    connection::serve_connection,
+    connection::{Protocols, serve_connection},
     socket::{ConnectionLimits, Stopping, WatchedStream},
     stall::StreamExecutor,
 };
@@ -184,7 +187,7 @@ where
     let slots = Slots::new(config.connections_max, config.connections_per_address_max);
     let requests = request_slots(&config);
     let (tasks, draining) = (TaskTracker::new(), CancellationToken::new());
-    let http = http_builder(&config, &tasks);
+    let http = protocols(&config, &tasks);
     let stopping = Arc::new(Stopping::default());
     let mut failures = AcceptFailures::default();
     let mut connections = JoinSet::new();
@@ -291,20 +294,19 @@ async fn drain(
     connections.shutdown().await;
 }
 
-fn http_builder(config: &ServeConfig, tasks: &TaskTracker) -> Builder<StreamExecutor> {
-    let mut builder = Builder::new(StreamExecutor {
-        tasks: tasks.clone(),
-        write_timeout: config.write_timeout,
-    });
-    builder
-        .http1()
+fn protocols(config: &ServeConfig, tasks: &TaskTracker) -> Protocols {
+    let mut http1 = http1::Builder::new();
+    http1
         // hyper's also runs between requests; ours does not.
         .header_read_timeout(None)
         .max_headers(config.header_count_max)
         // A head must fit the read buffer; one that does not is answered 431.
         .max_buf_size(config.header_len_max.max(READ_BUFFER_LEN_MIN));
-    builder
-        .http2()
+    let mut http2 = http2::Builder::new(StreamExecutor {
+        tasks: tasks.clone(),
+        write_timeout: config.write_timeout,
+    });
+    http2
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.http2_streams_max)
         .max_header_list_size(u32::try_from(config.header_len_max).unwrap_or(u32::MAX))
@@ -313,10 +315,9 @@ fn http_builder(config: &ServeConfig, tasks: &TaskTracker) -> Builder<StreamExec
         .keep_alive_interval(config.http2_keepalive_interval)
         .keep_alive_timeout(config.http2_keepalive_timeout)
         .auto_date_header(!config.http2_only);
-    if config.http2_only {
-        builder.http2_only()
-    } else {
-        builder
+    Protocols {
+        http1: (!config.http2_only).then_some(http1),
+        http2,
     }
 }
 

@@ -190,6 +190,32 @@ async fn handlers_learn_the_address_of_the_client() {
 }
 
 #[tokio::test]
+async fn protocol_is_told_however_its_first_bytes_arrive() {
+    let server = Server::start(patient());
+    for (opening, answer) in [
+        ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", "HTTP/1.1 200"),
+        // These begin as an HTTP/2 preface does.
+        ("POST / HTTP/1.1\r\nhost: x\r\n\r\n", "HTTP/1.1 405"),
+        ("PROPFIND / HTTP/1.1\r\nhost: x\r\n\r\n", "HTTP/1.1 405"),
+        // Preface and empty settings; the server sends its own, which are frames of type 4.
+        (
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+            "\x04",
+        ),
+    ] {
+        let mut whole = server.send(opening.as_bytes()).await;
+        read_until(&mut whole, answer).await;
+        let mut dribbled = server.connect().await;
+        dribbled.set_nodelay(true).expect("a socket");
+        for byte in opening.bytes() {
+            dribbled.write_all(&[byte]).await.expect("sent");
+            tokio::task::yield_now().await;
+        }
+        read_until(&mut dribbled, answer).await;
+    }
+}
+
+#[tokio::test]
 async fn silent_connection_is_closed() {
     let server = Server::start(ServeConfig {
         first_byte_timeout: SHORT,

@@ -14,8 +14,11 @@ use bytes::Bytes;
 use h2::Reason;
 use http::{Extensions, HeaderValue, Request, Response, StatusCode, header::CONNECTION};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper_util::{rt::TokioIo, server::conn::auto::Builder};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
+use hyper_util::rt::TokioIo;
 use order_core::BoxError;
 use pin_project_lite::pin_project;
 use tokio::time::{sleep, timeout};
@@ -64,11 +67,19 @@ pub struct ConnectionAge {
     pub grace: Duration,
 }
 
+/// The protocols of a listener.
+#[derive(Clone)]
+pub(super) struct Protocols {
+    /// `None` for a listener that has HTTP/2 only.
+    pub(super) http1: Option<http1::Builder>,
+    pub(super) http2: http2::Builder<StreamExecutor>,
+}
+
 /// Serves a connection until it is closed, has reached its age or is draining, then lets it
 /// finish what it has begun.
 pub(super) async fn serve_connection<S, B>(
-    http: Builder<StreamExecutor>,
-    stream: WatchedStream,
+    Protocols { http1, http2 }: Protocols,
+    mut stream: WatchedStream,
     (service, requests): (S, Slots),
     connection: Connection,
     age: Option<ConnectionAge>,
@@ -82,28 +93,57 @@ pub(super) async fn serve_connection<S, B>(
     B::Error: Into<BoxError>,
 {
     let (peer, draining) = (connection.peer, connection.draining.clone());
+    let http1 = match http1 {
+        Some(http1) => tokio::select! {
+            is_http2 = stream.is_http2() => match is_http2 {
+                Ok(is_http2) => (!is_http2).then_some(http1),
+                Err(error) => return log_end(peer, Err(error.into())),
+            },
+            () = draining.cancelled() => return,
+        },
+        None => None,
+    };
     let calls = Calls {
         service,
         requests,
         connection: Arc::new(connection),
         progress: Arc::clone(&stream.progress),
     };
-    let mut serving = pin!(http.serve_connection_with_upgrades(TokioIo::new(stream), calls));
+    let io = TokioIo::new(stream);
+    let ended = if let Some(http1) = http1 {
+        let serving = http1.serve_connection(io, calls).with_upgrades();
+        let shut_down = http1::UpgradeableConnection::graceful_shutdown;
+        drive(serving, shut_down, &draining, age).await
+    } else {
+        let serving = http2.serve_connection(io, calls);
+        let shut_down = http2::Connection::graceful_shutdown;
+        // In a box of its own, so that HTTP/1 connections are not as large.
+        Box::pin(drive(serving, shut_down, &draining, age)).await
+    };
+    log_end(peer, ended.map_err(Into::into));
+}
+
+async fn drive<C>(
+    serving: C,
+    shut_down: fn(Pin<&mut C>),
+    draining: &CancellationToken,
+    age: Option<ConnectionAge>,
+) -> hyper::Result<()>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut serving = pin!(serving);
     let grace = tokio::select! {
-        result = serving.as_mut() => return log_end(peer, result),
+        ended = serving.as_mut() => return ended,
         () = until_old(age) => age.map(|age| age.grace),
         // The server ends the drain of all connections at once.
         () = draining.cancelled() => None,
     };
     draining.cancel();
-    serving.as_mut().graceful_shutdown();
+    shut_down(serving.as_mut());
     match grace {
-        None => log_end(peer, serving.await),
-        Some(grace) => {
-            if let Ok(result) = timeout(grace, serving).await {
-                log_end(peer, result);
-            }
-        }
+        None => serving.await,
+        Some(grace) => timeout(grace, serving).await.unwrap_or(Ok(())),
     }
 }
 

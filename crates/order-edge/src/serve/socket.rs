@@ -3,9 +3,8 @@
 //!
 //! The stream sees bytes and the service sees requests; together they know what the
 //! connection is doing, which neither hyper's timeouts nor the socket's can tell: hyper's
-//! header timeout also runs between requests, and its protocol detection has none. One
-//! timer per connection is armed for the next deadline that can come, and is looked at
-//! only when the stream would wait.
+//! header timeout also runs between requests. One timer per connection is armed for the next
+//! deadline that can come, and is looked at only when the stream would wait.
 
 use std::{
     io::{self, IoSlice},
@@ -21,7 +20,7 @@ use std::{
 use crate::slots::Slot;
 use http::Version;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep},
 };
@@ -70,8 +69,11 @@ enum Phase {
     Upgraded,
 }
 
+/// With this an HTTP/2 connection begins (RFC 9113 §3.4), and no other.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// The bytes of the shortest opening of an HTTP/2 connection: the preface and empty settings.
-const HTTP2_OPENING_LEN: usize = 24 + 9;
+const HTTP2_OPENING_LEN: usize = HTTP2_PREFACE.len() + 9;
 
 /// What stream and service know together. The lock is taken a few times per request and
 /// hardly ever contended.
@@ -190,6 +192,8 @@ impl State {
 /// A socket that ends itself when its peer is too slow.
 pub(super) struct WatchedStream {
     tcp: TcpStream,
+    /// What was read to tell the protocol, and is still to be read as a part of it.
+    opening: Vec<u8>,
     pub(super) progress: Arc<Progress>,
     timer: Pin<Box<Sleep>>,
     limits: ConnectionLimits,
@@ -211,6 +215,7 @@ impl WatchedStream {
         let progress = Progress::new(now, Arc::clone(stopping), limits.is_http2_only);
         Self {
             tcp,
+            opening: Vec::new(),
             progress: Arc::new(progress),
             timer: Box::pin(tokio::time::sleep(
                 limits.first_byte.min(limits.look_interval()),
@@ -220,6 +225,27 @@ impl WatchedStream {
             blocked_since: None,
             _slot: slot,
         }
+    }
+
+    /// Waits until it is clear whether the peer begins with the preface of HTTP/2. The bytes are read
+    /// again, together with those behind them: a head in two reads makes hyper double its buffer.
+    pub(super) async fn is_http2(&mut self) -> io::Result<bool> {
+        let mut opening = [0; HTTP2_PREFACE.len()];
+        let mut len = 0;
+        while let Some(rest) = opening.get_mut(len..).filter(|rest| !rest.is_empty()) {
+            let n_bytes = self.read(rest).await?;
+            len += n_bytes;
+            let is_preface = opening
+                .iter()
+                .zip(HTTP2_PREFACE)
+                .take(len)
+                .all(|(a, b)| a == b);
+            if n_bytes == 0 || !is_preface {
+                break;
+            }
+        }
+        self.opening = opening.into_iter().take(len).collect();
+        Ok(self.opening == HTTP2_PREFACE)
     }
 
     /// Waits for the deadline of what the connection is doing now.
@@ -282,8 +308,11 @@ impl AsyncRead for WatchedStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let n_opening = self.opening.len().min(buffer.remaining());
+        buffer.put_slice(self.opening.drain(..n_opening).as_slice());
         let len_before = buffer.filled().len();
         match Pin::new(&mut self.tcp).poll_read(cx, buffer) {
+            Poll::Pending if n_opening > 0 => Poll::Ready(Ok(())),
             Poll::Ready(result) => {
                 let n_bytes = buffer.filled().len() - len_before;
                 if n_bytes > 0 {
