@@ -120,13 +120,14 @@ impl Executor {
         let taking = &self.shared.stops.taking;
         while !taking.is_cancelled() {
             // To register for the stop costs as much as a job that is there.
-            let next = match self.next().now_or_never() {
-                Some(next) => next,
-                None => tokio::select! {
+            let next = if let Some(next) = self.next().now_or_never() {
+                next
+            } else {
+                tokio::select! {
                     biased;
                     () = taking.cancelled() => return,
                     next = self.next() => next,
-                },
+                }
             };
             match next {
                 Some(Next::Queued(job, slot)) => self.run_job(job, slot, false).await,

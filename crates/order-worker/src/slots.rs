@@ -95,8 +95,13 @@ impl Slots {
     /// Queues a job. After the end of the workers it is left to the drain, or to the end of
     /// its lease.
     pub(crate) fn send(&self, job: Job, slot: Slot) {
-        self.queue.lock().push_back((job, slot));
-        self.queue.n_jobs.add_permits(1);
+        let mut jobs = self.queue.lock();
+        let has_room = jobs.len() < 3 * (self.gauge.workers + self.gauge.queue_len_max);
+        debug_assert!(has_room, "the queue has room for three times the slots");
+        if has_room {
+            jobs.push_back((job, slot));
+            self.queue.n_jobs.add_permits(1);
+        }
     }
 
     /// Takes a job from the queue, and waits for one if there is none.
