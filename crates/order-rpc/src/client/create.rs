@@ -97,7 +97,8 @@ impl Creates {
         (Self { keyless, keyed }, lanes)
     }
 
-    /// Creates an order, in a call with others that come at the same time.
+    /// Creates an order, in a call with others that come at the same time. The call is bounded by the
+    /// longest deadline in it; a caller whose own is shorter stops waiting by itself.
     pub(super) async fn submit(
         &self,
         remote: &Remote,
