@@ -213,9 +213,9 @@ where
                 let draining = draining.child_token();
                 let connection = Connection { peer, draining };
                 let (http, calls) = (http.clone(), (service.clone(), requests.clone()));
-                connections.spawn(async move {
-                    serve_connection(http, stream, calls, connection, config.age).await;
-                });
+                connections.spawn(serve_connection(
+                    http, stream, calls, connection, config.age,
+                ));
             }
             Err(error) => {
                 if let Some(failures) = failures.count() {

@@ -130,24 +130,23 @@ impl Executor {
                 }
             };
             match next {
-                Some(Next::Queued(job, slot)) => self.run_job(job, slot, false).await,
-                Some(Next::Abandoned(turn)) => self.run_abandoned(turn).await,
-                None => return,
+                Next::Queued(job, slot) => self.run_job(job, slot, false).await,
+                Next::Abandoned(turn) => self.run_abandoned(turn).await,
             }
         }
     }
 
     /// Waits for work. All waits are safe to drop.
-    async fn next(&self) -> Option<Next> {
+    async fn next(&self) -> Next {
         // Before the queue, which may never be empty.
         let is_claiming = !self.shared.stops.claiming.is_cancelled();
         if is_claiming && let Some(turn) = self.abandoned.try_turn() {
-            return Some(Next::Abandoned(turn));
+            return Next::Abandoned(turn);
         }
         tokio::select! {
             biased;
-            queued = self.slots.recv() => queued.map(|(job, slot)| Next::Queued(job, slot)),
-            turn = self.abandoned.turn(), if is_claiming => Some(Next::Abandoned(turn)),
+            (job, slot) = self.slots.recv() => Next::Queued(job, slot),
+            turn = self.abandoned.turn(), if is_claiming => Next::Abandoned(turn),
         }
     }
 

@@ -16,10 +16,7 @@ use std::{
 };
 
 use order_core::{Job, group_commit::BATCH_LEN_MAX};
-use tokio::{
-    sync::{Notify, Semaphore},
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 
 /// How much work a process holds.
 const HORIZON: Duration = Duration::from_millis(1_500);
@@ -40,17 +37,42 @@ pub(crate) struct Slots {
     queue: Arc<Queue>,
 }
 
-/// Jobs that wait for a worker. A worker that has work takes the next job without waking another.
+/// Jobs that wait for a worker. One worker at a time is being woken, and wakes the next one if it
+/// leaves jobs behind: where jobs take no time, the first has taken all of them before that, and to
+/// wake every worker for each batch would cost more than the jobs.
+#[derive(Default)]
 struct Queue {
-    jobs: Mutex<VecDeque<(Job, Slot)>>,
-    /// A permit for each of them.
-    n_jobs: Semaphore,
+    waiting: Mutex<Waiting>,
+    wakes: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<(Job, Slot)>,
+    /// Whether a worker is being woken.
+    is_waking: bool,
 }
 
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(Job, Slot)>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         // No code that holds the lock can panic.
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pop(&self) -> Option<(Job, Slot)> {
+        let mut waiting = self.lock();
+        let next = waiting.jobs.pop_front();
+        self.wake(waiting);
+        next
+    }
+
+    /// Wakes a worker if there is a job, unless one is on its way.
+    fn wake(&self, mut waiting: MutexGuard<'_, Waiting>) {
+        if !waiting.jobs.is_empty() && !waiting.is_waking {
+            waiting.is_waking = true;
+            drop(waiting);
+            self.wakes.notify_one();
+        }
     }
 }
 
@@ -68,13 +90,9 @@ impl Slots {
             }),
             freed: Notify::new(),
         };
-        let queue = Queue {
-            jobs: Mutex::default(),
-            n_jobs: Semaphore::new(0),
-        };
         Self {
             gauge: Arc::new(gauge),
-            queue: Arc::new(queue),
+            queue: Arc::default(),
         }
     }
 
@@ -95,22 +113,27 @@ impl Slots {
     /// Queues a job. After the end of the workers it is left to the drain, or to the end of
     /// its lease.
     pub(crate) fn send(&self, job: Job, slot: Slot) {
-        let mut jobs = self.queue.lock();
-        let has_room = jobs.len() < 3 * (self.gauge.workers + self.gauge.queue_len_max);
+        let mut waiting = self.queue.lock();
+        let has_room = waiting.jobs.len() < 3 * (self.gauge.workers + self.gauge.queue_len_max);
         debug_assert!(has_room, "the queue has room for three times the slots");
         if has_room {
-            jobs.push_back((job, slot));
-            self.queue.n_jobs.add_permits(1);
+            waiting.jobs.push_back((job, slot));
+            self.queue.wake(waiting);
         }
     }
 
     /// Takes a job from the queue, and waits for one if there is none.
     ///
     /// # Cancel safety
-    /// Safe to cancel: the job then stays in the queue.
-    pub(crate) async fn recv(&self) -> Option<(Job, Slot)> {
-        self.queue.n_jobs.acquire().await.ok()?.forget();
-        self.queue.lock().pop_front()
+    /// Safe to cancel: the job then stays in the queue, and another worker is woken for it.
+    pub(crate) async fn recv(&self) -> (Job, Slot) {
+        loop {
+            if let Some(next) = self.queue.pop() {
+                return next;
+            }
+            self.queue.wakes.notified().await;
+            self.queue.lock().is_waking = false;
+        }
     }
 
     /// Queues claimed jobs.

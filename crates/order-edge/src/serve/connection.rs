@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     future::Future,
     net::{IpAddr, SocketAddr},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -113,18 +113,18 @@ pub(super) async fn serve_connection<S, B>(
     let ended = if let Some(http1) = http1 {
         let serving = http1.serve_connection(io, calls).with_upgrades();
         let shut_down = http1::UpgradeableConnection::graceful_shutdown;
-        drive(serving, shut_down, &draining, age).await
+        drive(Box::pin(serving), shut_down, &draining, age).await
     } else {
         let serving = http2.serve_connection(io, calls);
         let shut_down = http2::Connection::graceful_shutdown;
-        // In a box of its own, so that HTTP/1 connections are not as large.
-        Box::pin(drive(serving, shut_down, &draining, age)).await
+        drive(Box::pin(serving), shut_down, &draining, age).await
     };
     log_end(peer, ended.map_err(Into::into));
 }
 
+/// Drives a connection, which is in a box so that one of HTTP/1 is not as large as one of HTTP/2.
 async fn drive<C>(
-    serving: C,
+    mut serving: Pin<Box<C>>,
     shut_down: fn(Pin<&mut C>),
     draining: &CancellationToken,
     age: Option<ConnectionAge>,
@@ -132,7 +132,6 @@ async fn drive<C>(
 where
     C: Future<Output = hyper::Result<()>>,
 {
-    let mut serving = pin!(serving);
     let grace = tokio::select! {
         ended = serving.as_mut() => return ended,
         () = until_old(age) => age.map(|age| age.grace),

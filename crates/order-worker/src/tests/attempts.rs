@@ -277,3 +277,22 @@ async fn attempt_that_takes_too_long_is_dropped_and_counts() {
     assert!(cause.message.contains("longer than"), "{}", cause.message);
     assert_eq!(n_dropped.load(Ordering::Relaxed), 3);
 }
+
+/// A worker that takes a job and leaves others behind wakes the next worker.
+#[tokio::test(start_paused = true)]
+async fn jobs_that_come_together_go_to_all_workers() {
+    let (processor, _) = stuck();
+    let workers = 5;
+    let rig = Rig::started(
+        WorkerConfig {
+            workers,
+            ..config()
+        },
+        processor,
+    )
+    .await;
+    for _ in 0..workers {
+        rig.create();
+    }
+    rig.eventually(|rig| rig.n_attempts() == workers).await;
+}
