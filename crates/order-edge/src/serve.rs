@@ -187,7 +187,7 @@ where
     let slots = Slots::new(config.connections_max, config.connections_per_address_max);
     let requests = request_slots(&config);
     let (tasks, draining) = (TaskTracker::new(), CancellationToken::new());
-    let http = protocols(&config, &tasks);
+    let http = Arc::new(protocols(&config, &tasks));
     let stopping = Arc::new(Stopping::default());
     let mut failures = AcceptFailures::default();
     let mut connections = JoinSet::new();
@@ -212,7 +212,7 @@ where
                 let stream = WatchedStream::new(tcp, slot, limits, &stopping);
                 let draining = draining.child_token();
                 let connection = Connection { peer, draining };
-                let (http, calls) = (http.clone(), (service.clone(), requests.clone()));
+                let (http, calls) = (Arc::clone(&http), (service.clone(), requests.clone()));
                 connections.spawn(serve_connection(
                     http, stream, calls, connection, config.age,
                 ));

@@ -68,7 +68,6 @@ pub struct ConnectionAge {
 }
 
 /// The protocols of a listener.
-#[derive(Clone)]
 pub(super) struct Protocols {
     /// `None` for a listener that has HTTP/2 only.
     pub(super) http1: Option<http1::Builder>,
@@ -78,7 +77,7 @@ pub(super) struct Protocols {
 /// Serves a connection until it is closed, has reached its age or is draining, then lets it
 /// finish what it has begun.
 pub(super) async fn serve_connection<S, B>(
-    Protocols { http1, http2 }: Protocols,
+    protocols: Arc<Protocols>,
     mut stream: WatchedStream,
     (service, requests): (S, Slots),
     connection: Connection,
@@ -93,15 +92,16 @@ pub(super) async fn serve_connection<S, B>(
     B::Error: Into<BoxError>,
 {
     let (peer, draining) = (connection.peer, connection.draining.clone());
-    let http1 = match http1 {
-        Some(http1) => tokio::select! {
-            is_http2 = stream.is_http2() => match is_http2 {
-                Ok(is_http2) => (!is_http2).then_some(http1),
-                Err(error) => return log_end(peer, Err(error.into())),
-            },
+    let is_http2 = match protocols.http1 {
+        Some(_) => tokio::select! {
+            is_http2 = stream.is_http2() => is_http2,
             () = draining.cancelled() => return,
         },
-        None => None,
+        None => Ok(true),
+    };
+    let is_http2 = match is_http2 {
+        Ok(is_http2) => is_http2,
+        Err(error) => return log_end(peer, Err(error.into())),
     };
     let calls = Calls {
         service,
@@ -110,12 +110,14 @@ pub(super) async fn serve_connection<S, B>(
         progress: Arc::clone(&stream.progress),
     };
     let io = TokioIo::new(stream);
-    let ended = if let Some(http1) = http1 {
+    let ended = if let Some(http1) = &protocols.http1
+        && !is_http2
+    {
         let serving = http1.serve_connection(io, calls).with_upgrades();
         let shut_down = http1::UpgradeableConnection::graceful_shutdown;
         drive(Box::pin(serving), shut_down, &draining, age).await
     } else {
-        let serving = http2.serve_connection(io, calls);
+        let serving = protocols.http2.serve_connection(io, calls);
         let shut_down = http2::Connection::graceful_shutdown;
         drive(Box::pin(serving), shut_down, &draining, age).await
     };
