@@ -4,7 +4,7 @@
 pub(crate) type CurrencyCode = [u8; 3];
 
 /// The number of decimal places of each ISO 4217 currency, the most usual first, with its codes in
-/// order, each with a space behind it.
+/// order, each followed by a space.
 ///
 /// The table is our own, and codes that ISO withdraws stay in it: stored orders use them, and
 /// an update of a dependency must not make these orders unreadable. Metals, funds without minor

@@ -119,13 +119,15 @@ impl Money {
     }
 
     /// The amount in major units, if that is a whole number.
-    pub const fn whole(&self) -> Option<i64> {
-        let scale = 10_i64.pow(self.minor_digits as u32);
-        if self.minor_units % scale == 0 {
-            Some(self.minor_units / scale)
-        } else {
-            None
-        }
+    pub fn whole(&self) -> Option<i64> {
+        let (major, minor) = self.split();
+        (minor == 0).then_some(major)
+    }
+
+    /// The whole major units, and the minor units beside them.
+    fn split(&self) -> (i64, i64) {
+        let scale = 10_i64.pow(u32::from(self.minor_digits));
+        (self.minor_units / scale, self.minor_units % scale)
     }
 
     /// The three letters of the currency.
@@ -145,11 +147,10 @@ impl Money {
 /// It is a JSON number and parses to the same amount.
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(major) = self.whole() {
+        let (major, minor) = self.split();
+        if minor == 0 {
             return write!(f, "{major}");
         }
-        let scale = 10_i64.pow(u32::from(self.minor_digits));
-        let (major, minor) = (self.minor_units / scale, self.minor_units % scale);
         let fraction = format!("{minor:0width$}", width = usize::from(self.minor_digits));
         write!(f, "{major}.{}", fraction.trim_end_matches('0'))
     }

@@ -26,7 +26,7 @@ const LIST_SHARE: usize = 64;
 /// The unit in which bytes of answers are counted; a shorter answer counts as nothing.
 const ANSWER_UNIT: usize = 1024;
 
-/// What never changes about an operation.
+/// The fixed properties of an operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
     /// Its name in the log.

@@ -239,7 +239,7 @@ impl Pipeline {
     }
 }
 
-/// What a body gives: a frame, an error, or its end.
+/// The result of polling a body: a frame, an error, or the end.
 type Polled<B> = Option<Result<Frame<Bytes>, <B as Body>::Error>>;
 
 /// A handler panicked; the place is in the line that the panic hook wrote.
@@ -249,8 +249,8 @@ struct HandlerPanicked {
     message: String,
 }
 
-/// What panicked is dropped and never touched again, so a broken invariant inside of it is never
-/// seen: that is what `AssertUnwindSafe` states around handlers and bodies.
+/// A handler or body that panicked is dropped and never used again, so nobody sees its broken
+/// invariants. This is why `AssertUnwindSafe` is right around them.
 fn panicked(payload: &(dyn Any + Send)) -> Error {
     let message = payload
         .downcast_ref::<&str>()
@@ -274,7 +274,7 @@ fn poll_body<B: Body<Data = Bytes> + Unpin>(
 pub struct Answer<E: Exchange> {
     /// `None` once it panicked.
     body: Option<E::Body>,
-    /// What was taken of the body to learn its length.
+    /// The first result of the body, if it was polled to learn the length.
     peeked: Option<Polled<E::Body>>,
     line: Line<E>,
     _held: Held,

@@ -315,10 +315,7 @@ fn protocols(config: &ServeConfig, tasks: &TaskTracker) -> Protocols {
         .keep_alive_interval(config.http2_keepalive_interval)
         .keep_alive_timeout(config.http2_keepalive_timeout)
         .auto_date_header(!config.http2_only);
-    Protocols {
-        http1: (!config.http2_only).then_some(http1),
-        http2,
-    }
+    Protocols { http1, http2 }
 }
 
 /// Accepting fails 20 times a second while the process is out of file descriptors. That is one

@@ -119,7 +119,7 @@ impl Executor {
     pub(crate) async fn run(self: Arc<Self>) {
         let taking = &self.shared.stops.taking;
         while !taking.is_cancelled() {
-            // To register for the stop costs as much as a job that is there.
+            // Only a worker that has to wait registers for the stop: that costs as much as a job.
             let next = if let Some(next) = self.next().now_or_never() {
                 next
             } else {

@@ -64,7 +64,7 @@ pub(crate) enum Begin {
     Lost,
 }
 
-/// Keyed at random: clients may choose the ids of their orders.
+/// Hashed with a random seed, because clients may choose the ids of their orders.
 type Table = HashMap<OrderId, Held, foldhash::fast::RandomState>;
 
 /// The leases this process holds, each for `duration` from its last extension.

@@ -68,7 +68,7 @@ pub(super) struct PoolConfig {
     pub(super) wait: Duration,
 }
 
-/// What became of each item of a batch. Keyed at random: clients may choose ids.
+/// The outcome of each item of a batch. Hashed with a random seed, because clients may choose ids.
 pub(super) type Answers<K, V> = HashMap<K, Result<V, Error>, foldhash::fast::RandomState>;
 
 /// A statement over a batch of `T`: each item, known by its `K`, is answered with a `V`.

@@ -69,8 +69,7 @@ pub struct ConnectionAge {
 
 /// The protocols of a listener.
 pub(super) struct Protocols {
-    /// `None` for a listener that has HTTP/2 only.
-    pub(super) http1: Option<http1::Builder>,
+    pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<StreamExecutor>,
 }
 
@@ -92,16 +91,9 @@ pub(super) async fn serve_connection<S, B>(
     B::Error: Into<BoxError>,
 {
     let (peer, draining) = (connection.peer, connection.draining.clone());
-    let is_http2 = match protocols.http1 {
-        Some(_) => tokio::select! {
-            is_http2 = stream.is_http2() => is_http2,
-            () = draining.cancelled() => return,
-        },
-        None => Ok(true),
-    };
-    let is_http2 = match is_http2 {
-        Ok(is_http2) => is_http2,
-        Err(error) => return log_end(peer, Err(error.into())),
+    let is_http2 = tokio::select! {
+        is_http2 = stream.is_http2() => is_http2,
+        () = draining.cancelled() => return,
     };
     let calls = Calls {
         service,
@@ -110,21 +102,24 @@ pub(super) async fn serve_connection<S, B>(
         progress: Arc::clone(&stream.progress),
     };
     let io = TokioIo::new(stream);
-    let ended = if let Some(http1) = &protocols.http1
-        && !is_http2
-    {
-        let serving = http1.serve_connection(io, calls).with_upgrades();
-        let shut_down = http1::UpgradeableConnection::graceful_shutdown;
-        drive(Box::pin(serving), shut_down, &draining, age).await
-    } else {
-        let serving = protocols.http2.serve_connection(io, calls);
-        let shut_down = http2::Connection::graceful_shutdown;
-        drive(Box::pin(serving), shut_down, &draining, age).await
+    let ended = match is_http2 {
+        Ok(false) => {
+            let serving = protocols.http1.serve_connection(io, calls).with_upgrades();
+            let shut_down = http1::UpgradeableConnection::graceful_shutdown;
+            drive(Box::pin(serving), shut_down, &draining, age).await
+        }
+        Ok(true) => {
+            let serving = protocols.http2.serve_connection(io, calls);
+            let shut_down = http2::Connection::graceful_shutdown;
+            drive(Box::pin(serving), shut_down, &draining, age).await
+        }
+        Err(error) => return log_end(peer, Err(error.into())),
     };
     log_end(peer, ended.map_err(Into::into));
 }
 
-/// Drives a connection, which is in a box so that one of HTTP/1 is not as large as one of HTTP/2.
+/// Drives a connection to its end. It is boxed so that the task of an HTTP/1 connection is not as
+/// large as that of an HTTP/2 connection.
 async fn drive<C>(
     mut serving: Pin<Box<C>>,
     shut_down: fn(Pin<&mut C>),

@@ -192,7 +192,7 @@ impl State {
 /// A socket that ends itself when its peer is too slow.
 pub(super) struct WatchedStream {
     tcp: TcpStream,
-    /// What was read to tell the protocol, and is still to be read as a part of it.
+    /// Bytes that were read to detect the protocol. The next read returns them.
     opening: Vec<u8>,
     pub(super) progress: Arc<Progress>,
     timer: Pin<Box<Sleep>>,
@@ -227,9 +227,12 @@ impl WatchedStream {
         }
     }
 
-    /// Waits until it is clear whether the peer begins with the preface of HTTP/2. The bytes are read
-    /// again, together with those behind them: a head in two reads makes hyper double its buffer.
+    /// Detects HTTP/2 by its preface. The next read returns the same bytes together with those that
+    /// follow: hyper doubles its buffer for a head that arrives in two reads.
     pub(super) async fn is_http2(&mut self) -> io::Result<bool> {
+        if self.limits.is_http2_only {
+            return Ok(true);
+        }
         let mut opening = [0; HTTP2_PREFACE.len()];
         let mut len = 0;
         while let Some(rest) = opening.get_mut(len..).filter(|rest| !rest.is_empty()) {

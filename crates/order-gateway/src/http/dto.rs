@@ -24,7 +24,7 @@ use super::{etag::entity_tag, media::JSON, problem::Document};
 /// (draft-ietf-httpapi-idempotency-key-header-07).
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// How many headers an answer has at most, usually.
+/// The usual number of headers of an answer, at most.
 const N_HEADERS: usize = 8;
 
 /// The length of the JSON of an order without metadata, roughly.

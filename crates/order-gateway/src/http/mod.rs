@@ -139,7 +139,7 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let origins = std::mem::take(&mut config.allowed_origins);
-    // Around the router, because a layer of the router is a box more for every route.
+    // Outside the router: a layer inside it would box every route once more.
     ServiceBuilder::new()
         .option_layer((!origins.is_empty()).then(|| origin::cors(origins)))
         .layer(compression())

@@ -294,8 +294,7 @@ impl Exchange for HttpExchange {
             *response.body_mut() = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
         }
         let headers = response.headers_mut();
-        // What has a validator may be kept by the client, which asks each time whether it
-        // changed.
+        // The client may store an answer with an ETag, and revalidates it each time.
         let is_kept = headers.contains_key(ETAG)
             && (status.is_success() || status == StatusCode::NOT_MODIFIED);
         let caching = if is_kept {

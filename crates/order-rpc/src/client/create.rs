@@ -118,10 +118,10 @@ impl Creates {
         if !is_keyed {
             return self.keyless.submit(wanted, ctx.deadline).await;
         }
-        let created = wait_while_in_progress(remote.clock(), ctx, || {
+        wait_while_in_progress(remote.clock(), ctx, || {
             self.keyed.submit(wanted.clone(), ctx.deadline)
-        });
-        created.await
+        })
+        .await
     }
 
     /// Refuses new creates; the lanes end when those that wait are answered.

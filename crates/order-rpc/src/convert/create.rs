@@ -84,14 +84,14 @@ pub(crate) fn with_origin(
     }
 }
 
-/// Which request a wanted order of a batch came with, as it says.
+/// The request id and trace context of an order in a batch, as they came.
 pub(crate) struct Origin {
     request_id: String,
     traceparent: String,
     tracestate: String,
 }
 
-/// Takes out which request a wanted order of a batch came with.
+/// Takes the request id and trace context out of an order in a batch.
 pub(crate) fn take_origin(message: &mut proto::CreateOrderRequest) -> Origin {
     Origin {
         request_id: take(&mut message.request_id),
@@ -101,7 +101,7 @@ pub(crate) fn take_origin(message: &mut proto::CreateOrderRequest) -> Origin {
 }
 
 impl Origin {
-    /// The request, if the order names one.
+    /// The request id and trace context, if there is a valid request id.
     pub(crate) fn parse(&self) -> Option<(RequestId, Option<TraceParent>)> {
         let request_id = RequestId::parse(&self.request_id)?;
         let trace = TraceParent::parse(&self.traceparent);
