@@ -37,7 +37,7 @@ use tower::Service;
 pub(crate) use self::connection::address_of;
 pub use self::connection::{Connection, ConnectionAge, client_address};
 use self::{
-    connection::{Protocols, serve_connection},
+    connection::{Listener, serve_connection},
     socket::{ConnectionLimits, Stopping, WatchedStream},
     stall::StreamExecutor,
 };
@@ -173,6 +173,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
         + Clone
         + Send
+        + Sync
         + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
@@ -185,9 +186,8 @@ where
         .map_err(|source| ServeError { name, source })?;
     let limits = limits(&config);
     let slots = Slots::new(config.connections_max, config.connections_per_address_max);
-    let requests = request_slots(&config);
     let (tasks, draining) = (TaskTracker::new(), CancellationToken::new());
-    let http = Arc::new(protocols(&config, &tasks));
+    let shared = Arc::new(configure(&config, service, &tasks));
     let stopping = Arc::new(Stopping::default());
     let mut failures = AcceptFailures::default();
     let mut connections = JoinSet::new();
@@ -209,13 +209,10 @@ where
                 if tcp.set_nodelay(true).is_err() {
                     continue;
                 }
-                let stream = WatchedStream::new(tcp, slot, limits, &stopping);
+                let stream = Box::new(WatchedStream::new(tcp, slot, limits, &stopping));
                 let draining = draining.child_token();
                 let connection = Connection { peer, draining };
-                let (http, calls) = (Arc::clone(&http), (service.clone(), requests.clone()));
-                connections.spawn(serve_connection(
-                    http, stream, calls, connection, config.age,
-                ));
+                connections.spawn(serve_connection(Arc::clone(&shared), stream, connection));
             }
             Err(error) => {
                 if let Some(failures) = failures.count() {
@@ -294,7 +291,7 @@ async fn drain(
     connections.shutdown().await;
 }
 
-fn protocols(config: &ServeConfig, tasks: &TaskTracker) -> Protocols {
+fn configure<S>(config: &ServeConfig, service: S, tasks: &TaskTracker) -> Listener<S> {
     let mut http1 = http1::Builder::new();
     http1
         // hyper's also runs between requests; ours does not.
@@ -315,7 +312,13 @@ fn protocols(config: &ServeConfig, tasks: &TaskTracker) -> Protocols {
         .keep_alive_interval(config.http2_keepalive_interval)
         .keep_alive_timeout(config.http2_keepalive_timeout)
         .auto_date_header(!config.http2_only);
-    Protocols { http1, http2 }
+    Listener {
+        http1,
+        http2,
+        service,
+        requests: request_slots(config),
+        age: config.age,
+    }
 }
 
 /// Accepting fails 20 times a second while the process is out of file descriptors. That is one

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Delivery, Form, Inbox, Session, Subscribed,
+    Form, Inbox, Session, Subscribed,
     gap::Reads,
     lookups::Lookups,
     offer::Source,
@@ -290,12 +290,12 @@ impl OrderWatch for Hub {
     ) -> Result<OrderEventStream, Error> {
         check_orders(&orders)?;
         let (mut session, inbox) = self.session()?;
-        let mut waiting = VecDeque::new();
+        let mut first = Vec::new();
         for order in orders {
             let subscribed = session.subscribe(ctx, order, Form::Full).await?;
-            waiting.extend(subscribed.into_events());
+            first.extend(subscribed.into_events());
         }
-        Ok(read_stream(inbox, waiting, session))
+        Ok(read_stream(inbox, first, session))
     }
 }
 
@@ -304,7 +304,7 @@ impl OrderFollow for Hub {
         self.shared.enter()?;
         let orders_max = self.shared.config.orders_per_follower_max;
         let (session, inbox) = Session::open(&self.shared, orders_max);
-        let events = read_stream(inbox, VecDeque::new(), ());
+        let events = read_stream(inbox, Vec::new(), ());
         Ok((Box::new(session), events))
     }
 }
@@ -347,46 +347,45 @@ fn check_orders(orders: &[WatchOrder]) -> Result<(), Error> {
     }
 }
 
-/// Reads an inbox as a stream, after the events that `waiting` begins with. `held` lives as long
-/// as the stream.
+/// Reads an inbox as a stream, after the events `first`. `held` lives as long as the stream, such as
+/// the session, whose subscriptions end with it.
 fn read_stream(
     inbox: Inbox,
-    waiting: VecDeque<OrderEvent>,
+    first: Vec<OrderEvent>,
     held: impl Send + 'static,
 ) -> OrderEventStream {
     let watch = Watch {
-        inbox,
-        waiting,
-        deliveries: Vec::new(),
         _held: held,
+        inbox,
+        waiting: first.into(),
+        is_over: false,
     };
-    stream::unfold(Some(watch), Watch::step).boxed()
+    // A block, since tens of thousands of these wait, and an `async fn` holds what it is given twice.
+    let step = |mut watch: Watch<_>| async move {
+        while !watch.is_over {
+            if let Some(event) = watch.waiting.pop_front() {
+                return Some((Ok(event), watch));
+            }
+            // A burst is not to be paid for in memory afterwards.
+            watch.waiting = VecDeque::new();
+            let mut deliveries = Vec::new();
+            if let Err(error) = watch.inbox.next(&mut deliveries).await {
+                watch.is_over = true;
+                return Some((Err(error), watch));
+            }
+            let events = deliveries.iter().map(|delivery| delivery.event.event());
+            watch.waiting.extend(events.cloned());
+        }
+        None
+    };
+    stream::unfold(watch, step).boxed()
 }
 
 /// An inbox that is read as a stream of events.
 struct Watch<T> {
-    /// Such as the session, whose subscriptions end with the stream.
     _held: T,
     inbox: Inbox,
     waiting: VecDeque<OrderEvent>,
-    deliveries: Vec<Delivery>,
-}
-
-impl<T> Watch<T> {
-    /// The next item, and the watch if it goes on after it.
-    async fn step(watch: Option<Self>) -> Option<(Result<OrderEvent, Error>, Option<Self>)> {
-        let mut watch = watch?;
-        loop {
-            if let Some(event) = watch.waiting.pop_front() {
-                return Some((Ok(event), Some(watch)));
-            }
-            if let Err(error) = watch.inbox.next(&mut watch.deliveries).await {
-                return Some((Err(error), None));
-            }
-            let events = watch.deliveries.drain(..);
-            watch
-                .waiting
-                .extend(events.map(|delivery| delivery.event.event().clone()));
-        }
-    }
+    /// Whether the inbox has failed.
+    is_over: bool,
 }

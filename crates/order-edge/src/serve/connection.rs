@@ -67,24 +67,27 @@ pub struct ConnectionAge {
     pub grace: Duration,
 }
 
-/// The protocols of a listener.
-pub(super) struct Protocols {
+/// What the connections of a listener share.
+pub(super) struct Listener<S> {
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<StreamExecutor>,
+    pub(super) service: S,
+    /// The requests that may be open.
+    pub(super) requests: Slots,
+    pub(super) age: Option<ConnectionAge>,
 }
 
 /// Serves a connection until it is closed, has reached its age or is draining, then lets it
 /// finish what it has begun.
 pub(super) async fn serve_connection<S, B>(
-    protocols: Arc<Protocols>,
-    mut stream: WatchedStream,
-    (service, requests): (S, Slots),
+    listener: Arc<Listener<S>>,
+    mut stream: Box<WatchedStream>,
     connection: Connection,
-    age: Option<ConnectionAge>,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
         + Clone
         + Send
+        + Sync
         + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
@@ -96,22 +99,21 @@ pub(super) async fn serve_connection<S, B>(
         () = draining.cancelled() => return,
     };
     let calls = Calls {
-        service,
-        requests,
+        listener: Arc::clone(&listener),
         connection: Arc::new(connection),
         progress: Arc::clone(&stream.progress),
     };
     let io = TokioIo::new(stream);
     let ended = match is_http2 {
         Ok(false) => {
-            let serving = protocols.http1.serve_connection(io, calls).with_upgrades();
+            let serving = listener.http1.serve_connection(io, calls).with_upgrades();
             let shut_down = http1::UpgradeableConnection::graceful_shutdown;
-            drive(Box::pin(serving), shut_down, &draining, age).await
+            drive(Box::pin(serving), shut_down, &draining, listener.age).await
         }
         Ok(true) => {
-            let serving = protocols.http2.serve_connection(io, calls);
+            let serving = listener.http2.serve_connection(io, calls);
             let shut_down = http2::Connection::graceful_shutdown;
-            drive(Box::pin(serving), shut_down, &draining, age).await
+            drive(Box::pin(serving), shut_down, &draining, listener.age).await
         }
         Err(error) => return log_end(peer, Err(error.into())),
     };
@@ -162,8 +164,7 @@ fn log_end(peer: SocketAddr, result: Result<(), BoxError>) {
 
 /// Tells each call about its connection, and the connection about its calls.
 struct Calls<S> {
-    service: S,
-    requests: Slots,
+    listener: Arc<Listener<S>>,
     connection: Arc<Connection>,
     progress: Arc<Progress>,
 }
@@ -177,14 +178,17 @@ where
     type Future = WatchedFuture<Oneshot<S, Request<Incoming>>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let Ok(slot) = self.requests.try_take(self.connection.peer.ip()) else {
+        let Listener {
+            service, requests, ..
+        } = &*self.listener;
+        let Ok(slot) = requests.try_take(self.connection.peer.ip()) else {
             return WatchedFuture::Refused;
         };
         let in_flight = self.progress.on_request(request.version());
         let extensions = request.extensions_mut();
         extensions.insert(Arc::clone(&self.connection));
         WatchedFuture::Taken {
-            inner: self.service.clone().oneshot(request),
+            inner: service.clone().oneshot(request),
             open: Some((in_flight, slot)),
         }
     }

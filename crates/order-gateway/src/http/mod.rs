@@ -34,7 +34,7 @@ use order_core::{
 };
 use order_edge::{admission::Admission, slots::Slots};
 use tokio_util::sync::CancellationToken;
-use tower::{Service, ServiceBuilder};
+use tower::{Layer as _, Service};
 use tower_http::{
     CompressionLevel,
     compression::{
@@ -139,11 +139,13 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let origins = std::mem::take(&mut config.allowed_origins);
-    // Outside the router: a layer inside it would box every route once more.
-    ServiceBuilder::new()
-        .option_layer((!origins.is_empty()).then(|| origin::cors(origins)))
-        .layer(compression())
-        .service(router(deps, readiness, config))
+    let mut router = router(deps, readiness, config);
+    if !origins.is_empty() {
+        // It is large, and the service is cloned for each request.
+        router = router.layer(origin::cors(origins));
+    }
+    // Outside the router: a layer inside it boxes every route once more.
+    compression().layer(router)
 }
 
 /// The routes of [`service`], as they are without compression and CORS.
