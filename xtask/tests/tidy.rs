@@ -28,7 +28,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("order-edge", &["order-core"]),
     ("order-rpc", &["order-core", "order-edge"]),
     ("order-worker", &["order-core"]),
-    ("order-gateway", &["order-core", "order-edge", "order-hub"]),
+    ("order-web", &["order-core", "order-edge", "order-hub"]),
     ("order-testkit", &["order-core"]),
     (
         "order-app",
@@ -36,9 +36,9 @@ const EDGES: &[(&str, &[&str])] = &[
             "order-adapters",
             "order-core",
             "order-edge",
-            "order-gateway",
             "order-hub",
             "order-rpc",
+            "order-web",
             "order-worker",
         ],
     ),
@@ -50,9 +50,9 @@ const TESTED_WITH_TESTKIT: &[&str] = &[
     "order-adapters",
     "order-app",
     "order-edge",
-    "order-gateway",
     "order-hub",
     "order-rpc",
+    "order-web",
     "order-worker",
 ];
 

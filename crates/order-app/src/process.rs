@@ -14,13 +14,13 @@ use std::{
 use anyhow::Context;
 use order_core::{Clock, IdGen, OrderApi, OrderWatch};
 use order_edge::{ServeConfig, serve};
-use order_gateway::{
+use order_hub::{Hub, HubConfig};
+use order_rpc::{RemoteOrderApi, RpcClientConfig, RpcServerConfig, RpcServerDeps, RunningLanes};
+use order_web::{
     admin::{self, Readiness},
     http::{self, HttpConfig, HttpDeps},
     ws::{self, WsConfig, WsDeps},
 };
-use order_hub::{Hub, HubConfig};
-use order_rpc::{RemoteOrderApi, RpcClientConfig, RpcServerConfig, RpcServerDeps, RunningLanes};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout, timeout_at},

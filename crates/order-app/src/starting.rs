@@ -11,11 +11,11 @@ use order_core::{
     TicketGrant, UpdateStatus, WatchOrder, WorkerApi,
 };
 use order_edge::{ServeConfig, serve};
-use order_gateway::{
+use order_rpc::{RpcServerConfig, RpcServerDeps};
+use order_web::{
     admin::{self, Readiness},
     http::HttpDeps,
 };
-use order_rpc::{RpcServerConfig, RpcServerDeps};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

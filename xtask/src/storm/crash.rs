@@ -63,7 +63,7 @@ pub(super) async fn run(args: StormArgs) -> anyhow::Result<()> {
     let postgres = PostgresServer::start(&[]).await?;
     let settings = [
         ("LEASE", LEASE),
-        ("RUST_LOG", "info,order_rpc=warn,order_gateway=warn"),
+        ("RUST_LOG", "info,order_rpc=warn,order_web=warn"),
     ];
     let mut system = System::start_split(&programs, &postgres.url(), &settings).await?;
 

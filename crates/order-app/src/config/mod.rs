@@ -14,7 +14,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use order_adapters::fulfilment::{FulfilmentSecrets, FulfilmentUrl, IpNetwork};
-use order_gateway::origin::Origin;
+use order_web::origin::Origin;
 
 pub use self::engine::{EventsUrl, QueueUrl, SinkUrl};
 

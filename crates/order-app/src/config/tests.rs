@@ -1,5 +1,5 @@
-use order_gateway::http::HttpConfig;
 use order_rpc::RpcServerConfig;
+use order_web::http::HttpConfig;
 
 use super::*;
 

@@ -14,7 +14,7 @@ use clap::{
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use order_core::{Order, OrderEvent, OrderStatus};
-use order_gateway::json::{EventBody, OrderBody};
+use order_web::json::{EventBody, OrderBody};
 use serde::Serialize;
 
 use super::failure::Failure;

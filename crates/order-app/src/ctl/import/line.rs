@@ -1,7 +1,7 @@
 //! Lines of a file as requests: one JSON object or one row of a table each.
 
 use order_core::{CreateFields, CreateOrder, Error, Metadata, Violation};
-use order_gateway::json::{self, Fields};
+use order_web::json::{self, Fields};
 
 use crate::ctl::csv;
 
