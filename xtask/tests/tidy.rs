@@ -203,6 +203,20 @@ fn manifest_place(package: &Value, dependency: &str) -> String {
 }
 
 #[test]
+fn image_build_has_every_manifest() {
+    let dockerfile = fs::read_to_string(root().join("deploy/Dockerfile")).unwrap();
+    let packages = packages();
+    let missing = packages.iter().map(|package| {
+        let manifest = Path::new(text(package, "manifest_path"));
+        let folder = manifest.parent().unwrap().strip_prefix(root()).unwrap();
+        let folder = folder.display();
+        format!("COPY {folder}/Cargo.toml {folder}/")
+    });
+    let missing = missing.filter(|line| dockerfile.lines().all(|found| found != line));
+    assert_none(&missing.collect::<Vec<_>>());
+}
+
+#[test]
 fn files_and_functions_are_short() {
     let mut broken = Vec::new();
     for (path, source) in files("rs") {
