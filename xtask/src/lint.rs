@@ -2,8 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-use crate::cargo;
 use crate::steps::Steps;
+use crate::{cargo, workspace_root};
 
 /// Runs every check in turn and stops at the first that fails.
 pub(crate) fn run() -> anyhow::Result<()> {
@@ -23,6 +23,7 @@ fn check(steps: &mut Steps) -> anyhow::Result<()> {
         cargo(&clippy).arg("--all-features").args(deny),
     )?;
     check_dependencies(steps)?;
+    check_protos(steps)?;
     steps.run(
         "documentation",
         cargo(&[
@@ -57,6 +58,21 @@ fn check_dependencies(steps: &mut Steps) -> anyhow::Result<()> {
     steps.run(
         "advisories",
         &mut cargo(&["deny", "check", "--disable-fetch", "advisories"]),
+    )
+}
+
+fn check_protos(steps: &mut Steps) -> anyhow::Result<()> {
+    let name = "protos";
+    if !succeeds(Command::new("buf").arg("--version")) {
+        let reason = "buf is not installed (go install github.com/bufbuild/buf/cmd/buf@latest)";
+        steps.skip(name, reason);
+        return Ok(());
+    }
+    steps.run(
+        name,
+        Command::new("buf")
+            .arg("lint")
+            .current_dir(workspace_root()),
     )
 }
 
