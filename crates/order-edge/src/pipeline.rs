@@ -249,8 +249,8 @@ struct HandlerPanicked {
     message: String,
 }
 
-/// A handler or body that panicked is dropped and never used again, so nobody sees its broken
-/// invariants. This is why `AssertUnwindSafe` is right around them.
+/// A handler or body that panicked is dropped and never used again. So nobody sees its broken
+/// invariants, and `AssertUnwindSafe` is right around it.
 fn panicked(payload: &(dyn Any + Send)) -> Error {
     let message = payload
         .downcast_ref::<&str>()

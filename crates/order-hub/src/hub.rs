@@ -360,13 +360,13 @@ fn read_stream(
         waiting: first.into(),
         is_over: false,
     };
-    // A block, since tens of thousands of these wait, and an `async fn` holds what it is given twice.
+    // Tens of thousands of these wait. A block holds the watch once, an `async fn` would hold it twice.
     let step = |mut watch: Watch<_>| async move {
         while !watch.is_over {
             if let Some(event) = watch.waiting.pop_front() {
                 return Some((Ok(event), watch));
             }
-            // A burst is not to be paid for in memory afterwards.
+            // Frees the memory of the last burst.
             watch.waiting = VecDeque::new();
             let mut deliveries = Vec::new();
             if let Err(error) = watch.inbox.next(&mut deliveries).await {

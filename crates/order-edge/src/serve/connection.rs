@@ -67,7 +67,7 @@ pub struct ConnectionAge {
     pub grace: Duration,
 }
 
-/// What the connections of a listener share.
+/// Settings and state that all connections of a listener share.
 pub(super) struct Listener<S> {
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<StreamExecutor>,

@@ -141,7 +141,7 @@ where
     let origins = std::mem::take(&mut config.allowed_origins);
     let mut router = router(deps, readiness, config);
     if !origins.is_empty() {
-        // It is large, and the service is cloned for each request.
+        // Inside, because the layer is large and what is outside is cloned for each request.
         router = router.layer(origin::cors(origins));
     }
     // Outside the router: a layer inside it boxes every route once more.
