@@ -8,10 +8,13 @@ pub mod kafka;
 #[cfg(feature = "kafka")]
 pub mod kafka_url;
 mod open_orders;
+mod pool_stats;
 pub mod postgres;
 pub mod redis;
 pub mod sqlite;
 pub mod system;
+
+pub use pool_stats::{MeasuredPool, PoolStats, PoolUsage};
 
 /// How long a job rests whose row or order cannot be read, before a claim looks at it again:
 /// a newer program may be able to read it, or an operator repairs the row.

@@ -2,12 +2,14 @@
 //! configuration, builds the parts, starts and stops them in order, and holds the
 //! binaries.
 
+mod backlog;
 pub mod cli;
 pub mod config;
 pub mod ctl;
 pub mod healthcheck;
 pub mod lifecycle;
 mod maintenance;
+mod metrics;
 pub mod process;
 mod starting;
 pub mod telemetry;

@@ -12,14 +12,14 @@ use std::{
 };
 
 use anyhow::Context;
-use order_core::{Clock, IdGen, OrderApi, OrderWatch};
-use order_edge::{ServeConfig, serve};
-use order_hub::{Hub, HubConfig};
-use order_rpc::{RemoteOrderApi, RpcClientConfig, RpcServerConfig, RpcServerDeps, RunningLanes};
+use order_core::{Clock, IdGen, OrderApi};
+use order_edge::{CallStats, ServeConfig, serve};
+use order_rpc::{RemoteOrderApi, RpcClientConfig, RpcServerConfig, RpcServerDeps};
 use order_web::{
     admin::{self, Readiness},
+    http::HttpLabels,
     http::{self, HttpConfig, HttpDeps},
-    ws::{self, WsConfig, WsDeps},
+    ws::{self, WsConfig, WsDeps, WsStats},
 };
 use tokio::{
     task::JoinSet,
@@ -33,8 +33,9 @@ use crate::{
         WebConfig, WorkerConfig,
     },
     lifecycle::Exit,
+    metrics::Metrics,
     starting::Starting,
-    wire::{Core, system_ports},
+    wire::{Core, Remote, system_ports},
 };
 
 /// Where a process listens; port 0 in the configuration has become a real one.
@@ -60,6 +61,8 @@ pub struct Process {
     ids: Arc<dyn IdGen>,
     api: Arc<dyn OrderApi>,
     readiness: Readiness,
+    metrics: Metrics,
+    http_calls: CallStats<HttpLabels>,
     core: Option<Core>,
     remote: Option<Remote>,
     servers: JoinSet<(&'static str, anyhow::Result<()>)>,
@@ -89,20 +92,23 @@ impl Process {
             web: config.web.clone(),
             process: config.process,
         };
-        let mut process = Self::start_core(service, Some(&http)).await?;
+        let (mut process, admin) = Self::start_core("order-system", service, Some(&http)).await?;
         process.serve_http(http, api_config, config.web)?;
-        process.log_start("order-system");
-        Ok(process)
+        process.finish_start("order-system", admin)
     }
 
     /// Starts `order-service`: everything but the HTTP API.
     pub async fn start_service(config: ServiceConfig) -> anyhow::Result<Self> {
-        let process = Self::start_core(config, None).await?;
-        process.log_start("order-service");
-        Ok(process)
+        let (process, admin) = Self::start_core("order-service", config, None).await?;
+        process.finish_start("order-service", admin)
     }
 
-    async fn start_core(config: ServiceConfig, http: Option<&TcpListener>) -> anyhow::Result<Self> {
+    /// Starts everything but the HTTP API and the admin listener, which is returned.
+    async fn start_core(
+        program: &'static str,
+        config: ServiceConfig,
+        http: Option<&TcpListener>,
+    ) -> anyhow::Result<(Self, TcpListener)> {
         let grpc = bind("GRPC_ADDR", config.grpc_addr).await?;
         let ws = bind("WS_ADDR", config.ws_addr).await?;
         let admin = bind("ADMIN_ADDR", config.admin_addr).await?;
@@ -110,20 +116,23 @@ impl Process {
         let serving = &config.serving;
         let listeners: Vec<_> = [&ws, &admin].into_iter().chain(http).collect();
         let starting = Starting::serve(&listeners, Some(&grpc), (&clock, &ids))?;
+        let mut metrics = Metrics::new(program);
         let core = Core::start(
             &config.database_url,
             &config.core,
             Some(serving),
             (&clock, &ids),
+            &mut metrics,
         )
         .await?;
         starting.end().await;
         let api = Arc::clone(&core.service) as Arc<dyn OrderApi>;
-        let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), Some(core));
-        process.serve_admin(admin)?;
+        let ports = (clock, ids);
+        let mut process = Self::new(&config.process, ports, Arc::clone(&api), metrics);
+        process.core = Some(core);
         process.serve_grpc(grpc, api, serving)?;
         process.serve_ws(ws, serving, config.web)?;
-        Ok(process)
+        Ok((process, admin))
     }
 
     /// Starts `order-worker`: the core without anybody to serve.
@@ -131,13 +140,13 @@ impl Process {
         let admin = bind("ADMIN_ADDR", config.admin_addr).await?;
         let (clock, ids) = system_ports();
         let starting = Starting::serve(&[&admin], None, (&clock, &ids))?;
-        let core = Core::start(&config.database_url, &config.core, None, (&clock, &ids)).await?;
+        let (mut metrics, url) = (Metrics::new("order-worker"), &config.database_url);
+        let core = Core::start(url, &config.core, None, (&clock, &ids), &mut metrics).await?;
         starting.end().await;
         let api = Arc::clone(&core.service) as Arc<dyn OrderApi>;
-        let mut process = Self::new(&config.process, (clock, ids), api, Some(core));
-        process.serve_admin(admin)?;
-        process.log_start("order-worker");
-        Ok(process)
+        let mut process = Self::new(&config.process, (clock, ids), api, metrics);
+        process.core = Some(core);
+        process.finish_start("order-worker", admin)
     }
 
     /// Starts `api-gateway`: the HTTP API in front of an order service.
@@ -149,12 +158,13 @@ impl Process {
         let (remote, lanes) = RemoteOrderApi::new(&client, &clock)?;
         let remote = Remote::start(remote, lanes);
         let api = Arc::clone(&remote.api) as Arc<dyn OrderApi>;
-        let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), None);
+        let mut metrics = Metrics::new("api-gateway");
+        metrics.client(&remote.api);
+        metrics.hub(&remote.hub);
+        let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), metrics);
         process.remote = Some(remote);
-        process.serve_admin(admin)?;
         process.serve_http(http, config.api, config.web)?;
-        process.log_start("api-gateway");
-        Ok(process)
+        process.finish_start("api-gateway", admin)
     }
 
     /// What the listeners speak to: the service in this process, or the one behind gRPC.
@@ -183,9 +193,11 @@ impl Process {
         config: &ProcessConfig,
         (clock, ids): (Arc<dyn Clock>, Arc<dyn IdGen>),
         api: Arc<dyn OrderApi>,
-        core: Option<Core>,
+        mut metrics: Metrics,
     ) -> Self {
         let stop_servers = CancellationToken::new();
+        let http_calls = CallStats::default();
+        metrics.http(&http_calls);
         Self {
             addrs: Addrs::default(),
             shutdown_delay: config.shutdown_delay,
@@ -196,11 +208,14 @@ impl Process {
                 ids: Arc::clone(&ids),
                 clock: Arc::clone(&clock),
                 stop: stop_servers.clone(),
+                calls: http_calls.clone(),
             }),
+            metrics,
+            http_calls,
             api,
             clock,
             ids,
-            core,
+            core: None,
             remote: None,
             servers: JoinSet::new(),
             leaving: CancellationToken::new(),
@@ -209,6 +224,23 @@ impl Process {
             stop_admin: CancellationToken::new(),
             admin_server: JoinSet::new(),
         }
+    }
+
+    /// Serves health and metrics, which know all parts by now.
+    fn finish_start(mut self, name: &'static str, admin: TcpListener) -> anyhow::Result<Self> {
+        self.addrs.admin = Some(admin.local_addr()?);
+        let stats = self.metrics.listener("admin");
+        let router = admin::router(self.readiness.clone(), &self.metrics.finish());
+        let config = ServeConfig {
+            drain_timeout: Duration::ZERO,
+            stats,
+            ..ServeConfig::new("admin")
+        };
+        let stop = self.stop_admin.clone();
+        self.admin_server
+            .spawn(async move { serve(admin, router, config, stop).await.map_err(Into::into) });
+        self.log_start(name);
+        Ok(self)
     }
 
     fn log_start(&self, name: &'static str) {
@@ -240,6 +272,7 @@ impl Process {
             ids: Arc::clone(&self.ids),
             clock: Arc::clone(&self.clock),
             stop: self.stop_servers.clone(),
+            calls: self.http_calls.clone(),
         };
         let http = HttpConfig {
             request_timeout: self.request_timeout,
@@ -254,6 +287,7 @@ impl Process {
             connections_per_address_max: usize::try_from(config.http_max_connections_per_address)?,
             idle_timeout: config.idle_timeout,
             drain_timeout: self.drain_timeout(),
+            stats: self.metrics.listener("http"),
             ..ServeConfig::new("http")
         };
         let served = serve(listener, service, config, self.stop_servers.clone());
@@ -274,6 +308,8 @@ impl Process {
         self.addrs.ws = Some(listener.local_addr()?);
         let connections_max = usize::try_from(config.ws_max_connections)?;
         let connections_per_address_max = usize::try_from(config.ws_max_connections_per_address)?;
+        let stats = WsStats::default();
+        self.metrics.sockets(&stats);
         let router = ws::router(WsDeps {
             hub: Arc::clone(&core.hub),
             tickets: Arc::clone(&core.service) as _,
@@ -288,6 +324,8 @@ impl Process {
             },
             tracker: self.sockets.clone(),
             stop: self.stop_servers.clone(),
+            calls: self.http_calls.clone(),
+            stats,
         });
         // The endpoint refuses a connection too many with an answer; the listener, which can
         // only hang up, comes in after that.
@@ -295,6 +333,7 @@ impl Process {
             connections_max: connections_max.saturating_add(LISTENER_SLACK),
             connections_per_address_max: connections_per_address_max.saturating_add(LISTENER_SLACK),
             drain_timeout: self.drain_timeout(),
+            stats: self.metrics.listener("ws"),
             ..ServeConfig::new("ws")
         };
         let served = serve(listener, router, config, self.stop_servers.clone());
@@ -310,12 +349,16 @@ impl Process {
     ) -> anyhow::Result<()> {
         let core = self.core.as_ref().context("gRPC needs the core")?;
         self.addrs.grpc = Some(listener.local_addr()?);
+        let calls = CallStats::default();
+        self.metrics.rpc(&calls);
         let deps = RpcServerDeps {
             clock: Arc::clone(&self.clock),
             ids: Arc::clone(&self.ids),
             follow: Arc::clone(&core.hub) as _,
             workers: Some(Arc::clone(&core.remote_workers) as _),
             leaving: self.leaving.clone(),
+            calls,
+            connections: self.metrics.listener("grpc"),
         };
         let config = RpcServerConfig {
             reflection: config.grpc_reflection,
@@ -325,22 +368,6 @@ impl Process {
         };
         let served = order_rpc::serve(listener, api, config, deps, self.stop_servers.clone());
         self.spawn_server("grpc", served);
-        Ok(())
-    }
-
-    fn serve_admin(&mut self, listener: TcpListener) -> anyhow::Result<()> {
-        self.addrs.admin = Some(listener.local_addr()?);
-        let router = admin::router(self.readiness.clone());
-        let config = ServeConfig {
-            drain_timeout: Duration::ZERO,
-            ..ServeConfig::new("admin")
-        };
-        let stop = self.stop_admin.clone();
-        self.admin_server.spawn(async move {
-            serve(listener, router, config, stop)
-                .await
-                .map_err(Into::into)
-        });
         Ok(())
     }
 
@@ -403,48 +430,6 @@ impl Process {
             exit = Exit::Unclean;
         }
         exit
-    }
-}
-
-/// The service behind gRPC, with the lanes that call it and what follows orders there.
-struct Remote {
-    api: Arc<RemoteOrderApi>,
-    hub: Arc<Hub>,
-    lanes: TaskTracker,
-}
-
-impl Remote {
-    fn start(api: RemoteOrderApi, lanes: RunningLanes) -> Self {
-        let api = Arc::new(api);
-        let config = HubConfig {
-            // The service is told what to pass on.
-            tracks_topics: true,
-            ..HubConfig::default()
-        };
-        // It needs no reconcile pass: the hub of the service has one.
-        let hub = Hub::new(config, Arc::clone(&api) as _);
-        let watch = Arc::clone(&hub) as Arc<dyn OrderWatch>;
-        let following = api.watch_through(&watch, Arc::clone(&hub) as _);
-        let tracker = TaskTracker::new();
-        for lane in lanes.into_iter().chain([following]) {
-            tracker.spawn(lane);
-        }
-        Self {
-            api,
-            hub,
-            lanes: tracker,
-        }
-    }
-
-    async fn stop(self) -> Exit {
-        self.hub.close();
-        self.api.close();
-        self.lanes.close();
-        if timeout(CUT_TIMEOUT, self.lanes.wait()).await.is_err() {
-            tracing::error!("calls to the service had to be cut");
-            return Exit::Unclean;
-        }
-        Exit::Clean
     }
 }
 

@@ -10,7 +10,7 @@ use order_core::{
     OrderEventStream, OrderFollow, OrderId, OrderPage, Receipt, RetryOrder, StreamTicket,
     TicketGrant, UpdateStatus, WatchOrder, WorkerApi,
 };
-use order_edge::{ServeConfig, serve};
+use order_edge::{CallStats, ConnectionStats, ServeConfig, serve};
 use order_rpc::{RpcServerConfig, RpcServerDeps};
 use order_web::{
     admin::{self, Readiness},
@@ -139,6 +139,7 @@ impl Starting {
             ids: Arc::clone(ids),
             clock: Arc::clone(clock),
             stop: stop.clone(),
+            calls: CallStats::default(),
         });
         for listener in http {
             let listener = listener.try_clone()?;
@@ -162,6 +163,8 @@ impl Starting {
                 follow: Arc::new(NotStarted),
                 workers: Some(Arc::new(NotStarted)),
                 leaving: CancellationToken::new(),
+                calls: CallStats::default(),
+                connections: ConnectionStats::default(),
             };
             let config = RpcServerConfig {
                 drain_timeout: Duration::ZERO,

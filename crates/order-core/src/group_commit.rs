@@ -19,9 +19,9 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -30,6 +30,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 use crate::{
     Clock, Deadline, Error,
     contention::{Contended, Contention, Subjects},
+    metrics::{Counter, Gauge, Sizes, Steps},
     supervisor::{Beat, Task},
 };
 
@@ -58,28 +59,25 @@ pub struct GroupCommitConfig {
 }
 
 /// What a group commit has done so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct GroupCommitStats {
-    flushes: AtomicU64,
-    items: AtomicU64,
-}
-
-impl GroupCommitStats {
-    /// Flushes begun.
-    pub fn flushes(&self) -> u64 {
-        self.flushes.load(Ordering::Relaxed)
-    }
-
-    /// Items in those flushes.
-    pub fn items(&self) -> u64 {
-        self.items.load(Ordering::Relaxed)
-    }
+    /// Items of each flush.
+    pub sizes: Sizes,
+    /// From the arrival of an item to the begin of its flush.
+    pub waits: Steps,
+    /// How long flushes take.
+    pub durations: Steps,
+    /// Items that wait.
+    pub waiting: Gauge,
+    /// Items that were refused because too many waited.
+    pub refused: Counter,
 }
 
 struct Entry<T, R> {
     item: T,
     subjects: Subjects,
     deadline: Deadline,
+    queued_at: Instant,
     answer: oneshot::Sender<Result<R, Error>>,
 }
 
@@ -205,7 +203,7 @@ where
         self.close.send_replace(true);
     }
 
-    /// Counters of what the lanes did.
+    /// What counts the work of the lanes.
     pub fn stats(&self) -> &GroupCommitStats {
         &self.stats
     }
@@ -221,6 +219,7 @@ where
             item,
             subjects,
             deadline,
+            queued_at: self.clock.instant(),
             answer,
         };
         let queue = if self.contention.concerns(&subjects, &*self.clock) {
@@ -230,12 +229,16 @@ where
         };
         match queue.try_send(entry) {
             Ok(()) => {
+                self.stats.waiting.inc();
                 if self.queue.max_capacity() - self.queue.capacity() >= WAITING_MANY {
                     self.traffic.changed.notify_one();
                 }
                 Ok(receiver)
             }
-            Err(mpsc::error::TrySendError::Full(_)) => Err(Error::overloaded()),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.stats.refused.inc();
+                Err(Error::overloaded())
+            }
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Error::shutting_down()),
         }
     }
@@ -331,6 +334,8 @@ where
         self.traffic
             .flushing
             .fetch_add(entries.len(), Ordering::Relaxed);
+        let n_taken = i64::try_from(entries.len()).unwrap_or(i64::MAX);
+        self.stats.waiting.dec_by(n_taken);
         !entries.is_empty()
     }
 
@@ -364,6 +369,8 @@ where
         let mut items = Vec::with_capacity(entries.len());
         let mut waiting = Vec::with_capacity(entries.len());
         for entry in entries.drain(..) {
+            let wait = now.saturating_duration_since(entry.queued_at);
+            self.stats.waits.observe(wait);
             if entry.deadline.is_expired(now) {
                 // The caller is gone; work it no longer waits for is refused, not done.
                 let _ = entry.answer.send(Err(Error::DeadlineExceeded));
@@ -375,14 +382,14 @@ where
         if items.is_empty() {
             return locked;
         }
-        self.stats.flushes.fetch_add(1, Ordering::Relaxed);
-        self.stats
-            .items
-            .fetch_add(items.len() as u64, Ordering::Relaxed);
+        self.stats.sizes.observe(items.len());
         let flushed = AssertUnwindSafe(async { (self.flush)(items).await }).catch_unwind();
+        let flushed = flushed.await;
+        let duration = self.clock.instant().saturating_duration_since(now);
+        self.stats.durations.observe(duration);
         // A panic must not end the lane for ever. Nobody knows what became of the items, and
         // dropping `waiting` says just that.
-        let Ok(answers) = flushed.await else {
+        let Ok(answers) = flushed else {
             return locked;
         };
         debug_assert_eq!(answers.len(), waiting.len(), "a flush answers every item");

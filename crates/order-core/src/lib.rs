@@ -7,6 +7,7 @@
 //! between tasks; this crate spawns nothing and does no I/O.
 
 pub mod api;
+mod backlog;
 pub mod broker;
 pub mod contention;
 mod currency;
@@ -20,6 +21,7 @@ pub mod intake;
 pub mod job;
 pub mod list;
 mod metadata;
+pub mod metrics;
 mod money;
 mod order;
 pub mod outbox;
@@ -40,6 +42,7 @@ pub use api::{
     CallContext, CancelOrder, CreateOrder, Deadline, IfMatch, OrderApi, Receipt, RetryOrder,
     UpdateStatus, WatchOrder,
 };
+pub use backlog::Backlog;
 pub use broker::{
     BrokerError, EventReceiver, EventTransport, HintCapabilities, HintConsumer, HintQueue, Topic,
     TopicChange,

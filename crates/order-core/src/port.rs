@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::{
-    CallContext, Change, Committed, Completed, Completion, Created, Error, Extended,
+    Backlog, CallContext, Change, Committed, Completed, Completion, Created, Error, Extended,
     IdempotencyKey, Job, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent,
     OrderEventStream, OrderId, OrderQuery, OrderState, PageTokenKey, Start, Started, StoredKey,
     TicketGrant, UserId, Version, WatchOrder,
@@ -136,6 +136,9 @@ pub trait OrderStore: OrderReads {
     /// how many. Called again and again in the background; fewer than `limit` means that
     /// none is left.
     async fn prune(&self, limit: usize) -> Result<usize, Error>;
+
+    /// Counts what waits, for operators. Called in the background, every few seconds at most.
+    async fn backlog(&self) -> Result<Backlog, Error>;
 
     /// Waits until what was read before is as durable as a commit: a row may have been committed
     /// on one server and not yet have reached the standby that would take over. Comes before

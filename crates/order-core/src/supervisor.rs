@@ -15,7 +15,12 @@ use std::{
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 
-use crate::{Clock, Error};
+use prometheus_client::encoding::EncodeLabelSet;
+
+use crate::{
+    Clock, Error,
+    metrics::{Counter, Family},
+};
 
 /// A time that no step of a task takes: statements and calls of brokers have shorter limits.
 pub const STEP_TIME_MAX: Duration = Duration::from_mins(2);
@@ -114,6 +119,10 @@ impl Status {
             .filter(|t| !t.is_zero())
     }
 
+    fn is_bad(&self) -> bool {
+        self.is_down.load(Ordering::Relaxed) || self.time_left().is_none()
+    }
+
     async fn until_stuck(&self) {
         if self.is_down.load(Ordering::Relaxed) {
             self.clock.sleep(SETTLED).await;
@@ -129,6 +138,13 @@ impl Status {
 pub struct Supervisor {
     clock: Arc<dyn Clock>,
     tasks: Mutex<Vec<Arc<Status>>>,
+    restarts: Family<TaskLabels, Counter>,
+}
+
+/// The labels of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TaskLabels {
+    task: &'static str,
 }
 
 impl Supervisor {
@@ -137,6 +153,7 @@ impl Supervisor {
         Arc::new(Self {
             clock: Arc::clone(clock),
             tasks: Mutex::default(),
+            restarts: Family::default(),
         })
     }
 
@@ -161,10 +178,23 @@ impl Supervisor {
         let supervisor = Arc::clone(self);
         async move {
             supervisor.lock().push(Arc::clone(&status));
-            supervise(&status, run).await;
+            let restarts = supervisor
+                .restarts
+                .get_or_create_owned(&TaskLabels { task: name });
+            supervise(&status, &restarts, run).await;
             supervisor.lock().retain(|task| !Arc::ptr_eq(task, &status));
         }
         .boxed()
+    }
+
+    /// How often each task was started again.
+    pub fn restarts(&self) -> Family<TaskLabels, Counter> {
+        self.restarts.clone()
+    }
+
+    /// How many tasks do not run, or make no progress.
+    pub fn n_down(&self) -> usize {
+        self.lock().iter().filter(|task| task.is_bad()).count()
     }
 
     /// Whether all tasks run and make progress.
@@ -173,10 +203,7 @@ impl Supervisor {
     /// [`Error::ServiceUnavailable`], which names a task.
     pub fn check(&self) -> Result<(), Error> {
         let tasks = self.lock();
-        let is_bad = |task: &&Arc<Status>| {
-            task.is_down.load(Ordering::Relaxed) || task.time_left().is_none()
-        };
-        match tasks.iter().find(is_bad) {
+        match tasks.iter().find(|task| task.is_bad()) {
             Some(task) => {
                 let problem = format!("the task {} does not run", task.name);
                 Err(Error::service_unavailable(problem))
@@ -191,7 +218,11 @@ impl Supervisor {
     }
 }
 
-async fn supervise(status: &Arc<Status>, run: impl Fn(Beat) -> BoxFuture<'static, ()>) {
+async fn supervise(
+    status: &Arc<Status>,
+    restarts: &Counter,
+    run: impl Fn(Beat) -> BoxFuture<'static, ()>,
+) {
     let beat = Beat(Arc::clone(status));
     let mut pause = PAUSE_MIN;
     loop {
@@ -208,6 +239,7 @@ async fn supervise(status: &Arc<Status>, run: impl Fn(Beat) -> BoxFuture<'static
             () = status.until_stuck() => "makes no progress",
         };
         status.is_down.store(true, Ordering::Relaxed);
+        restarts.inc();
         if status.clock.instant().duration_since(begun_at) >= STEADY {
             pause = PAUSE_MIN;
         }

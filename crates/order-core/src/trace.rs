@@ -64,6 +64,12 @@ impl TraceParent {
         &self.parent
     }
 
+    /// Whether the trace is recorded (the flag `sampled`).
+    pub fn is_sampled(&self) -> bool {
+        let flags = self.parent.get(53..55);
+        flags.is_some_and(|flags| u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1))
+    }
+
     /// The 32 digits that all spans of the trace share.
     pub fn trace_id(&self) -> &str {
         self.parent.get(3..35).unwrap_or_default()

@@ -31,6 +31,8 @@ const ANSWER_UNIT: usize = 1024;
 pub struct Facts {
     /// Its name in the log.
     pub name: &'static str,
+    /// Its path, with the names of parameters in place of their values.
+    pub route: &'static str,
     /// The slots it takes one of.
     pub class: Class,
     /// Whether the handler gets the whole body. It takes no slot before that has arrived.
@@ -43,9 +45,10 @@ pub struct Facts {
 
 impl Facts {
     /// An operation that only reads.
-    pub const fn new(name: &'static str) -> Self {
+    pub const fn new(name: &'static str, route: &'static str) -> Self {
         Self {
             name,
+            route,
             class: Class::Read,
             reads_body: false,
             may_stream: false,
@@ -330,7 +333,7 @@ mod tests {
         });
         let facts = |class| Facts {
             class,
-            ..Facts::new("test")
+            ..Facts::new("test", "/test")
         };
         let take = |class| admission.admit(&facts(class), HERE);
         let held: Vec<_> = (0..7).map(|_| take(Class::Write).expect("free")).collect();

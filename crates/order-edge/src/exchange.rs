@@ -11,12 +11,17 @@ use http::{HeaderMap, Response, request::Parts};
 use http_body::{Body, Frame};
 use order_core::{Clock, Error, RequestId, TraceParent};
 
-use crate::admission::{Facts, Refused};
+use crate::{
+    admission::{Facts, Refused},
+    stats::{CallLabels, CallStats},
+};
 
 /// What the log says about a call of any transport.
 pub struct About {
     /// The name of the operation.
     pub operation: &'static str,
+    /// Its path, with the names of parameters in place of their values.
+    pub route: &'static str,
     /// The id of the call.
     pub request_id: RequestId,
     /// Its position in a trace.
@@ -53,6 +58,8 @@ pub trait Exchange: Send + Unpin + 'static {
     type Body: Body<Data = Bytes> + Send + Unpin + 'static;
     /// Why a call gets no other answer.
     type Rejection: From<Error> + From<Refused> + Send;
+    /// What calls are counted by.
+    type Labels: CallLabels;
 
     /// Notes what is needed later of a request.
     fn begin(facts: &Facts, parts: &Parts) -> Self;
@@ -79,21 +86,42 @@ pub trait Exchange: Send + Unpin + 'static {
         about: &About,
     ) -> Result<Frame<Bytes>, <Self::Body as Body>::Error>;
 
+    /// What the call counts as. Without an answer the client has given the call up.
+    fn labels(&self, about: &About) -> Self::Labels;
+
     /// Writes the line of the call. Without an answer the client has given the call up.
     fn log(&self, about: &About);
 }
 
-/// The line of a call in the access log, written when this is dropped.
-pub(crate) struct Line<E: Exchange> {
+/// The record of a call: counted, and a line of the access log, when this is dropped.
+pub(crate) struct Record<E: Exchange> {
     pub(crate) exchange: E,
     pub(crate) about: About,
-    pub(crate) is_logged: bool,
+    stats: Option<CallStats<E::Labels>>,
 }
 
-impl<E: Exchange> Drop for Line<E> {
-    fn drop(&mut self) {
-        if self.is_logged {
-            self.exchange.log(&self.about);
+impl<E: Exchange> Record<E> {
+    /// Begins a record. Without `stats` nothing is recorded.
+    pub(crate) fn begin(exchange: E, about: About, stats: Option<CallStats<E::Labels>>) -> Self {
+        if let Some(stats) = &stats {
+            stats.begin();
         }
+        Self {
+            exchange,
+            about,
+            stats,
+        }
+    }
+}
+
+impl<E: Exchange> Drop for Record<E> {
+    fn drop(&mut self) {
+        let Some(stats) = &self.stats else {
+            return;
+        };
+        let (exchange, about) = (&self.exchange, &self.about);
+        let labels = exchange.labels(about);
+        stats.end(&labels, about.elapsed(), about.trace_parent.as_ref());
+        exchange.log(about);
     }
 }

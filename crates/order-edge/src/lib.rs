@@ -12,6 +12,8 @@ mod exchange;
 pub mod pipeline;
 pub mod serve;
 pub mod slots;
+mod stats;
 
 pub use pipeline::Answer;
 pub use serve::{Connection, ServeConfig, ServeError, client_address, serve};
+pub use stats::{CallLabels, CallStats, ConnectionStats};

@@ -25,8 +25,9 @@ use order_core::{BoxError, Clock, Deadline, Error, IdGen, RequestId, TraceParent
 use crate::{
     admission::{Admission, Held},
     correlation,
-    exchange::Line,
+    exchange::Record,
     serve::{Connection, address_of},
+    stats::CallStats,
 };
 pub use crate::{
     admission::{Class, Facts},
@@ -68,7 +69,7 @@ pub struct Deadlines {
 }
 
 /// What the calls of one listener share.
-pub struct Pipeline {
+pub struct Pipeline<E: Exchange> {
     /// Ids for calls that come without one.
     pub ids: Arc<dyn IdGen>,
     /// Time, for deadlines and durations.
@@ -77,77 +78,72 @@ pub struct Pipeline {
     pub admission: Option<Admission>,
     /// `None` where handlers end calls themselves.
     pub deadlines: Option<Deadlines>,
-    /// Whether each call has a line in the access log.
-    pub is_logged: bool,
+    /// What counts the calls; `None` for probes, which are neither counted nor logged.
+    pub stats: Option<CallStats<E::Labels>>,
 }
 
-impl Pipeline {
+impl<E: Exchange> Pipeline<E> {
     /// Answers a request with `handle`.
     ///
     /// # Cancel safety
     /// Dropping the future drops the handler, and logs that the client has given up.
-    pub async fn run<E, B, Fut>(
+    pub async fn run<B, Fut>(
         &self,
         facts: &Facts,
         request: Request<B>,
         handle: impl FnOnce(Call<B>) -> Fut,
     ) -> Response<Answer<E>>
     where
-        E: Exchange,
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
         Fut: Future<Output = Result<Response<E::Body>, E::Rejection>>,
     {
         let (parts, body) = request.into_parts();
-        let mut line = self.line::<E>(facts, &parts);
-        let client = address_of(line.about.peer);
+        let mut record = self.record(facts, &parts);
+        let client = address_of(record.about.peer);
         let mut held = Held::default();
-        // Authentication belongs here, metrics and spans around `answered`.
+        // Authentication belongs here, spans around `answered`.
         let answered = self
-            .in_time::<E, _, _>(parts, |parts| async {
-                let call = self.admit::<E, B>(facts, &line.about, (client, parts, body), &mut held);
+            .in_time(parts, |parts| async {
+                let call = self.admit(facts, &record.about, (client, parts, body), &mut held);
                 let mut response = AssertUnwindSafe(handle(call.await?))
                     .catch_unwind()
                     .await
                     .unwrap_or_else(|panic| Err(panicked(&*panic).into()))?;
-                let peeked = self
-                    .weigh::<E>(facts, client, &mut response, &mut held)
-                    .await?;
+                let peeked = self.weigh(facts, client, &mut response, &mut held).await?;
                 Ok((response, peeked))
             })
             .await;
         let (mut response, peeked) = answered.unwrap_or_else(|rejection| {
             held = Held::default();
-            (line.exchange.reject(rejection, &line.about), None)
+            (record.exchange.reject(rejection, &record.about), None)
         });
-        line.exchange.answer(&mut response, &line.about);
-        correlation::echo(&line.about.request_id, response.headers_mut());
+        record.exchange.answer(&mut response, &record.about);
+        correlation::echo(&record.about.request_id, response.headers_mut());
         response.map(|body| Answer {
             body: Some(body),
             peeked,
-            line,
+            record,
             _held: held,
         })
     }
 
-    fn line<E: Exchange>(&self, facts: &Facts, parts: &Parts) -> Line<E> {
+    fn record(&self, facts: &Facts, parts: &Parts) -> Record<E> {
         let connection = parts.extensions.get::<Arc<Connection>>();
-        Line {
-            exchange: E::begin(facts, parts),
-            about: About {
-                operation: facts.name,
-                request_id: correlation::request_id(&parts.headers, &*self.ids),
-                trace_parent: correlation::trace_parent(&parts.headers),
-                peer: connection.map(|connection| connection.peer),
-                begun_at: self.clock.instant(),
-                clock: Arc::clone(&self.clock),
-            },
-            is_logged: self.is_logged,
-        }
+        let about = About {
+            operation: facts.name,
+            route: facts.route,
+            request_id: correlation::request_id(&parts.headers, &*self.ids),
+            trace_parent: correlation::trace_parent(&parts.headers),
+            peer: connection.map(|connection| connection.peer),
+            begun_at: self.clock.instant(),
+            clock: Arc::clone(&self.clock),
+        };
+        Record::begin(E::begin(facts, parts), about, self.stats.clone())
     }
 
     /// Does `work` until the deadline of the call, of which the request tells the handler.
-    async fn in_time<E: Exchange, T, Fut>(
+    async fn in_time<T, Fut>(
         &self,
         mut parts: Parts,
         work: impl FnOnce(Parts) -> Fut,
@@ -174,7 +170,7 @@ impl Pipeline {
     }
 
     /// Waits for the body, if the operation reads it, and takes a slot.
-    async fn admit<E: Exchange, B>(
+    async fn admit<B>(
         &self,
         facts: &Facts,
         about: &About,
@@ -204,7 +200,7 @@ impl Pipeline {
 
     /// Counts the bytes of an answer. What is taken of its body to learn their number is
     /// returned: the one message of a gRPC answer, whose length no header tells.
-    async fn weigh<E: Exchange>(
+    async fn weigh(
         &self,
         facts: &Facts,
         client: IpAddr,
@@ -269,14 +265,13 @@ fn poll_body<B: Body<Data = Bytes> + Unpin>(
         .map_err(|payload| panicked(&*payload))
 }
 
-/// The body of an answer on its way. Dropping it writes the line of the access log and frees
-/// the slot of the call.
+/// The body of an answer on its way. Dropping it counts and logs the call and frees its slot.
 pub struct Answer<E: Exchange> {
     /// `None` once it panicked.
     body: Option<E::Body>,
     /// The first result of the body, if it was polled to learn the length.
     peeked: Option<Polled<E::Body>>,
-    line: Line<E>,
+    record: Record<E>,
     _held: Held,
 }
 
@@ -293,7 +288,7 @@ impl<E: Exchange> Answer<E> {
         };
         poll_body(body, cx).unwrap_or_else(|error| {
             self.body = None;
-            Poll::Ready(Some(self.line.exchange.broken(error, &self.line.about)))
+            Poll::Ready(Some(self.record.exchange.broken(error, &self.record.about)))
         })
     }
 }
@@ -309,7 +304,7 @@ impl<E: Exchange> Body for Answer<E> {
         let this = self.get_mut();
         let polled = this.poll_next(cx);
         if let Poll::Ready(frame) = &polled {
-            let exchange = &mut this.line.exchange;
+            let exchange = &mut this.record.exchange;
             match frame {
                 Some(Ok(frame)) => {
                     if let Some(trailers) = frame.trailers_ref() {
@@ -341,7 +336,7 @@ impl<E: Exchange> Drop for Answer<E> {
     fn drop(&mut self) {
         // A body whose length is known is not asked again after its last byte.
         if self.is_end_stream() {
-            self.line.exchange.end(End::Whole);
+            self.record.exchange.end(End::Whole);
         }
     }
 }

@@ -41,7 +41,7 @@ use self::{
     socket::{ConnectionLimits, Stopping, WatchedStream},
     stall::StreamExecutor,
 };
-use crate::slots::Slots;
+use crate::{slots::Slots, stats::ConnectionStats};
 
 /// How long requests are still answered after the stop. A client that keeps a connection
 /// busy sends its next request well within that.
@@ -65,6 +65,8 @@ const READ_BUFFER_LEN_MIN: usize = 8 * 1024;
 pub struct ServeConfig {
     /// Names the listener in logs.
     pub name: &'static str,
+    /// What counts its connections.
+    pub stats: ConnectionStats,
     /// From the accept to the first byte.
     pub first_byte_timeout: Duration,
     /// From the first byte of a request to the end of its head.
@@ -109,9 +111,10 @@ pub struct ServeConfig {
 
 impl ServeConfig {
     /// The limits of the API listener.
-    pub const fn new(name: &'static str) -> Self {
+    pub fn new(name: &'static str) -> Self {
         Self {
             name,
+            stats: ConnectionStats::default(),
             first_byte_timeout: Duration::from_secs(3),
             header_timeout: Duration::from_secs(5),
             header_len_max: 16 * 1024,
@@ -202,6 +205,7 @@ where
             Ok((tcp, peer)) => {
                 let Ok(slot) = slots.try_take(peer.ip()) else {
                     // The limits at work; a flood of these must not fill the log.
+                    config.stats.refused.inc();
                     tracing::debug!(listener = name, %peer, "too many connections");
                     continue;
                 };
@@ -209,7 +213,8 @@ where
                 if tcp.set_nodelay(true).is_err() {
                     continue;
                 }
-                let stream = Box::new(WatchedStream::new(tcp, slot, limits, &stopping));
+                let held = (slot, config.stats.open());
+                let stream = Box::new(WatchedStream::new(tcp, held, limits, &stopping));
                 let draining = draining.child_token();
                 let connection = Connection { peer, draining };
                 connections.spawn(serve_connection(Arc::clone(&shared), stream, connection));

@@ -15,11 +15,12 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use order_core::Error;
 use order_edge::{
-    Answer, Connection,
+    Answer, CallStats, Connection,
     admission::{Admission, AdmissionConfig, Refused},
     pipeline::{About, Call, End, Exchange, Facts, Pipeline},
 };
 use order_testkit::clock::{RuntimeClock, SeededIds};
+use prometheus_client::encoding::EncodeLabelSet;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,12 @@ type TestBody = UnsyncBoxBody<Bytes, Infallible>;
 static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct TestExchange(String);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TestLabels {
+    route: &'static str,
+    outcome: String,
+}
 
 struct Rejected;
 
@@ -47,6 +54,7 @@ impl From<Refused> for Rejected {
 impl Exchange for TestExchange {
     type Body = TestBody;
     type Rejection = Rejected;
+    type Labels = TestLabels;
 
     fn begin(_: &Facts, _: &Parts) -> Self {
         Self("given up".to_owned())
@@ -71,13 +79,20 @@ impl Exchange for TestExchange {
         Ok(Frame::data(Bytes::from_static(b"broken")))
     }
 
+    fn labels(&self, about: &About) -> TestLabels {
+        TestLabels {
+            route: about.route,
+            outcome: self.0.clone(),
+        }
+    }
+
     fn log(&self, about: &About) {
         let line = format!("{}: {}", about.operation, self.0);
         LOG.lock().expect("not poisoned").push(line);
     }
 }
 
-fn pipeline(bytes_max: usize) -> Pipeline {
+fn pipeline(bytes_max: usize) -> Pipeline<TestExchange> {
     Pipeline {
         ids: Arc::new(SeededIds::new(1)),
         clock: Arc::new(RuntimeClock::new()),
@@ -92,12 +107,12 @@ fn pipeline(bytes_max: usize) -> Pipeline {
             bytes_max,
         })),
         deadlines: None,
-        is_logged: true,
+        stats: Some(CallStats::default()),
     }
 }
 
 async fn answer(
-    pipeline: &Pipeline,
+    pipeline: &Pipeline<TestExchange>,
     facts: &Facts,
     body: TestBody,
 ) -> Response<Answer<TestExchange>> {
@@ -127,7 +142,7 @@ async fn answers_that_clients_do_not_take_are_bounded_in_bytes() {
     for body in [whole, framed] {
         // One address has three quarters of it.
         let pipeline = pipeline(24 * 1024);
-        let facts = Facts::new("unread");
+        let facts = Facts::new("unread", "/unread");
         let first = answer(&pipeline, &facts, body()).await;
         let second = answer(&pipeline, &facts, body()).await;
         let third = answer(&pipeline, &facts, body()).await;
@@ -135,7 +150,7 @@ async fn answers_that_clients_do_not_take_are_bounded_in_bytes() {
         assert_eq!(third.status(), StatusCode::SERVICE_UNAVAILABLE);
         let other = begun("10.0.0.2:1", stream::empty());
         let handle = |_: Call<_>| async { Ok(Response::new(body())) };
-        let other = pipeline.run::<TestExchange, _, _>(&facts, other, handle);
+        let other = pipeline.run(&facts, other, handle);
         assert_eq!(other.await.status(), StatusCode::OK);
 
         // Nothing of an answer is lost where its length was looked up.
@@ -165,11 +180,11 @@ async fn bytes_of_bodies_of_one_address_displace_only_its_own() {
     let pipeline = pipeline(16);
     let facts = Facts {
         reads_body: true,
-        ..Facts::new("arriving")
+        ..Facts::new("arriving", "/arriving")
     };
     let run = |request| {
         let handle = |_: Call<_>| async { Ok(Response::new(Empty::new().boxed_unsync())) };
-        Box::pin(pipeline.run::<TestExchange, _, _>(&facts, request, handle))
+        Box::pin(pipeline.run(&facts, request, handle))
     };
     let (finish, finished) = oneshot::channel();
     let rest = async { finished.await.expect("the test sends") };
@@ -196,7 +211,7 @@ async fn streams_hold_no_slot_of_calls() {
     let pipeline = pipeline(0);
     let facts = Facts {
         may_stream: true,
-        ..Facts::new("stream")
+        ..Facts::new("stream", "/stream")
     };
     let mut open = Vec::new();
     for _ in 0..20 {
@@ -209,7 +224,7 @@ async fn streams_hold_no_slot_of_calls() {
 #[tokio::test]
 async fn call_is_logged_when_its_answer_is_gone_or_its_client_is() {
     let pipeline = pipeline(1024 * 1024);
-    let facts = Facts::new("logged");
+    let facts = Facts::new("logged", "/logged");
     let sent = answer(&pipeline, &facts, framed()).await;
     assert_eq!(logged("logged"), [""; 0]);
     sent.into_body().collect().await.expect("a body");
@@ -221,19 +236,30 @@ async fn call_is_logged_when_its_answer_is_gone_or_its_client_is() {
     {
         let request = Request::new(Empty::<Bytes>::new());
         let stuck = |_: Call<_>| std::future::pending();
-        let mut call = pin!(pipeline.run::<TestExchange, _, _>(&facts, request, stuck));
+        let mut call = pin!(pipeline.run(&facts, request, stuck));
         assert!(poll!(&mut call).is_pending());
     }
     assert_eq!(logged("logged")[2..], ["logged: given up"]);
+
+    let stats = pipeline.stats.expect("calls are counted");
+    assert_eq!(stats.active.get(), 0);
+    let count = |outcome: &str| {
+        let labels = TestLabels {
+            route: "/logged",
+            outcome: outcome.to_owned(),
+        };
+        stats.durations.get(&labels).is_some()
+    };
+    assert!(count("200 OK sent") && count("200 OK") && count("given up"));
 }
 
 #[tokio::test]
 async fn panic_of_a_handler_or_a_body_ends_one_call() {
     let pipeline = pipeline(1024 * 1024);
-    let facts = Facts::new("panics");
+    let facts = Facts::new("panics", "/panics");
     let request = Request::new(Empty::<Bytes>::new());
     let handle = |_: Call<_>| async { panic!("a bug") };
-    let answered = pipeline.run::<TestExchange, _, _>(&facts, request, handle);
+    let answered = pipeline.run(&facts, request, handle);
     assert_eq!(answered.await.status(), StatusCode::SERVICE_UNAVAILABLE);
 
     let facts = Facts {

@@ -3,10 +3,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,8 +12,10 @@ use futures_util::{StreamExt, stream};
 use order_core::{
     CallContext, Error, EventBus, EventReceiver, Follower, OrderEvent, OrderEventStream,
     OrderFollow, OrderId, OrderReads, OrderWatch, Topic, TopicChange, Version, WatchOrder,
+    metrics::{Counter, Family},
     supervisor::Beat,
 };
+use prometheus_client::encoding::EncodeLabelSet;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -59,39 +58,28 @@ impl Default for HubConfig {
     }
 }
 
-/// What a hub holds now and has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a hub has done so far.
+#[derive(Clone, Debug, Default)]
 pub struct HubStats {
-    /// Sessions open now.
-    pub sessions: usize,
-    /// Orders watched now, each by itself.
-    pub orders: usize,
-    /// Users watched now.
-    pub users: usize,
-    /// Events published to this hub by its own process.
-    pub published: u64,
+    /// Events published to this hub by its own process: changes that it has committed.
+    pub published: Family<StatusLabels, Counter>,
     /// Events received from other processes.
-    pub received: u64,
+    pub received: Counter,
     /// Events handed to sessions, one for each session.
-    pub delivered: u64,
+    pub delivered: Counter,
     /// Events among them that took the place of an older one, which a slow reader skips or
     /// gets from the history, as its form says.
-    pub conflated: u64,
+    pub conflated: Counter,
     /// Events that slow readers got from the history.
-    pub filled: u64,
+    pub filled: Counter,
     /// Events among the delivered that the bus had not brought: the reconcile pass did.
-    pub healed: u64,
+    pub healed: Counter,
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    sessions: watch::Sender<usize>,
-    published: AtomicU64,
-    received: AtomicU64,
-    delivered: AtomicU64,
-    conflated: AtomicU64,
-    filled: AtomicU64,
-    healed: AtomicU64,
+/// The labels of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StatusLabels {
+    status: &'static str,
 }
 
 /// Subscriptions and fan-out of one process.
@@ -109,14 +97,15 @@ pub(crate) struct Shared {
     pub(crate) closed: CancellationToken,
     pub(crate) fills: Reads,
     reads: Semaphore,
-    counters: Counters,
+    sessions: watch::Sender<usize>,
+    stats: HubStats,
 }
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
             .field("config", &self.config)
-            .field("counters", &self.counters)
+            .field("stats", &self.stats)
             .finish_non_exhaustive()
     }
 }
@@ -128,7 +117,7 @@ impl Shared {
             return Err(Error::shutting_down());
         }
         // Before the session reads the store, whoever asks whether anybody watches knows.
-        self.counters.sessions.send_if_modified(|n| {
+        self.sessions.send_if_modified(|n| {
             *n += 1;
             *n == 1
         });
@@ -137,7 +126,7 @@ impl Shared {
 
     /// Counts a session that ends.
     pub(crate) fn leave(&self) {
-        self.counters.sessions.send_if_modified(|n| {
+        self.sessions.send_if_modified(|n| {
             *n = n.saturating_sub(1);
             false
         });
@@ -154,26 +143,20 @@ impl Shared {
 
     /// Counts events that were read from the history for a slow reader.
     pub(crate) fn count_filled(&self, n_filled: usize) {
-        let filled = &self.counters.filled;
-        filled.fetch_add(n_filled as u64, Ordering::Relaxed);
+        self.stats.filled.inc_by(n_filled as u64);
     }
 
     fn deliver(&self, events: &[OrderEvent], source: Source) -> Delivered {
         let delivered = self.topics.deliver(events, source);
-        let counters = &self.counters;
-        counters
-            .delivered
-            .fetch_add(delivered.queued, Ordering::Relaxed);
-        counters
-            .conflated
-            .fetch_add(delivered.conflated, Ordering::Relaxed);
+        self.stats.delivered.inc_by(delivered.queued);
+        self.stats.conflated.inc_by(delivered.conflated);
         delivered
     }
 
     /// Delivers what the bus should have brought.
     pub(crate) fn heal(&self, events: &[OrderEvent]) {
         let healed = self.deliver(events, Source::Store).queued;
-        self.counters.healed.fetch_add(healed, Ordering::Relaxed);
+        self.stats.healed.inc_by(healed);
     }
 }
 
@@ -189,7 +172,8 @@ impl Hub {
                 closed: CancellationToken::new(),
                 fills: Reads::default(),
                 reads: Semaphore::new(config.reads_max.clamp(1, Semaphore::MAX_PERMITS)),
-                counters: Counters::default(),
+                sessions: watch::Sender::default(),
+                stats: HubStats::default(),
             }),
         })
     }
@@ -220,28 +204,35 @@ impl Hub {
         self.shared.closed.cancel();
     }
 
-    /// What the hub holds and has done. Counts the watched orders under their locks, so it
-    /// is meant for a scrape, not for a loop.
-    pub fn stats(&self) -> HubStats {
-        let counters = &self.shared.counters;
-        HubStats {
-            sessions: *counters.sessions.borrow(),
-            orders: self.shared.topics.len(),
-            users: self.shared.topics.n_users(),
-            published: counters.published.load(Ordering::Relaxed),
-            received: counters.received.load(Ordering::Relaxed),
-            delivered: counters.delivered.load(Ordering::Relaxed),
-            conflated: counters.conflated.load(Ordering::Relaxed),
-            filled: counters.filled.load(Ordering::Relaxed),
-            healed: counters.healed.load(Ordering::Relaxed),
-        }
+    /// What counts the work of the hub.
+    pub fn stats(&self) -> &HubStats {
+        &self.shared.stats
+    }
+
+    /// How many sessions are open.
+    pub fn n_sessions(&self) -> usize {
+        *self.shared.sessions.borrow()
+    }
+
+    /// How many orders are watched, each by itself. Counts them under their locks, so it is meant
+    /// for a scrape, not for a loop.
+    pub fn n_orders(&self) -> usize {
+        self.shared.topics.len()
+    }
+
+    /// How many users are watched.
+    pub fn n_users(&self) -> usize {
+        self.shared.topics.n_users()
     }
 }
 
 impl EventBus for Hub {
     fn publish(&self, events: &[OrderEvent]) {
-        let published = &self.shared.counters.published;
-        published.fetch_add(events.len() as u64, Ordering::Relaxed);
+        for event in events {
+            let status = event.status.as_str();
+            let published = &self.shared.stats.published;
+            published.get_or_create(&StatusLabels { status }).inc();
+        }
         self.shared.deliver(events, Source::Bus);
     }
 }
@@ -249,17 +240,16 @@ impl EventBus for Hub {
 #[async_trait]
 impl EventReceiver for Hub {
     fn receive(&self, events: &[OrderEvent]) {
-        let received = &self.shared.counters.received;
-        received.fetch_add(events.len() as u64, Ordering::Relaxed);
+        self.shared.stats.received.inc_by(events.len() as u64);
         self.shared.deliver(events, Source::Bus);
     }
 
     fn is_watched(&self) -> bool {
-        *self.shared.counters.sessions.borrow() > 0
+        *self.shared.sessions.borrow() > 0
     }
 
     async fn until_watched(&self) {
-        let mut sessions = self.shared.counters.sessions.subscribe();
+        let mut sessions = self.shared.sessions.subscribe();
         // Its sender lives as long as the hub.
         let _open = sessions.wait_for(|&n| n > 0).await;
     }

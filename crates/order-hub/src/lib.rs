@@ -42,7 +42,7 @@ mod users;
 mod tests;
 
 pub use event::{Form, SharedEvent};
-pub use hub::{Hub, HubConfig, HubStats};
+pub use hub::{Hub, HubConfig, HubStats, StatusLabels};
 pub use inbox::Inbox;
 pub use inlet::run_inlet;
 pub use offer::Delivery;

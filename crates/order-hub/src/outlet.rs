@@ -5,17 +5,11 @@
 //! shares a round trip. What the broker does not take is dropped: the
 //! other processes find it in the store.
 
-use std::{
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use order_core::{
     EventBus, EventTransport, OrderEvent,
+    metrics::Counter,
     supervisor::{Beat, STEP_TIME_MAX, Task},
 };
 use tokio::{
@@ -45,33 +39,19 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(15);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What an outlet has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct OutletStats {
-    /// Events that wait now.
-    pub queued: usize,
     /// Events that the transport has taken.
-    pub published: u64,
+    pub sent: Counter,
     /// Events that were dropped, because too many waited or the transport failed.
-    pub dropped: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    published: AtomicU64,
-    dropped: AtomicU64,
-}
-
-impl Counters {
-    fn drop_events(&self, n_events: usize) {
-        self.dropped.fetch_add(n_events as u64, Ordering::Relaxed);
-    }
+    pub dropped: Counter,
 }
 
 /// Queues events for a transport.
 #[derive(Debug)]
 pub struct Outlet {
     queue: mpsc::Sender<OrderEvent>,
-    counters: Arc<Counters>,
+    stats: OutletStats,
 }
 
 impl Outlet {
@@ -79,16 +59,16 @@ impl Outlet {
     /// waits for it: after `stop` it publishes what is queued and ends within a second.
     pub fn new(transport: Arc<dyn EventTransport>, stop: CancellationToken) -> (Arc<Self>, Task) {
         let (sender, queue) = mpsc::channel(QUEUE_LEN_MAX);
-        let counters = Arc::new(Counters::default());
+        let stats = OutletStats::default();
         let publisher = Publisher {
             transport,
             queue,
             batch: Vec::new(),
-            counters: Arc::clone(&counters),
+            stats: stats.clone(),
         };
         let outlet = Self {
             queue: sender,
-            counters,
+            stats,
         };
         let publisher = Arc::new(Mutex::new(publisher));
         let task = Task::new("outlet", STEP_TIME_MAX, move |beat| {
@@ -98,13 +78,14 @@ impl Outlet {
         (Arc::new(outlet), task)
     }
 
-    /// What waits and what was done.
-    pub fn stats(&self) -> OutletStats {
-        OutletStats {
-            queued: self.queue.max_capacity() - self.queue.capacity(),
-            published: self.counters.published.load(Ordering::Relaxed),
-            dropped: self.counters.dropped.load(Ordering::Relaxed),
-        }
+    /// What counts the events.
+    pub fn stats(&self) -> &OutletStats {
+        &self.stats
+    }
+
+    /// How many events wait.
+    pub fn n_queued(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
     }
 }
 
@@ -112,7 +93,9 @@ impl EventBus for Outlet {
     fn publish(&self, events: &[OrderEvent]) {
         for (idx, event) in events.iter().enumerate() {
             let Ok(place) = self.queue.try_reserve() else {
-                return self.counters.drop_events(events.len() - idx);
+                let n_dropped = events.len() - idx;
+                self.stats.dropped.inc_by(n_dropped as u64);
+                return;
             };
             place.send(event.clone());
         }
@@ -124,13 +107,13 @@ struct Publisher {
     queue: mpsc::Receiver<OrderEvent>,
     /// The events that are being published.
     batch: Vec<OrderEvent>,
-    counters: Arc<Counters>,
+    stats: OutletStats,
 }
 
 impl Publisher {
     async fn run(&mut self, stop: CancellationToken, beat: &Beat) {
         // What a run before this one failed on is not tried again.
-        self.counters.drop_events(self.batch.len());
+        self.stats.dropped.inc_by(self.batch.len() as u64);
         self.batch.clear();
         let time_is_up = async {
             stop.cancelled().await;
@@ -142,8 +125,8 @@ impl Publisher {
             () = time_is_up => {}
         }
         self.queue.close();
-        self.counters
-            .drop_events(self.batch.len() + self.queue.len());
+        let n_dropped = self.batch.len() + self.queue.len();
+        self.stats.dropped.inc_by(n_dropped as u64);
     }
 
     /// Publishes until `stop`, and what is queued then, unless that fails.
@@ -191,10 +174,10 @@ impl Publisher {
             Err(_) => Err(format!("no answer within {PUBLISH_TIMEOUT:?}")),
         };
         let counter = match published {
-            Ok(()) => &self.counters.published,
-            Err(_) => &self.counters.dropped,
+            Ok(()) => &self.stats.sent,
+            Err(_) => &self.stats.dropped,
         };
-        counter.fetch_add(self.batch.len() as u64, Ordering::Relaxed);
+        counter.inc_by(self.batch.len() as u64);
         self.batch.clear();
         published
     }

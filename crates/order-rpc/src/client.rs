@@ -24,12 +24,15 @@ use order_core::{
     CallContext, CancelOrder, Cause, Clock, CreateOrder, Error, EventPage, IfMatch, ListEvents,
     ListOrders, Order, OrderApi, OrderEventStream, OrderId, OrderPage, OrderWatch, Receipt,
     RetryOrder, StreamTicket, TicketGrant, UpdateStatus, WatchOrder,
+    group_commit::GroupCommitStats,
+    metrics::{Durations, Family},
     supervisor::{STEP_TIME_MAX, Supervisor, Task},
 };
 use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use config::{ConfigError, RpcClientConfig};
+pub use remote::AttemptLabels;
 pub use resolve::Resolve;
 
 use crate::{convert, proto, status::from_status};
@@ -129,6 +132,26 @@ impl RemoteOrderApi {
             closing,
         };
         Ok((remote, lanes))
+    }
+
+    /// Durations of attempts to make calls, by their outcome.
+    pub fn attempts(&self) -> Family<AttemptLabels, Durations> {
+        self.remote.stats().clone()
+    }
+
+    /// What counts the calls that creates share, by operation.
+    pub fn commits(&self) -> [(&'static str, GroupCommitStats); 2] {
+        self.creates.commits()
+    }
+
+    /// How many addresses of the service are known, and how many of them take calls.
+    pub fn n_addresses(&self) -> (usize, usize) {
+        self.endpoints.count()
+    }
+
+    /// The supervisor of the tasks.
+    pub fn supervisor(&self) -> &Arc<Supervisor> {
+        &self.supervisor
     }
 
     /// Refuses new creates; the lanes end when those that wait are answered. Other calls

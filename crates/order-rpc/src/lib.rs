@@ -13,8 +13,10 @@ mod executor;
 mod server;
 pub mod status;
 
-pub use client::{ConfigError, RemoteOrderApi, Resolve, RpcClientConfig, RunningLanes};
-pub use server::{RpcServerConfig, RpcServerDeps, ServeError, serve};
+pub use client::{
+    AttemptLabels, ConfigError, RemoteOrderApi, Resolve, RpcClientConfig, RunningLanes,
+};
+pub use server::{RpcLabels, RpcServerConfig, RpcServerDeps, ServeError, serve};
 
 /// The messages and stubs of `proto/order/v1`.
 #[expect(

@@ -18,11 +18,13 @@ mod worker;
 use std::{net::TcpListener, sync::Arc};
 
 use order_core::{Clock, IdGen, OrderApi, OrderFollow, WorkerApi};
+use order_edge::{CallStats, ConnectionStats, ServeConfig};
 use tokio_util::sync::CancellationToken;
 use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::{Health as HealthApi, HealthServer};
 
 pub use config::RpcServerConfig;
+pub use exchange::RpcLabels;
 
 use crate::{
     REQUEST_BYTES_MAX,
@@ -51,6 +53,10 @@ pub struct RpcServerDeps {
     /// Cancelled when the process is about to stop: health says `NOT_SERVING` from then on,
     /// while everything is served, so that whoever goes by it sends new calls elsewhere.
     pub leaving: CancellationToken,
+    /// What counts the calls.
+    pub calls: CallStats<RpcLabels>,
+    /// What counts the connections.
+    pub connections: ConnectionStats,
 }
 
 /// The server cannot go on.
@@ -91,15 +97,21 @@ pub async fn serve(
         follow,
         workers,
         leaving,
+        calls,
+        connections,
     } = deps;
     let (health, health_service) = Health::new(Arc::clone(&clock), workers.is_some());
     let orders = OrderRpc::new(Arc::clone(&api), follow, Arc::clone(&clock), &config);
     let guarded = Guarded {
         services: services(orders, &clock, workers, health_service, &config)?,
-        pipeline: Arc::new(pipeline(&config, clock, ids)),
+        pipeline: Arc::new(pipeline(&config, clock, ids, calls)),
     };
     let stop_listener = CancellationToken::new();
-    let serving = order_edge::serve(listener, guarded, config.listener(), stop_listener.clone());
+    let listening = ServeConfig {
+        stats: connections,
+        ..config.listener()
+    };
+    let serving = order_edge::serve(listener, guarded, listening, stop_listener.clone());
     tokio::pin!(serving);
     tokio::select! {
         biased;

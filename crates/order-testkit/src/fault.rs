@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    CallContext, Change, Committed, Completed, Completion, Created, Error, Extended,
+    Backlog, CallContext, Change, Committed, Completed, Completion, Created, Error, Extended,
     IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent,
     OrderId, OrderQuery, OrderReads, OrderState, OrderStore, PageTokenKey, Start, Started,
     StoredKey, TicketGrant, UserId, Version,
@@ -225,6 +225,10 @@ impl<S: OrderStore> OrderStore for FaultStore<S> {
 
     async fn prune(&self, limit: usize) -> Result<usize, Error> {
         self.call(self.inner.prune(limit)).await?
+    }
+
+    async fn backlog(&self) -> Result<Backlog, Error> {
+        self.call(self.inner.backlog()).await?
     }
 
     async fn confirm(&self, ctx: &CallContext) -> Result<(), Error> {

@@ -13,7 +13,7 @@ use std::{future::pending, sync::Arc};
 use futures_util::FutureExt as _;
 use order_core::{
     Clock, Completed, Completion, Deadline, Error, JobToken, Verdict,
-    group_commit::{FLUSH_TIME_MAX, GroupCommit, GroupCommitConfig, Lanes},
+    group_commit::{FLUSH_TIME_MAX, GroupCommit, GroupCommitConfig, GroupCommitStats, Lanes},
     supervisor::{Beat, Task},
 };
 use tokio::{
@@ -73,7 +73,7 @@ impl Completer {
             () = shared.stops.running.cancelled() => return,
         };
         if !shared.leases.begin_completing(completion.token) {
-            shared.stats.fenced.increment();
+            shared.stats.fenced.inc();
             return;
         }
         if let Ok(place) = place {
@@ -88,6 +88,11 @@ impl Completer {
             tracing::warn!(order.id = %order_id, error = error.chain(), "result was not queued");
             free.add_permits(1);
         }
+    }
+
+    /// What counts the commits of results.
+    pub(crate) fn stats(&self) -> &GroupCommitStats {
+        self.commits.stats()
     }
 
     /// Takes no more results; the lanes end when all are committed or given up.
@@ -274,9 +279,10 @@ impl Ledger {
     }
 
     fn count(&self, completion: &Completion) {
-        match &completion.verdict {
-            Verdict::Processed => self.shared.stats.processed.increment(),
-            Verdict::Retry { .. } => self.shared.stats.retried.increment(),
+        let stats = &self.shared.stats;
+        let counter = match &completion.verdict {
+            Verdict::Processed => &stats.processed,
+            Verdict::Retry { .. } => &stats.retried,
             Verdict::Failed(cause) => {
                 let JobToken { order_id, attempt } = completion.token;
                 tracing::warn!(
@@ -285,9 +291,11 @@ impl Ledger {
                     failure.code = cause.code,
                     "order failed"
                 );
-                self.shared.stats.failed.increment();
+                stats.dead_letters.count(&cause.code);
+                &stats.failed
             }
-        }
+        };
+        counter.inc();
     }
 
     fn fence(&self, token: JobToken) {
@@ -296,7 +304,7 @@ impl Ledger {
             job.attempt = token.attempt,
             "stale result was dropped"
         );
-        self.shared.stats.fenced.increment();
+        self.shared.stats.fenced.inc();
     }
 
     fn drop_failed(&self, token: JobToken, error: &Error) {
@@ -306,7 +314,7 @@ impl Ledger {
             error = error.chain(),
             "result was refused; the job is due when its lease runs out"
         );
-        self.shared.stats.dropped.increment();
+        self.shared.stats.dropped.inc();
     }
 
     fn drop_expired(&self, open: &mut Vec<Completion>) {
@@ -323,7 +331,7 @@ impl Ledger {
                 jobs = expired.len(),
                 "leases ran out before their results could be committed"
             );
-            self.shared.stats.dropped.add(expired.len());
+            self.shared.stats.dropped.inc_by(expired.len() as u64);
             for token in expired {
                 self.shared.leases.give_back(token);
             }

@@ -29,7 +29,7 @@ impl JobDispatch for Dispatch {
         let (shared, slots) = (Arc::clone(&self.shared), self.slots.clone());
         Some(Reservation::new(lease, move |job: Job| {
             shared.leases.hold([job.token()], reserved_at);
-            shared.stats.born_leased.increment();
+            shared.stats.born_leased.inc();
             slots.send(job, slot);
         }))
     }

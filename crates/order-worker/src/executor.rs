@@ -15,12 +15,12 @@ use futures_util::FutureExt as _;
 use order_core::{
     Clock, Completion, Deadline, Effects, Error, Job, JobToken, Outcome, Processor, RetryPolicy,
     Start, Started, Verdict,
-    group_commit::{GroupCommit, GroupCommitConfig, Lanes},
+    group_commit::{GroupCommit, GroupCommitConfig, GroupCommitStats, Lanes},
 };
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    WorkerConfig,
+    AttemptLabels, WorkerConfig,
     abandoned::{Abandoned, Turn},
     completer::Completer,
     lease::Begin,
@@ -57,8 +57,16 @@ struct Running<'a> {
     token: JobToken,
 }
 
+impl<'a> Running<'a> {
+    fn new(shared: &'a Shared, token: JobToken) -> Self {
+        shared.stats.busy.inc();
+        Self { shared, token }
+    }
+}
+
 impl Drop for Running<'_> {
     fn drop(&mut self) {
+        self.shared.stats.busy.dec();
         if std::thread::panicking() {
             self.shared.leases.forget([&self.token]);
         }
@@ -105,6 +113,14 @@ impl Executor {
             completer,
         };
         (executor, lanes)
+    }
+
+    /// What counts the group commits, by operation.
+    pub(crate) fn commits(&self) -> Vec<(&'static str, GroupCommitStats)> {
+        let starts = self.starts.as_ref();
+        let starts = starts.map(|starts| ("start", starts.stats().clone()));
+        let completions = ("complete", self.completer.stats().clone());
+        starts.into_iter().chain([completions]).collect()
     }
 
     /// Takes no more starts and results; the lanes end when all are committed.
@@ -171,7 +187,7 @@ impl Executor {
                 return;
             }
         };
-        stats.claimed_jobs.add(1);
+        stats.claimed_jobs.inc();
         leases.hold([job.token()], sent_at);
         if stops.taking.is_cancelled() {
             leases.give_back(job.token());
@@ -187,27 +203,40 @@ impl Executor {
             Begin::Returned => return,
             Begin::Lost => return self.fence(token),
         }
-        let _running = Running {
-            shared: &self.shared,
-            token,
-        };
+        let _running = Running::new(&self.shared, token);
         if self.retry.is_exhausted(job.attempt_in_round()) {
             return self.complete(token, exhausted_verdict()).await;
         }
-        match self.attempt(&mut job, is_abandoned).await {
+        let begun_at = Instant::now();
+        let ended = self.attempt(&mut job, is_abandoned).await;
+        let duration = begun_at.elapsed();
+        let outcome = match ended {
             Ended::With(outcome) => {
                 let verdict = verdict(outcome, job.attempt_in_round(), &self.retry);
+                let outcome = match &verdict {
+                    Verdict::Processed => "processed",
+                    Verdict::Failed(_) => "failed",
+                    Verdict::Retry { .. } => "retried",
+                };
                 self.complete(token, verdict).await;
+                outcome
             }
             Ended::LeaseLost => {
                 // Not given back: what stopped the heartbeat may be the work itself, so this
                 // attempt counts when the lease runs out.
                 self.shared.leases.forget([&token]);
                 self.fence(token);
+                "lost"
             }
-            Ended::NotBegun => self.shared.leases.give_back(token),
-            Ended::Stopped => {}
-        }
+            Ended::NotBegun => {
+                self.shared.leases.give_back(token);
+                "not_begun"
+            }
+            Ended::Stopped => "stopped",
+        };
+        let attempts = &self.shared.stats.attempts;
+        let attempts = attempts.get_or_create(&AttemptLabels { outcome });
+        attempts.observe(duration, None);
     }
 
     async fn complete(&self, token: JobToken, verdict: Verdict) {
@@ -220,7 +249,7 @@ impl Executor {
             job.attempt = token.attempt,
             "lease was lost; the attempt is dropped"
         );
-        self.shared.stats.fenced.increment();
+        self.shared.stats.fenced.inc();
     }
 
     async fn attempt(&self, job: &mut Job, is_abandoned: bool) -> Ended {
@@ -301,7 +330,10 @@ impl Executor {
                 answer = processing => answer,
                 () = self.shared.leases.lost(job.token()) => return Ended::LeaseLost,
                 () = self.shared.stops.running.cancelled() => return Ended::Stopped,
-                timeout = self.timeout() => return Ended::With(outcome_of_timeout(job, timeout)),
+                timeout = self.timeout() => {
+                    self.shared.stats.timeouts.inc();
+                    return Ended::With(outcome_of_timeout(job, timeout));
+                }
             }
         };
         Ended::With(answer.unwrap_or_else(|panic| self.outcome_of_panic(job, panic.as_ref())))
@@ -328,7 +360,7 @@ impl Executor {
             panic = text,
             "processor panicked"
         );
-        self.shared.stats.panics.increment();
+        self.shared.stats.panics.inc();
         Outcome::Retry {
             error: format!("the processor panicked: {text}"),
             after: None,

@@ -87,8 +87,11 @@ impl Fetcher {
         let jobs = queue
             .claim_overdue(limit, leases.duration(), self.overdue)
             .await?;
-        stats.claims.increment();
-        stats.claimed_jobs.add(jobs.len());
+        stats.claims.inc();
+        stats.claimed_jobs.inc_by(jobs.len() as u64);
+        if !self.overdue.is_zero() {
+            stats.swept.inc_by(jobs.len() as u64);
+        }
         let is_full = jobs.len() >= limit;
         leases.hold(jobs.iter().map(Job::token), sent_at);
         self.slots.hand_over(jobs);

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{future::join_all, join};
-use order_core::{Error, JobToken, supervisor::Beat};
+use order_core::{Clock, Error, JobToken, supervisor::Beat};
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep},
@@ -32,14 +32,18 @@ const RELEASE_TRIES_MAX: usize = 3;
 /// Extends and releases the leases of a pool.
 pub(crate) struct Heartbeat {
     shared: Arc<Shared>,
+    clock: Arc<dyn Clock>,
     /// Held over each statement that moves the end of a lease.
     turn: Mutex<()>,
 }
 
 impl Heartbeat {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, clock: &Arc<dyn Clock>) -> Self {
+        let now = clock.now().as_second();
+        shared.stats.last_heartbeat.set(now);
         Self {
             shared: Arc::clone(shared),
+            clock: Arc::clone(clock),
             turn: Mutex::new(()),
         }
     }
@@ -109,12 +113,14 @@ impl Heartbeat {
         let extensions = active.chunks(TOKENS_LEN_MAX).map(|tokens| async move {
             let sent_at = Instant::now();
             let answers = queue.extend(tokens, leases.duration()).await?;
-            stats.heartbeats.increment();
+            stats.heartbeats.inc();
             leases.renew(tokens.iter().copied().zip(answers), sent_at);
             Ok(())
         });
         let extended = join_all(extensions).await;
-        extended.into_iter().collect()
+        extended.into_iter().collect::<Result<(), Error>>()?;
+        stats.last_heartbeat.set(self.clock.now().as_second());
+        Ok(())
     }
 
     /// Gives back the jobs nobody works on; returns how many could not be.
@@ -158,7 +164,7 @@ impl Heartbeat {
 
     async fn release_once(&self, tokens: &[JobToken]) -> Result<(), Error> {
         let n_released = self.shared.queue.release(tokens).await?;
-        self.shared.stats.released.add(n_released);
+        self.shared.stats.released.inc_by(n_released as u64);
         Ok(())
     }
 }

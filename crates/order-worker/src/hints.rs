@@ -80,7 +80,7 @@ impl JobDispatch for HintSender {
     fn notify_due(&self, order_ids: &[OrderId]) {
         for order_id in order_ids {
             if self.unsent.try_send(*order_id).is_err() {
-                self.stats.unsent.increment();
+                self.stats.unsent.inc();
             }
         }
     }
@@ -126,7 +126,7 @@ impl Sending {
             }
             beat.idle();
             outage.end();
-            self.stats.sent.add(batch.len());
+            self.stats.sent.inc_by(batch.len() as u64);
             // A full batch says that more waits.
             if batch.len() < BATCH_LEN_MAX {
                 sleep_until(next_send).await;
@@ -220,10 +220,12 @@ impl HintFetcher {
             }
         };
         outage.end();
-        stats.claims.increment();
-        stats.claimed_jobs.add(jobs.len());
-        stats.hints.add(hints.len());
-        stats.idle_hints.add(hints.len().saturating_sub(jobs.len()));
+        stats.claims.inc();
+        stats.claimed_jobs.inc_by(jobs.len() as u64);
+        stats.hints.inc_by(hints.len() as u64);
+        stats
+            .idle_hints
+            .inc_by(hints.len().saturating_sub(jobs.len()) as u64);
         leases.hold(jobs.iter().map(Job::token), sent_at);
         let acknowledge = async {
             if let Err(error) = self.consumer.acknowledge().await {

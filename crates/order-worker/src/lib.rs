@@ -70,4 +70,7 @@ pub use hints::HintSender;
 pub use pool::{DrainReport, WorkerConfig, WorkerDeps, WorkerPool};
 pub use relay::{EventRelay, EventRelayConfig, EventRelayDeps};
 pub use remote::{RemoteWorkers, RemoteWorkersConfig, RemoteWorkersDeps};
-pub use stats::{Counter, EventRelayStats, HintStats, RemoteWorkersStats, WorkerStats};
+pub use stats::{
+    AttemptLabels, CodeLabels, DeadLetters, EventRelayStats, HintStats, RemoteWorkersStats,
+    WorkerStats,
+};

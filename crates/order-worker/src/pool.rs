@@ -7,7 +7,7 @@ use std::{
 
 use order_core::{
     Clock, EventBus, HintQueue, JobDispatch, JobQueue, Processor, RetryPolicy,
-    group_commit::{GroupCommitConfig, Lanes},
+    group_commit::{GroupCommitConfig, GroupCommitStats, Lanes},
     supervisor::{STEP_TIME_MAX, Supervisor, Task},
 };
 use tokio::{
@@ -186,7 +186,7 @@ impl WorkerPool {
         lanes.extend(start_lanes);
         Self {
             config,
-            heartbeat: Arc::new(Heartbeat::new(&shared)),
+            heartbeat: Arc::new(Heartbeat::new(&shared, &deps.clock)),
             executor: Arc::new(executor),
             shared,
             slots,
@@ -315,6 +315,22 @@ impl WorkerPool {
             "worker pool drained"
         );
         report
+    }
+
+    /// What counts the group commits, by operation.
+    pub fn commits(&self) -> Vec<(&'static str, GroupCommitStats)> {
+        self.executor.commits()
+    }
+
+    /// How many workers there are.
+    pub fn n_workers(&self) -> usize {
+        self.config.workers
+    }
+
+    /// Tells how many jobs wait for a worker of this process.
+    pub fn queued(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let slots = self.slots.clone();
+        move || slots.n_queued()
     }
 
     /// Counters of what the pool has done.

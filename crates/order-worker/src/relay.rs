@@ -150,7 +150,7 @@ impl EventRelay {
                 }
             }
             Err(error) => {
-                self.stats.failures.increment();
+                self.stats.failures.inc();
                 self.acquiring.fail(&error.chain());
             }
         }
@@ -222,7 +222,7 @@ impl EventRelay {
                     }
                 }
                 Err(error) => {
-                    self.stats.failures.increment();
+                    self.stats.failures.inc();
                     self.publishing.fail(&error);
                     backoff.next_delay()
                 }
@@ -254,7 +254,7 @@ impl EventRelay {
                 Err(_) => return Err("the sink did not answer in time".to_owned()),
             }
         }
-        self.stats.published.add(events.len());
+        self.stats.published.inc_by(events.len() as u64);
         let n_entries = positions.len();
         *published = positions;
         self.remove(published).await?;

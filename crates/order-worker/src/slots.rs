@@ -136,6 +136,11 @@ impl Slots {
         }
     }
 
+    /// How many jobs wait for a worker.
+    pub(crate) fn n_queued(&self) -> usize {
+        self.queue.lock().jobs.len()
+    }
+
     /// Queues claimed jobs.
     pub(crate) fn hand_over(&self, jobs: Vec<Job>) {
         for job in jobs {

@@ -1,28 +1,15 @@
-//! Counters for metrics and tests.
+//! What the parts of this crate count.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-/// A number that only rises.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// The number now.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn increment(&self) {
-        self.add(1);
-    }
-
-    pub(crate) fn add(&self, n: usize) {
-        self.0.fetch_add(n as u64, Ordering::Relaxed);
-    }
-}
+use order_core::metrics::{Counter, Durations, Family, Gauge};
+use prometheus_client::encoding::EncodeLabelSet;
 
 /// What a worker pool has done since the process began.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct WorkerStats {
     /// Claim statements that were answered.
     pub claims: Counter,
@@ -32,6 +19,8 @@ pub struct WorkerStats {
     pub hints: Counter,
     /// Hints among them whose jobs were not due: they came twice, or somebody was faster.
     pub idle_hints: Counter,
+    /// Jobs that were claimed although hints go through a broker: their hints were lost, or late.
+    pub swept: Counter,
     /// Jobs that came from an insert, already leased, and needed no claim.
     pub born_leased: Counter,
     /// Orders that are durably PROCESSED.
@@ -50,8 +39,18 @@ pub struct WorkerStats {
     pub released: Counter,
     /// Panics of the processor, each caught and retried.
     pub panics: Counter,
+    /// Attempts that took too long.
+    pub timeouts: Counter,
     /// Heartbeat statements that were answered.
     pub heartbeats: Counter,
+    /// When all leases were last extended, in seconds since 1970.
+    pub last_heartbeat: Gauge,
+    /// Attempts, by their outcome.
+    pub attempts: Family<AttemptLabels, Durations>,
+    /// Orders that became FAILED, by the code of the cause.
+    pub dead_letters: DeadLetters,
+    /// Workers that have a job.
+    pub busy: Gauge,
 }
 
 impl WorkerStats {
@@ -61,8 +60,45 @@ impl WorkerStats {
     }
 }
 
+/// The labels of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AttemptLabels {
+    /// `processed`, `failed` or `retried` as the processor said, `lost` if the lease was,
+    /// `not_begun` if nothing was done, `stopped` with the process.
+    pub(crate) outcome: &'static str,
+}
+
+/// The labels of an order that became FAILED.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CodeLabels {
+    code: String,
+}
+
+/// Of so many codes, which processors choose, each has its own number.
+const CODES_MAX: usize = 50;
+
+/// Counts causes by their codes.
+#[derive(Clone, Debug, Default)]
+pub struct DeadLetters {
+    /// The numbers. Codes beyond the limit are counted as `other`.
+    pub by_code: Family<CodeLabels, Counter>,
+    codes: Arc<Mutex<HashSet<String>>>,
+}
+
+impl DeadLetters {
+    pub(crate) fn count(&self, code: &str) {
+        // No code that holds the lock can panic.
+        let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_own = codes.contains(code) || codes.len() < CODES_MAX;
+        let code = if has_own { code } else { "other" }.to_owned();
+        codes.insert(code.clone());
+        drop(codes);
+        self.by_code.get_or_create(&CodeLabels { code }).inc();
+    }
+}
+
 /// What became of hints on their way to a broker since the process began.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct HintStats {
     /// Hints the broker has taken.
     pub sent: Counter,
@@ -71,7 +107,7 @@ pub struct HintStats {
 }
 
 /// What workers outside this process have done through it since it began.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RemoteWorkersStats {
     /// Jobs that were handed out, each with its order durably PROCESSING.
     pub leased: Counter,
@@ -85,7 +121,7 @@ pub struct RemoteWorkersStats {
 }
 
 /// What the relay of events has done in this process since it began.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct EventRelayStats {
     /// Events that the other side has, each as often as it was published.
     pub published: Counter,

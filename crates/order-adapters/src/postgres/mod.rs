@@ -12,6 +12,7 @@
 //! Works with PostgreSQL 14 and newer, connected to directly: sessions keep settings and
 //! prepared statements, which a pooler in transaction mode would mix up.
 
+mod backlog;
 mod change;
 mod connect;
 mod create;
@@ -48,6 +49,7 @@ use self::{
     pool::{Cancels, Pool, PoolConfig},
     unsure::Unsure,
 };
+use crate::MeasuredPool;
 
 /// How long a request waits for a connection. It has a caller with a deadline, and when all
 /// connections are busy for that long, more waiting only makes it worse.
@@ -225,6 +227,24 @@ impl PostgresStore {
         let target = Target::parse(&config.url)?;
         let (_, names) = target.prepare(config.startup_timeout).await?;
         Ok(names)
+    }
+
+    /// The pools of connections, for the metrics.
+    pub fn pools(&self) -> Vec<MeasuredPool> {
+        let shared = [
+            &self.requests,
+            &self.lists,
+            &self.readiness,
+            &self.maintenance,
+        ];
+        let mut pools: Vec<_> = shared.iter().map(|pool| pool.measured()).collect();
+        pools.push(self.workers.measured());
+        pools
+    }
+
+    /// The pool of [`PostgresStore::for_remote_workers`], for the metrics.
+    pub fn remote_pool(&self) -> MeasuredPool {
+        self.workers.measured()
     }
 
     /// Refuses new work; connections close when the work on them is done.

@@ -31,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::{errors::Fault, open, session::Connector};
+use crate::{MeasuredPool, PoolStats, PoolUsage};
 
 /// How long a statement may stay unanswered. Two seconds more than the server's own limit,
 /// so that it only ends waits on a server or network that has gone silent.
@@ -88,7 +89,9 @@ pub(super) struct BatchStatement<T, K, V> {
 
 /// Connections for one kind of work, so that no other kind can starve it.
 pub(super) struct Pool {
+    name: &'static str,
     connections: deadpool_postgres::Pool,
+    stats: PoolStats,
     /// How many parts of a batch run at the same time; other work has the other connections.
     parts_at_once: usize,
     rows_bytes_max: usize,
@@ -122,7 +125,9 @@ impl Pool {
             .create_timeout(Some(OPEN_TIMEOUT))
             .build()?;
         Ok(Self {
+            name: pool.name,
             connections,
+            stats: PoolStats::default(),
             parts_at_once: (pool.connections_max / 2).max(1),
             rows_bytes_max: usize::MAX,
             cancels: cancels.clone(),
@@ -141,6 +146,24 @@ impl Pool {
     /// How often a connection broke under a statement, which may have been committed.
     pub(super) fn n_broken(&self) -> u64 {
         self.n_broken.load(Ordering::Relaxed)
+    }
+
+    /// The pool, for the metrics.
+    pub(super) fn measured(&self) -> MeasuredPool {
+        let connections = self.connections.clone();
+        let usage = move || {
+            let status = connections.status();
+            PoolUsage {
+                idle: status.available,
+                used: status.size.saturating_sub(status.available),
+                max: status.max_size,
+            }
+        };
+        MeasuredPool {
+            name: self.name,
+            stats: self.stats.clone(),
+            usage: Box::new(usage),
+        }
     }
 
     /// Refuses new work; connections close as they come back.
@@ -283,8 +306,34 @@ impl Pool {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Fault> {
+        let answer = self.measure(sql, params).await;
+        if let Err(fault) = &answer {
+            self.stats.errors.inc();
+            if matches!(fault, Fault::Unavailable(_)) {
+                self.stats.timeouts.inc();
+            }
+        }
+        answer
+    }
+
+    async fn measure(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Fault> {
+        let asked_at = Instant::now();
+        let client = self.connections.get().await?;
+        let begun_at = Instant::now();
+        self.stats.waits.observe(begun_at - asked_at);
+        let answer = self.query_on(client, sql, params).await;
+        self.stats.operations.observe(begun_at.elapsed());
+        answer
+    }
+
+    async fn query_on(
+        &self,
+        client: Object,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Fault> {
         let mut borrowed = Borrowed {
-            client: Some(self.connections.get().await?),
+            client: Some(client),
             cancels: &self.cancels,
             is_silent: false,
         };

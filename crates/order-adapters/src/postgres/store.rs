@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::atomic::Ordering};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    CallContext, Change, Committed, Created, Error, IdempotencyKey, KeyOperation, Listing,
+    Backlog, CallContext, Change, Committed, Created, Error, IdempotencyKey, KeyOperation, Listing,
     NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderReads, OrderState,
     OrderStore, PageTokenKey, RESPONSE_BYTES_MAX, StoredKey, TicketGrant, UserId, Version,
 };
@@ -38,7 +38,7 @@ pub(super) fn ascending<T, K: Ord>(items: &[T], key: fn(&T) -> K) -> Vec<&T> {
 }
 
 /// The row of a statement that always returns one.
-fn only(rows: &[Row]) -> Result<&Row, Error> {
+pub(super) fn only(rows: &[Row]) -> Result<&Row, Error> {
     rows.first()
         .ok_or_else(|| Error::internal("a statement returned no row"))
 }
@@ -248,6 +248,10 @@ impl OrderStore for PostgresStore {
         let rows = self.maintenance.query(sql, &[&limit]).await?;
         let n_pruned: i64 = only(&rows)?.try_get(0).map_err(Fault::from)?;
         usize::try_from(n_pruned).map_err(Error::internal)
+    }
+
+    async fn backlog(&self) -> Result<Backlog, Error> {
+        self.read_backlog().await
     }
 
     async fn confirm(&self, ctx: &CallContext) -> Result<(), Error> {

@@ -10,6 +10,7 @@
 //! supported: the write-ahead log needs shared memory.
 
 mod attempts;
+mod backlog;
 mod jobs;
 mod keys;
 mod list;
@@ -27,16 +28,17 @@ use std::{path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    CallContext, Change, Clock, Committed, Completed, Completion, Created, Deadline, Error,
-    Extended, IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order,
-    OrderEvent, OrderId, OrderQuery, OrderReads, OrderState, OrderStore, PageTokenKey, Start,
-    Started, StoredKey, TicketGrant, UserId, Version,
+    Backlog, CallContext, Change, Clock, Committed, Completed, Completion, Created, Deadline,
+    Error, Extended, IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket,
+    Order, OrderEvent, OrderId, OrderQuery, OrderReads, OrderState, OrderStore, PageTokenKey,
+    Start, Started, StoredKey, TicketGrant, UserId, Version,
 };
 use rusqlite::Connection;
 use uuid::Uuid;
 
 pub use self::{open::OpenError, writer::SqliteStats};
-use self::{readers::Readers, time::TxClock, writer::Writer};
+use self::{readers::Readers, rows::to_micros, time::TxClock, writer::Writer};
+use crate::{MeasuredPool, PoolUsage};
 
 /// How many queries run at the same time. They come from memory most of the time, so more
 /// than a few only wait for the processor.
@@ -49,6 +51,7 @@ pub struct SqliteStore {
     /// Dropped first: the connection that closes last tidies up, and a reader cannot.
     readers: Readers,
     writer: Arc<Writer>,
+    clock: Arc<dyn Clock>,
 }
 
 impl SqliteStore {
@@ -72,8 +75,9 @@ impl SqliteStore {
             source,
         })?;
         Ok(Self {
-            readers: Readers::new(readers, clock),
+            readers: Readers::new(readers, Arc::clone(&clock)),
             writer: Arc::new(writer),
+            clock,
         })
     }
 
@@ -91,6 +95,21 @@ impl SqliteStore {
         if let Err(error) = tokio::task::spawn_blocking(move || writer.close()).await {
             tracing::error!(%error, "closing SQLite failed");
         }
+    }
+
+    /// The connections, for the metrics.
+    pub fn pools(&self) -> Vec<MeasuredPool> {
+        let usage = || PoolUsage {
+            idle: 0,
+            used: 1,
+            max: 1,
+        };
+        let writer = MeasuredPool {
+            name: "writer",
+            stats: self.stats().pool.clone(),
+            usage: Box::new(usage),
+        };
+        vec![writer, self.readers.measured()]
     }
 
     /// Counters of the writing thread.
@@ -256,6 +275,15 @@ impl OrderStore for SqliteStore {
             Ok(n_keys + secrets::prune_tickets(connection, now, limit)?)
         })
         .await
+    }
+
+    async fn backlog(&self) -> Result<Backlog, Error> {
+        let now = to_micros(self.clock.now());
+        self.readers
+            .run(Deadline::NONE, move |connection| {
+                backlog::read(connection, now)
+            })
+            .await
     }
 
     /// A commit is on the disk before a reader can see it.

@@ -8,9 +8,10 @@ use std::{
 
 use order_core::{Clock, Deadline, Error};
 use rusqlite::{Connection, InterruptHandle};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::rows::store_error;
+use crate::{MeasuredPool, PoolStats, PoolUsage};
 
 /// Connections that are free; there are as many permits as connections in it.
 struct Pool {
@@ -75,18 +76,23 @@ impl Drop for InterruptOnDrop {
 /// The reading connections.
 pub(super) struct Readers {
     pool: Arc<Pool>,
+    n_connections: usize,
+    stats: PoolStats,
     clock: Arc<dyn Clock>,
 }
 
 impl Readers {
     pub(super) fn new(connections: Vec<Connection>, clock: Arc<dyn Clock>) -> Self {
-        let free = Arc::new(Semaphore::new(connections.len()));
+        let n_connections = connections.len();
+        let free = Arc::new(Semaphore::new(n_connections));
         let pool = Pool {
             idle: Mutex::new(connections),
             free,
         };
         Self {
             pool: Arc::new(pool),
+            n_connections,
+            stats: PoolStats::default(),
             clock,
         }
     }
@@ -120,10 +126,13 @@ impl Readers {
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
+        let asked_at = Instant::now();
         let permit = Arc::clone(&self.pool.free)
             .acquire_owned()
             .await
             .map_err(|_| Error::shutting_down())?;
+        let begun_at = Instant::now();
+        self.stats.waits.observe(begun_at - asked_at);
         let connection = self.pool.take().ok_or_else(Error::shutting_down)?;
         let interrupt = Interrupt::new(&connection);
         let (pool, armed) = (Arc::clone(&self.pool), interrupt.clone());
@@ -147,7 +156,29 @@ impl Readers {
             .await
             .unwrap_or_else(|error| Err(Error::internal(error)));
         drop(guard);
+        self.stats.operations.observe(begun_at.elapsed());
+        if result.is_err() {
+            self.stats.errors.inc();
+        }
         result
+    }
+
+    /// The pool, for the metrics.
+    pub(super) fn measured(&self) -> MeasuredPool {
+        let (pool, max) = (Arc::clone(&self.pool), self.n_connections);
+        let usage = move || {
+            let idle = pool.free.available_permits();
+            PoolUsage {
+                idle,
+                used: max.saturating_sub(idle),
+                max,
+            }
+        };
+        MeasuredPool {
+            name: "readers",
+            stats: self.stats.clone(),
+            usage: Box::new(usage),
+        }
     }
 
     /// Refuses new queries and closes the connections that are free; the others close when

@@ -11,21 +11,22 @@ use std::{
     any::Any,
     cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     thread::{self, JoinHandle},
 };
 
-use order_core::Error;
+use order_core::{Error, metrics::Counter};
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{
     rows::{is_disk_failure, store_error},
     time::TxClock,
 };
+use crate::PoolStats;
 
 /// The most elements of one transaction, unless a single call has more: as many as the
 /// lanes of a group commit send in one call.
@@ -45,22 +46,14 @@ DELETE FROM secrets WHERE name = 'write_probe';
 PRAGMA wal_checkpoint;";
 
 /// What the writing thread has done so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SqliteStats {
-    transactions: AtomicU64,
-    units: AtomicU64,
-}
-
-impl SqliteStats {
     /// Transactions that were committed.
-    pub fn transactions(&self) -> u64 {
-        self.transactions.load(Ordering::Relaxed)
-    }
-
+    pub transactions: Counter,
     /// Elements of calls in those transactions, those that were refused among them.
-    pub fn units(&self) -> u64 {
-        self.units.load(Ordering::Relaxed)
-    }
+    pub units: Counter,
+    /// What the connection has done.
+    pub pool: PoolStats,
 }
 
 /// The open transaction, as a call sees it.
@@ -140,6 +133,7 @@ struct Entry {
     n_units: usize,
     /// Whether to try the disk first if the last write failed because of it.
     probes: bool,
+    queued_at: Instant,
     call: Call,
 }
 
@@ -151,19 +145,19 @@ struct Running {
 /// The sending side of the writing thread.
 pub(super) struct Writer {
     running: Mutex<Option<Running>>,
-    stats: Arc<SqliteStats>,
+    stats: SqliteStats,
 }
 
 impl Writer {
     /// Gives `connection` to a new thread.
     pub(super) fn spawn(connection: Connection, clock: TxClock) -> std::io::Result<Self> {
         let (queue, receiver) = mpsc::channel(QUEUE_LEN_MAX);
-        let stats = Arc::new(SqliteStats::default());
+        let stats = SqliteStats::default();
         let worker = Worker {
             connection,
             clock,
             receiver,
-            stats: Arc::clone(&stats),
+            stats: stats.clone(),
             disk_failure: DiskFailure::default(),
         };
         let thread = thread::Builder::new()
@@ -219,6 +213,7 @@ impl Writer {
         self.enqueue(Entry {
             n_units,
             probes,
+            queued_at: Instant::now(),
             call,
         })?;
         receiver.await.unwrap_or_else(|_| {
@@ -268,19 +263,22 @@ struct Worker {
     connection: Connection,
     clock: TxClock,
     receiver: mpsc::Receiver<Entry>,
-    stats: Arc<SqliteStats>,
+    stats: SqliteStats,
     disk_failure: DiskFailure,
 }
 
 impl Worker {
     fn run(mut self) {
         while let Some(first) = self.receiver.blocking_recv() {
+            let wait = |entry: &Entry| self.stats.pool.waits.observe(entry.queued_at.elapsed());
+            wait(&first);
             let (mut n_units, mut probes) = (first.n_units, first.probes);
             let mut calls = vec![first.call];
             while n_units < UNITS_MAX {
                 let Ok(next) = self.receiver.try_recv() else {
                     break;
                 };
+                wait(&next);
                 n_units += next.n_units;
                 probes |= next.probes;
                 calls.push(next.call);
@@ -329,11 +327,14 @@ impl Worker {
     /// Runs `calls` in one transaction and answers them.
     fn commit(&self, calls: Vec<Call>, n_units: usize) {
         let mut answers = Vec::with_capacity(calls.len());
+        let begun_at = Instant::now();
         let committed = self.transaction(calls, &mut answers);
+        self.stats.pool.operations.observe(begun_at.elapsed());
         if committed.is_ok() {
-            let n_units = u64::try_from(n_units).unwrap_or(u64::MAX);
-            self.stats.transactions.fetch_add(1, Ordering::Relaxed);
-            self.stats.units.fetch_add(n_units, Ordering::Relaxed);
+            self.stats.transactions.inc();
+            self.stats.units.inc_by(n_units as u64);
+        } else {
+            self.stats.pool.errors.inc();
         }
         for answer in answers {
             answer(match &committed {

@@ -17,7 +17,10 @@ use super::{
     Background,
     database::{Database, when_tables_are_free},
 };
-use crate::config::{CoreConfig, DatabaseUrl, EventsUrl, QueueUrl, SinkUrl};
+use crate::{
+    config::{CoreConfig, DatabaseUrl, EventsUrl, QueueUrl, SinkUrl},
+    metrics::Metrics,
+};
 
 /// What the configuration names; nothing is connected yet, so a broker that is away keeps
 /// no process from starting.
@@ -46,12 +49,14 @@ impl Brokers {
         hub: &Arc<Hub>,
         is_watched: bool,
         background: &Background,
+        metrics: &mut Metrics,
     ) -> Arc<dyn EventBus> {
         let Some(transport) = &self.events else {
             return Arc::clone(hub) as _;
         };
         let (outlet, publishing) = Outlet::new(Arc::clone(transport), background.stop.clone());
         background.run(publishing);
+        metrics.outlet(&outlet);
         if is_watched {
             let (transport, hub) = (Arc::clone(transport), Arc::clone(hub));
             background.spawn("inlet", move |stop, _| {
@@ -66,12 +71,14 @@ impl Brokers {
         &self,
         pool: &WorkerPool,
         background: &Background,
+        metrics: &mut Metrics,
     ) -> Arc<dyn JobDispatch> {
         let Some(hints) = &self.hints else {
             return pool.dispatch();
         };
         let (sender, sending) = HintSender::new(Arc::clone(hints), background.stop.clone());
         background.run(sending);
+        metrics.hints(sender.stats());
         sender
     }
 
@@ -82,6 +89,7 @@ impl Brokers {
         database: &Database,
         patience: Duration,
         background: &Background,
+        metrics: &mut Metrics,
     ) -> anyhow::Result<()> {
         let Some(sink) = &self.sink else {
             return Ok(());
@@ -97,6 +105,7 @@ impl Brokers {
                 sink: Arc::clone(sink),
             },
         );
+        metrics.relay(relay.stats());
         let relay = Arc::new(relay);
         background.spawn("relay", move |stop, beat| {
             Arc::clone(&relay).run(stop, beat)

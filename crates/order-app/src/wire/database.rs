@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use order_adapters::{
+    MeasuredPool,
     postgres::{PostgresConfig, PostgresStore},
     sqlite::SqliteStore,
     system::SystemClock,
@@ -141,6 +142,18 @@ impl Database {
         match self {
             Self::Postgres { store, .. } => Arc::clone(store) as _,
             Self::Sqlite(store) => Arc::clone(store) as _,
+        }
+    }
+
+    /// The connections, for the metrics.
+    pub(super) fn pools(&self) -> Vec<MeasuredPool> {
+        match self {
+            Self::Postgres { store, remote } => {
+                let mut pools = store.pools();
+                pools.push(remote.remote_pool());
+                pools
+            }
+            Self::Sqlite(store) => store.pools(),
         }
     }
 

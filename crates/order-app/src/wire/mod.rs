@@ -2,6 +2,7 @@
 
 mod brokers;
 mod database;
+mod remote;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,12 +24,17 @@ use order_worker::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::database::{drop_event_sink, migrate};
 use self::{brokers::Brokers, database::Database};
+pub(crate) use self::{
+    database::{drop_event_sink, migrate},
+    remote::Remote,
+};
 use crate::{
+    backlog::BacklogView,
     config::{CoreConfig, DatabaseUrl, EventsUrl, ProcessorConfig, ProcessorKind, ServingConfig},
     lifecycle::Exit,
     maintenance,
+    metrics::Metrics,
 };
 
 /// Everything that touches orders in this process.
@@ -51,6 +57,7 @@ impl Core {
         config: &CoreConfig,
         serving: Option<&ServingConfig>,
         (clock, ids): (&Arc<dyn Clock>, &Arc<dyn IdGen>),
+        metrics: &mut Metrics,
     ) -> anyhow::Result<Self> {
         // A setting that cannot work is told before anything is touched.
         let processor = processor(&config.processor, clock)?;
@@ -61,7 +68,7 @@ impl Core {
         let supervisor = Supervisor::new(clock);
         let background = Background::new(&supervisor);
         let hub = Hub::new(hub_config(config), database.store());
-        let bus = brokers.event_bus(&hub, serving.is_some(), &background);
+        let bus = brokers.event_bus(&hub, serving.is_some(), &background, metrics);
         let tasks = TaskTracker::new();
         let pool = WorkerPool::new(
             worker_config(config, database.create_lanes()),
@@ -85,14 +92,14 @@ impl Core {
         );
         // Before the first order, so that it gets the first event.
         brokers
-            .start_relay(&database, config.startup_timeout, &background)
+            .start_relay(&database, config.startup_timeout, &background, metrics)
             .await?;
         let page_token_key = database.store().page_token_key().await;
         let (service, lanes) = OrderService::new(
             service_config(serving, database.create_lanes()),
             OrderServiceDeps {
                 store: database.store(),
-                dispatch: remote_workers.dispatch(brokers.dispatch(&pool, &background)),
+                dispatch: remote_workers.dispatch(brokers.dispatch(&pool, &background, metrics)),
                 bus,
                 watch: Arc::clone(&hub) as _,
                 clock: Arc::clone(clock),
@@ -106,6 +113,14 @@ impl Core {
         }
         pool.start(&tasks);
         background.start_upkeep(&hub, &database.store(), clock);
+        metrics.backlog(&background.start_backlog(&database.store(), clock));
+        metrics.supervisor(&supervisor);
+        metrics.hub(&hub);
+        metrics.commits(service.commits());
+        metrics.commits(pool.commits());
+        metrics.workers(&pool);
+        metrics.remote_workers(remote_workers.stats());
+        metrics.pools(database.pools());
         Ok(Self {
             service: Arc::new(service),
             hub,
@@ -186,6 +201,19 @@ impl Background {
         self.spawn("pruning", move |stop, beat| {
             maintenance::run_pruning(Arc::clone(&store), Arc::clone(&clock), stop, beat)
         });
+    }
+
+    fn start_backlog(
+        &self,
+        store: &Arc<dyn OrderStore>,
+        clock: &Arc<dyn Clock>,
+    ) -> Arc<BacklogView> {
+        let view = BacklogView::new(clock);
+        let (reading, store) = (Arc::clone(&view), Arc::clone(store));
+        self.spawn("backlog", move |stop, beat| {
+            Arc::clone(&reading).run(Arc::clone(&store), stop, beat)
+        });
+        view
     }
 
     fn run(&self, task: Task) {

@@ -149,9 +149,13 @@ impl OrderService {
         self.changes.close();
     }
 
-    /// Counters of the group commit for new orders.
-    pub fn create_stats(&self) -> &GroupCommitStats {
-        self.creates.stats()
+    /// What counts the group commits, by operation.
+    pub fn commits(&self) -> [(&'static str, GroupCommitStats); 3] {
+        [
+            ("create", self.creates.stats().clone()),
+            ("create_keyed", self.keyed_creates.stats().clone()),
+            ("change", self.changes.stats().clone()),
+        ]
     }
 
     fn refuse_expired(&self, ctx: &CallContext) -> Result<(), Error> {

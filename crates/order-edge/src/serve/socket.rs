@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use crate::slots::Slot;
+use crate::{slots::Slot, stats::Open};
 use http::Version;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
@@ -201,13 +201,13 @@ pub(super) struct WatchedStream {
     cut_at: Option<Instant>,
     /// Since when the peer takes no bytes.
     blocked_since: Option<Instant>,
-    _slot: Slot,
+    _held: (Slot, Open),
 }
 
 impl WatchedStream {
     pub(super) fn new(
         tcp: TcpStream,
-        slot: Slot,
+        held: (Slot, Open),
         limits: ConnectionLimits,
         stopping: &Arc<Stopping>,
     ) -> Self {
@@ -223,7 +223,7 @@ impl WatchedStream {
             limits,
             cut_at: None,
             blocked_since: None,
-            _slot: slot,
+            _held: held,
         }
     }
 

@@ -42,7 +42,7 @@ async fn slow_reader_gets_every_version_in_bounded_pages() {
     assert!(reads.iter().all(|read| read.len() <= REPLAY_LEN_MAX));
     assert_eq!(reads.concat(), (2..=1_000).collect::<Vec<_>>());
     assert_eq!(*lock(&store.history_limits), [300, 300, 300, 98]);
-    assert_eq!(hub.stats().filled, 998);
+    assert_eq!(hub.stats().filled.get(), 998);
 }
 
 /// A hub that reads for one session at a time.
@@ -188,7 +188,7 @@ async fn failed_fill_ends_the_watch_and_a_resumed_one_misses_nothing() {
     let failed = stream.next().await.expect("an end");
     assert!(matches!(failed, Err(Error::StoreUnavailable { .. })));
     assert!(stream.next().await.is_none());
-    assert_eq!(hub.stats().sessions, 0);
+    assert_eq!(hub.n_sessions(), 0);
 
     store.is_down.store(false, Ordering::Relaxed);
     let orders = vec![watch(order_id(1), Some(first.version))];

@@ -45,7 +45,7 @@ async fn lost_publish_is_healed() {
     subscribe(&mut session, 1).await;
     store.commit(order_id(1), OrderStatus::Processed);
     assert_eq!(next_version(&mut inbox).await, 2);
-    assert_eq!(hub.stats().healed, 1);
+    assert_eq!(hub.stats().healed.get(), 1);
     stop.cancel();
     timeout(SOON, tracker.wait())
         .await

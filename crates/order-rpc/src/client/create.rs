@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use order_core::{
     CallContext, Clock, CreateOrder, Deadline, Error, Receipt,
     contention::{Contended, Subjects},
-    group_commit::{GroupCommit, GroupCommitConfig, Lanes},
+    group_commit::{GroupCommit, GroupCommitConfig, GroupCommitStats, Lanes},
     wait_while_in_progress,
 };
 use tonic::Status;
@@ -122,6 +122,14 @@ impl Creates {
             self.keyed.submit(wanted.clone(), ctx.deadline)
         })
         .await
+    }
+
+    /// See [`RemoteOrderApi::commits`](super::RemoteOrderApi::commits).
+    pub(super) fn commits(&self) -> [(&'static str, GroupCommitStats); 2] {
+        [
+            ("create_call", self.keyless.stats().clone()),
+            ("create_keyed_call", self.keyed.stats().clone()),
+        ]
     }
 
     /// Refuses new creates; the lanes end when those that wait are answered.

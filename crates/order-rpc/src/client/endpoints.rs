@@ -306,6 +306,13 @@ impl Endpoints {
         Ok(self.read().members.iter().any(is_serving))
     }
 
+    /// How many addresses there are, and how many of them take calls.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let rotation = self.read();
+        let usable = rotation.members.iter().filter(|member| member.is_good());
+        (rotation.members.len(), usable.count())
+    }
+
     /// Whether an address that the call was not tried on serves it as well as any.
     pub(super) fn has_other(&self, tried: &Tried) -> bool {
         let rotation = self.read();

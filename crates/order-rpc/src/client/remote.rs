@@ -1,16 +1,24 @@
 //! One call: when it ends, and whether and where it is made again.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::Uri;
-use order_core::{CallContext, Clock, Deadline, Error, RESPONSE_BYTES_MAX, TraceParent};
+use order_core::{
+    CallContext, Clock, Deadline, Error, RESPONSE_BYTES_MAX, TraceParent,
+    metrics::{Durations, Family},
+};
+use prometheus_client::encoding::EncodeLabelSet;
 use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
 use tonic::{
-    Request, Response, Status,
+    Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
 };
 
@@ -25,7 +33,7 @@ use super::{
 use crate::{
     REQUEST_ID_HEADER, TRACE_PARENT_HEADER, TRACE_STATE_HEADER,
     proto::{admin_service_client::AdminServiceClient, order_service_client::OrderServiceClient},
-    status::from_status,
+    status::{code_name, from_status},
 };
 
 /// How the deadline of a call is told to the service.
@@ -65,6 +73,13 @@ pub(super) struct Remote {
     retry_budget: RetryBudget,
     deadline_default: Duration,
     clock: Arc<dyn Clock>,
+    stats: Family<AttemptLabels, Durations>,
+}
+
+/// The labels of an attempt to make a call.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AttemptLabels {
+    rpc_response_status_code: &'static str,
 }
 
 /// The attempts of a call so far.
@@ -89,7 +104,22 @@ impl Remote {
             retry_budget: RetryBudget::default(),
             deadline_default: config.deadline_default,
             clock: Arc::clone(clock),
+            stats: Family::default(),
         }
+    }
+
+    /// Durations of attempts, by their outcome.
+    pub(super) fn stats(&self) -> &Family<AttemptLabels, Durations> {
+        &self.stats
+    }
+
+    fn observe(&self, code: Code, begun_at: Instant, ctx: &CallContext) {
+        let labels = AttemptLabels {
+            rpc_response_status_code: code_name(code),
+        };
+        let duration = self.clock.instant().saturating_duration_since(begun_at);
+        let attempts = self.stats.get_or_create(&labels);
+        attempts.observe(duration, ctx.trace_parent.as_ref());
     }
 
     /// By which deadlines are measured.
@@ -127,9 +157,12 @@ impl Remote {
             n_attempts: 0,
             unknown: None,
         };
-        timeout(left, self.attempt(ctx, progress, manner.into(), work))
-            .await
-            .unwrap_or(Err(Error::DeadlineExceeded))
+        let begun_at = self.clock.instant();
+        let answered = timeout(left, self.attempt(ctx, progress, manner.into(), work)).await;
+        answered.unwrap_or_else(|_| {
+            self.observe(Code::DeadlineExceeded, begun_at, ctx);
+            Err(Error::DeadlineExceeded)
+        })
     }
 
     /// Makes attempts until one of them has the answer.
@@ -151,7 +184,13 @@ impl Remote {
             let left = self.time_left(progress.deadline)?;
             let answer = work(Attempt::new(&endpoint, channel, ctx, left, manner)?);
             let answering = Arc::clone(&endpoint);
-            running.push(async move { (answer.await, answering) });
+            let begun_at = self.clock.instant();
+            running.push(async move {
+                let answer = answer.await;
+                let code = answer.as_ref().err().map_or(Code::Ok, Status::code);
+                self.observe(code, begun_at, ctx);
+                (answer, answering)
+            });
             let mut is_slow = false;
             loop {
                 let ended = tokio::select! {

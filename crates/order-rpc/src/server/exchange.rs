@@ -16,18 +16,19 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use order_core::{Clock, Error, IdGen, TraceParent};
 use order_edge::{
-    Answer,
+    Answer, CallStats,
     admission::{Admission, AdmissionConfig, BodyError, Refused},
     pipeline::{About, Call, Class, Content, Deadlines, End, Exchange, Facts, Pipeline},
     slots::share_of_one_address,
 };
+use prometheus_client::encoding::EncodeLabelSet;
 use tonic::{Code, Status, body::Body};
 use tower::Service;
 
 use super::{RpcServerConfig, call::ACCESS_LOG, dispatch::Dispatch};
 use crate::{
     REQUEST_BYTES_MAX, TRACE_PARENT_HEADER,
-    status::{source_chain, to_status, too_long},
+    status::{code_name, source_chain, to_status, too_long},
 };
 
 const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -39,7 +40,7 @@ const PREFIX_LEN: usize = 5;
 const fn reads(name: &'static str) -> Facts {
     Facts {
         reads_body: true,
-        ..Facts::new(name)
+        ..Facts::new(name, name)
     }
 }
 
@@ -55,7 +56,7 @@ const fn free(name: &'static str) -> Facts {
     Facts {
         class: Class::Free,
         may_stream: true,
-        ..Facts::new(name)
+        ..Facts::new(name, name)
     }
 }
 
@@ -113,7 +114,8 @@ pub(super) fn pipeline(
     config: &RpcServerConfig,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdGen>,
-) -> Pipeline {
+    stats: CallStats<RpcLabels>,
+) -> Pipeline<RpcExchange> {
     let admission = AdmissionConfig {
         in_flight_max: config.in_flight_max,
         in_flight_per_address_max: share_of_one_address(config.in_flight_max),
@@ -133,14 +135,14 @@ pub(super) fn pipeline(
             default: config.deadline_default,
             max: config.deadline_max,
         }),
-        is_logged: true,
+        stats: Some(stats),
     }
 }
 
 /// The services behind the pipeline.
 #[derive(Clone)]
 pub(super) struct Guarded {
-    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) pipeline: Arc<Pipeline<RpcExchange>>,
     pub(super) services: Dispatch,
 }
 
@@ -204,6 +206,13 @@ impl From<Refused> for Rejection {
     }
 }
 
+/// The labels of a call over gRPC, by the semantic conventions of OpenTelemetry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RpcLabels {
+    rpc_method: &'static str,
+    rpc_response_status_code: &'static str,
+}
+
 /// One call. Without an answer it was given up by its caller, or lost its connection.
 pub(super) struct RpcExchange {
     code: Code,
@@ -223,6 +232,7 @@ impl RpcExchange {
 impl Exchange for RpcExchange {
     type Body = Body;
     type Rejection = Rejection;
+    type Labels = RpcLabels;
 
     fn begin(_: &Facts, _: &Parts) -> Self {
         Self {
@@ -282,6 +292,13 @@ impl Exchange for RpcExchange {
         Ok(Frame::trailers(trailers))
     }
 
+    fn labels(&self, about: &About) -> RpcLabels {
+        RpcLabels {
+            rpc_method: about.operation,
+            rpc_response_status_code: code_name(self.code),
+        }
+    }
+
     fn log(&self, about: &About) {
         let error = self.source.as_ref().map(source_chain);
         let trace_id = about.trace_parent.as_ref().map(TraceParent::trace_id);
@@ -319,29 +336,6 @@ impl Exchange for RpcExchange {
             | Code::Unimplemented
             | Code::Unauthenticated => line!(tracing::Level::INFO),
         }
-    }
-}
-
-/// The name of a code in the gRPC specification.
-const fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

@@ -16,6 +16,7 @@ use order_core::{
     CallContext, Cause, Clock, CreateOrder, Deadline, Error, ExternalId, IdGen, IdempotencyKey,
     Metadata, Money, Order, OrderId, OrderStatus, RequestId, UserId, WorkerApi,
 };
+use order_edge::{CallStats, ConnectionStats};
 use order_rpc::{RemoteOrderApi, RpcClientConfig, RpcServerConfig, RpcServerDeps, serve};
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -178,6 +179,8 @@ impl TestServer {
             follow: Arc::clone(&api) as _,
             workers,
             leaving: leaving.clone(),
+            calls: CallStats::default(),
+            connections: ConnectionStats::default(),
         };
         let listener = listener.into_std().expect("a socket");
         let serving = serve(listener, Arc::clone(&api) as _, config, deps, stop.clone());

@@ -22,6 +22,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use order_core::{EventOutbox, JobQueue, OrderId, OrderStore};
 
+pub mod backlog;
 pub mod claim;
 pub mod commit;
 pub mod complete;
@@ -165,6 +166,10 @@ macro_rules! store_conformance {
                 one_of_many_concurrent_takers_gets_the_ticket
                 expired_ticket_is_worth_nothing
                 page_token_key_is_shared
+            }
+            backlog {
+                jobs_are_counted_by_what_they_wait_for
+                events_are_counted_while_they_wait
             }
             prune {
                 expired_keys_and_tickets_are_removed

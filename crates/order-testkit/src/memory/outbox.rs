@@ -19,6 +19,14 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
+    pub(super) fn len(&self) -> u32 {
+        u32::try_from(self.entries.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn oldest(&self) -> Option<Timestamp> {
+        self.entries.values().next().map(|event| event.at)
+    }
+
     /// Takes an event that is being committed.
     pub(super) fn keep(&mut self, event: &OrderEvent) {
         if self.is_enabled {

@@ -8,10 +8,10 @@ use std::{
 
 use jiff::Timestamp;
 use order_core::{
-    Cause, Change, Committed, Completed, Completion, Created, Error, Extended, IdempotencyKey,
-    Insertion, Job, JobEffect, JobToken, KeyClaim, KeyOperation, Listing, NewOrder, NewTicket,
-    Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStatus, Start, Started, StoredKey,
-    TicketGrant, UserId, Verdict, Version,
+    Backlog, Cause, Change, Committed, Completed, Completion, Created, Error, Extended,
+    IdempotencyKey, Insertion, Job, JobEffect, JobToken, KeyClaim, KeyOperation, Listing, NewOrder,
+    NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStatus, Start, Started,
+    StoredKey, TicketGrant, UserId, Verdict, Version,
 };
 use uuid::Uuid;
 
@@ -185,6 +185,25 @@ impl Tables {
     pub(super) fn take_ticket(&mut self, digest: &[u8; 32], now: Timestamp) -> Option<TicketGrant> {
         let row = self.tickets.remove(digest)?;
         (!row.is_expired(now)).then_some(row.value)
+    }
+
+    pub(super) fn backlog(&self, now: Timestamp) -> Backlog {
+        let mut backlog = Backlog::default();
+        for job in self.jobs.values() {
+            let count = match job.due_at {
+                None => &mut backlog.dead,
+                Some(due_at) if due_at <= now => &mut backlog.due,
+                Some(_) if job.is_held => &mut backlog.leased,
+                Some(_) => &mut backlog.scheduled,
+            };
+            *count += 1;
+        }
+        let age = |since: Timestamp| now.duration_since(since).unsigned_abs();
+        let due = self.jobs.values().filter_map(|job| job.due_at);
+        backlog.oldest_due = due.filter(|due_at| *due_at <= now).min().map(age);
+        backlog.events = self.outbox.len();
+        backlog.oldest_event = self.outbox.oldest().map(age);
+        backlog
     }
 
     pub(super) fn prune(&mut self, limit: usize, now: Timestamp) -> usize {

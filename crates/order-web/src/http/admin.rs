@@ -1,4 +1,4 @@
-//! Health, for whoever starts, stops and balances processes.
+//! Health and metrics, for whoever starts, stops and balances processes.
 //!
 //! `/livez` says that the process runs and touches nothing else: a database that is down
 //! must not get every process restarted. `/readyz` says whether requests should come here.
@@ -13,11 +13,12 @@ use std::{
 
 use axum::{Router, body::Body, response::Response, routing::get};
 use http::{HeaderValue, header::CONTENT_TYPE};
-use order_core::{CallContext, Deadline, Error};
+use order_core::{CallContext, Deadline, Error, metrics::Registry};
+use prometheus_client::encoding::{prometheus_text, text};
 
 use super::{
-    HttpDeps,
-    operation::{self, Call, Frame, Operation},
+    HttpDeps, media,
+    operation::{self, Call, Frame, OTHER, Operation},
     problem::Problem,
 };
 
@@ -69,10 +70,12 @@ impl Shared {
     }
 }
 
-/// `/livez` and `/readyz`, and a problem for anything else.
-pub fn router(readiness: Readiness) -> Router {
+/// `/livez`, `/readyz` and `/metrics`, and a problem for anything else.
+pub fn router(readiness: Readiness, metrics: &Arc<Registry>) -> Router {
     let frame = Frame::unlimited(&readiness.0.deps);
+    let scrape = Operation::new(("metrics", "/metrics"), &frame, metrics, scrape);
     probes(readiness)
+        .route("/metrics", get(scrape))
         .fallback(operation::route_not_found(&frame))
         .method_not_allowed_fallback(operation::method_not_allowed(&frame))
 }
@@ -82,7 +85,7 @@ pub fn router(readiness: Readiness) -> Router {
 pub fn starting_router(readiness: Readiness) -> Router {
     let frame = Frame::unlimited(&readiness.0.deps);
     let state = Arc::clone(&readiness.0);
-    let not_now = Operation::new("starting", &frame, &state, readyz);
+    let not_now = Operation::new(("starting", OTHER), &frame, &state, readyz);
     probes(readiness)
         .fallback(not_now)
         .method_not_allowed_fallback(operation::method_not_allowed(&frame))
@@ -95,11 +98,16 @@ pub(crate) fn probes(readiness: Readiness) -> Router {
     Router::new()
         .route(
             "/livez",
-            get(Operation::new("livez", &frame, &state, livez)),
+            get(Operation::new(("livez", "/livez"), &frame, &state, livez)),
         )
         .route(
             "/readyz",
-            get(Operation::new("readyz", &frame, &state, readyz)),
+            get(Operation::new(
+                ("readyz", "/readyz"),
+                &frame,
+                &state,
+                readyz,
+            )),
         )
 }
 
@@ -110,6 +118,28 @@ async fn livez(_: Arc<Shared>, _: Call) -> Result<Response, Problem> {
 async fn readyz(state: Arc<Shared>, call: Call) -> Result<Response, Problem> {
     state.check(call).await?;
     Ok(plain("ready\n"))
+}
+
+const OPEN_METRICS: &str = "application/openmetrics-text";
+const TEXT: &str = "text/plain";
+
+/// The metrics of the process: as `OpenMetrics`, which has examples of traces, if the client asks for
+/// it, else in the text format of Prometheus.
+async fn scrape(metrics: Arc<Registry>, call: Call) -> Result<Response, Problem> {
+    let kind = media::negotiate(&call.parts.headers, &[TEXT, OPEN_METRICS])?;
+    let mut text = String::new();
+    let (encoded, content_type) = if kind == OPEN_METRICS {
+        let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        (text::encode(&mut text, &metrics), content_type)
+    } else {
+        let content_type = "text/plain; version=0.0.4; charset=utf-8";
+        (prometheus_text::encode(&mut text, &metrics), content_type)
+    };
+    encoded.map_err(Error::internal)?;
+    let mut response = Response::new(Body::from(text));
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    Ok(response)
 }
 
 fn plain(text: &'static str) -> Response {

@@ -32,7 +32,7 @@ use http_body::Body;
 use order_core::{
     BoxError, CallContext, Clock, Deadline, Error, IdGen, OrderApi, RequestId, TraceParent,
 };
-use order_edge::{admission::Admission, slots::Slots};
+use order_edge::{CallStats, admission::Admission, slots::Slots};
 use tokio_util::sync::CancellationToken;
 use tower::{Layer as _, Service};
 use tower_http::{
@@ -43,6 +43,7 @@ use tower_http::{
     },
 };
 
+pub use self::operation::HttpLabels;
 use self::{
     admin::Readiness,
     operation::{Frame, Operation, admission_config},
@@ -68,6 +69,8 @@ pub struct HttpDeps {
     pub clock: Arc<dyn Clock>,
     /// Ends event streams and waits, so that a drain need not wait for them.
     pub stop: CancellationToken,
+    /// What counts the calls.
+    pub calls: CallStats<HttpLabels>,
 }
 
 /// What the API grants its requests.
@@ -148,6 +151,14 @@ where
     compression().layer(router)
 }
 
+const ORDERS: &str = "/orders";
+const BATCH: &str = "/orders:batch";
+const ORDER: &str = "/orders/{order_id}";
+const CANCEL: &str = "/orders/{order_id}/cancel";
+const RETRY: &str = "/orders/{order_id}/retry";
+const EVENTS: &str = "/orders/{order_id}/events";
+const TICKETS: &str = "/stream-tickets";
+
 /// The routes of [`service`], as they are without compression and CORS.
 pub fn router(deps: HttpDeps, readiness: Readiness, config: HttpConfig) -> Router {
     let frame = Frame::limited(&deps, Admission::new(&admission_config(&config)));
@@ -158,32 +169,37 @@ pub fn router(deps: HttpDeps, readiness: Readiness, config: HttpConfig) -> Route
         Router::new()
     };
     Router::new()
-        .route("/orders", {
-            let list = Operation::new("list_orders", &frame, &gateway, list_orders);
-            let create = Operation::new("create_order", &frame, &gateway, create_order);
+        .route(ORDERS, {
+            let list = Operation::new(("list_orders", ORDERS), &frame, &gateway, list_orders);
+            let create = Operation::new(("create_order", ORDERS), &frame, &gateway, create_order);
             get(list.listing()).post(create.with_body())
         })
-        .route("/orders:batch", {
-            let create = Operation::new("create_orders", &frame, &gateway, create_orders);
+        .route(BATCH, {
+            let create = Operation::new(("create_orders", BATCH), &frame, &gateway, create_orders);
             post(create.with_body())
         })
-        .route("/orders/{order_id}", {
-            get(Operation::new("get_order", &frame, &gateway, get_order))
+        .route(ORDER, {
+            get(Operation::new(
+                ("get_order", ORDER),
+                &frame,
+                &gateway,
+                get_order,
+            ))
         })
-        .route("/orders/{order_id}/cancel", {
-            let cancel = Operation::new("cancel_order", &frame, &gateway, cancel_order);
+        .route(CANCEL, {
+            let cancel = Operation::new(("cancel_order", CANCEL), &frame, &gateway, cancel_order);
             post(cancel.with_body().idempotent())
         })
-        .route("/orders/{order_id}/retry", {
-            let retry = Operation::new("retry_order", &frame, &gateway, retry_order);
+        .route(RETRY, {
+            let retry = Operation::new(("retry_order", RETRY), &frame, &gateway, retry_order);
             post(retry.with_body())
         })
-        .route("/orders/{order_id}/events", {
-            let list = Operation::new("list_events", &frame, &gateway, list_events);
+        .route(EVENTS, {
+            let list = Operation::new(("list_events", EVENTS), &frame, &gateway, list_events);
             get(list.with_stream())
         })
-        .route("/stream-tickets", {
-            let name = "create_stream_ticket";
+        .route(TICKETS, {
+            let name = ("create_stream_ticket", TICKETS);
             let create = Operation::new(name, &frame, &gateway, create_stream_ticket);
             post(create.with_body().idempotent())
         })

@@ -17,9 +17,12 @@ use http::{
 use http_body::Frame as BodyFrame;
 use order_core::{Clock, Error, IdGen, RequestId, TraceParent};
 use order_edge::{
+    CallStats,
     admission::{Admission, AdmissionConfig, BodyError, Refused},
     pipeline::{self, About, Class, Content, End, Exchange, Facts, Pipeline},
 };
+
+use prometheus_client::encoding::EncodeLabelSet;
 
 use super::{
     HttpConfig, HttpDeps,
@@ -54,36 +57,41 @@ impl From<pipeline::Call<Body>> for Call {
 }
 
 /// What the operations of one router share.
-pub(crate) struct Frame(Pipeline);
+pub(crate) struct Frame(Pipeline<HttpExchange>);
 
 impl Frame {
     /// A frame for the API.
     pub(crate) fn limited(deps: &HttpDeps, admission: Admission) -> Arc<Self> {
-        Self::new(&deps.ids, &deps.clock, Some(admission), true)
+        let stats = Some(deps.calls.clone());
+        Self::new(&deps.ids, &deps.clock, Some(admission), stats)
     }
 
     /// A frame for operations with limits of their own.
-    pub(crate) fn logged(ids: &Arc<dyn IdGen>, clock: &Arc<dyn Clock>) -> Arc<Self> {
-        Self::new(ids, clock, None, true)
+    pub(crate) fn recorded(
+        ids: &Arc<dyn IdGen>,
+        clock: &Arc<dyn Clock>,
+        calls: CallStats<HttpLabels>,
+    ) -> Arc<Self> {
+        Self::new(ids, clock, None, Some(calls))
     }
 
-    /// A frame for probes, which are not logged.
+    /// A frame for probes, which are neither counted nor logged.
     pub(crate) fn unlimited(deps: &HttpDeps) -> Arc<Self> {
-        Self::new(&deps.ids, &deps.clock, None, false)
+        Self::new(&deps.ids, &deps.clock, None, None)
     }
 
     fn new(
         ids: &Arc<dyn IdGen>,
         clock: &Arc<dyn Clock>,
         admission: Option<Admission>,
-        is_logged: bool,
+        stats: Option<CallStats<HttpLabels>>,
     ) -> Arc<Self> {
         Arc::new(Self(Pipeline {
             ids: Arc::clone(ids),
             clock: Arc::clone(clock),
             admission,
             deadlines: None,
-            is_logged,
+            stats,
         }))
     }
 }
@@ -98,13 +106,13 @@ pub(crate) struct Operation<S, Fut> {
 
 impl<S, Fut> Operation<S, Fut> {
     pub(crate) fn new(
-        name: &'static str,
+        (name, route): (&'static str, &'static str),
         frame: &Arc<Frame>,
         state: &Arc<S>,
         handle: fn(Arc<S>, Call) -> Fut,
     ) -> Self {
         Self {
-            facts: Facts::new(name),
+            facts: Facts::new(name, route),
             frame: Arc::clone(frame),
             state: Arc::clone(state),
             handle,
@@ -141,7 +149,9 @@ impl<S, Fut> Clone for Operation<S, Fut> {
     fn clone(&self) -> Self {
         Self {
             facts: self.facts,
-            ..Self::new(self.facts.name, &self.frame, &self.state, self.handle)
+            frame: Arc::clone(&self.frame),
+            state: Arc::clone(&self.state),
+            handle: self.handle,
         }
     }
 }
@@ -163,24 +173,34 @@ where
             } = self;
             let run = frame
                 .0
-                .run::<HttpExchange, _, _>(&facts, request, |call| handle(state, call.into()));
+                .run(&facts, request, |call| handle(state, call.into()));
             run.await.map(Body::new)
         })
     }
 }
 
+/// The route of what nothing serves, and the method of what HTTP does not define, under the name that
+/// OpenTelemetry gives them.
+pub(super) const OTHER: &str = "_OTHER";
+
 /// The answer to a path that nothing serves.
 pub(crate) fn route_not_found(frame: &Arc<Frame>) -> impl Handler<(), ()> {
-    Operation::new("route_not_found", frame, &Arc::new(()), |_, _| async {
-        Err(ProtocolError::RouteNotFound.into())
-    })
+    Operation::new(
+        ("route_not_found", OTHER),
+        frame,
+        &Arc::new(()),
+        |_, _| async { Err(ProtocolError::RouteNotFound.into()) },
+    )
 }
 
 /// The answer to a method that the path does not serve; axum adds `Allow`.
 pub(crate) fn method_not_allowed(frame: &Arc<Frame>) -> impl Handler<(), ()> {
-    Operation::new("method_not_allowed", frame, &Arc::new(()), |_, _| async {
-        Err(ProtocolError::MethodNotAllowed.into())
-    })
+    Operation::new(
+        ("method_not_allowed", OTHER),
+        frame,
+        &Arc::new(()),
+        |_, _| async { Err(ProtocolError::MethodNotAllowed.into()) },
+    )
 }
 
 /// Waits for `work` until `limit`.
@@ -236,8 +256,34 @@ impl From<Refused> for Problem {
     }
 }
 
+/// The labels of a call over HTTP, by the semantic conventions of OpenTelemetry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[expect(clippy::struct_field_names, reason = "the names of the labels")]
+pub struct HttpLabels {
+    http_request_method: &'static str,
+    http_route: &'static str,
+    /// Empty if the client gave the call up.
+    http_response_status_code: Option<u16>,
+}
+
+/// A client may invent methods, and labels must not be without limit.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => OTHER,
+    }
+}
+
 /// One request.
-struct HttpExchange {
+pub(crate) struct HttpExchange {
     method: Method,
     /// A copy: a part of the URI would keep the read buffer of the connection for as long as the
     /// answer lasts.
@@ -256,6 +302,7 @@ struct HttpExchange {
 impl Exchange for HttpExchange {
     type Body = Body;
     type Rejection = Problem;
+    type Labels = HttpLabels;
 
     fn begin(facts: &Facts, parts: &Parts) -> Self {
         let path = parts.uri.path();
@@ -323,6 +370,14 @@ impl Exchange for HttpExchange {
             "answer panicked"
         );
         Err(axum::Error::new(error))
+    }
+
+    fn labels(&self, about: &About) -> HttpLabels {
+        HttpLabels {
+            http_request_method: method_label(&self.method),
+            http_route: about.route,
+            http_response_status_code: self.status.map(|status| status.as_u16()),
+        }
     }
 
     /// The query stays out of the log: it names users.

@@ -9,14 +9,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use order_core::{Error, UserId};
+use order_core::{Error, UserId, metrics::Gauge};
 use order_edge::slots::{Full, Slot, Slots};
 
-use super::WsConfig;
+use super::{WsConfig, WsStats};
 
 /// Counts open sockets.
 pub(super) struct Admission {
     sockets: Slots,
+    open: Gauge,
     per_address_max: usize,
     per_user_max: usize,
     /// Only sockets that showed a ticket.
@@ -31,8 +32,9 @@ pub(super) struct Admitted {
 }
 
 impl Admission {
-    pub(super) fn new(config: &WsConfig) -> Arc<Self> {
+    pub(super) fn new(config: &WsConfig, stats: &WsStats) -> Arc<Self> {
         Arc::new(Self {
+            open: stats.open.clone(),
             sockets: Slots::new(config.connections_max, config.connections_per_address_max),
             per_address_max: config.connections_per_address_max,
             per_user_max: config.connections_per_user_max,
@@ -50,6 +52,7 @@ impl Admission {
             Full::Total => full.into(),
             Full::Address => too_many("connections per address", self.per_address_max),
         })?;
+        self.open.inc();
         Ok(Admitted {
             admission: Arc::clone(self),
             user_id: None,
@@ -91,6 +94,7 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
+        self.admission.open.dec();
         let Some(user_id) = &self.user_id else {
             return;
         };
@@ -120,12 +124,13 @@ mod tests {
         connections_per_address_max: usize,
         connections_per_user_max: usize,
     ) -> Arc<Admission> {
-        Admission::new(&WsConfig {
+        let config = WsConfig {
             connections_max,
             connections_per_address_max,
             connections_per_user_max,
             ..WsConfig::default()
-        })
+        };
+        Admission::new(&config, &WsStats::default())
     }
 
     fn admit(admission: &Arc<Admission>, address: &str) -> Result<Admitted, Error> {

@@ -22,12 +22,12 @@ use tokio_tungstenite::{
     tungstenite::{
         self, Message, Utf8Bytes,
         error::ProtocolError,
-        protocol::{CloseFrame, Role, WebSocketConfig},
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
 };
 
 use super::{
-    Shared,
+    CloseLabels, Shared,
     admission::Admitted,
     close::{self, Close},
     command::{self, Action, Command, Subject},
@@ -67,6 +67,16 @@ enum End {
     Left,
     /// The server says goodbye.
     Close(CloseFrame),
+}
+
+impl End {
+    fn code(&self) -> u16 {
+        match self {
+            Self::Gone => CloseCode::Abnormal.into(),
+            Self::Left => CloseCode::Normal.into(),
+            Self::Close(frame) => frame.code.into(),
+        }
+    }
 }
 
 impl From<Close> for End {
@@ -291,6 +301,7 @@ where
 
     /// Takes a message. Whatever it is, it shows that the client is alive.
     async fn receive(&mut self, message: Message) -> Result<(), End> {
+        self.shared.stats.received.inc();
         let now = Instant::now();
         if self.is_awaiting_pong {
             self.is_awaiting_pong = false;
@@ -408,10 +419,11 @@ where
 
     /// Writes messages in one go where they fit the buffer.
     async fn write(&mut self, messages: impl IntoIterator<Item = Message>) -> Result<(), End> {
-        let socket = &mut self.socket;
+        let (socket, sent) = (&mut self.socket, &self.shared.stats.sent);
         let write = async {
             for message in messages {
                 socket.feed(message).await?;
+                sent.inc();
             }
             socket.flush().await
         };
@@ -426,6 +438,8 @@ where
         // The subscriptions end first: nothing more is delivered to a socket that closes.
         self.session = None;
         self.running = None;
+        let labels = CloseLabels { code: end.code() };
+        self.shared.stats.closed.get_or_create(&labels).inc();
         if let End::Close(frame) = &end {
             tracing::debug!(
                 request.id = %self.request_id,

@@ -53,14 +53,22 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
-use order_core::{CallContext, Clock, Deadline, Error, IdGen, RequestId, TicketOffice, UserId};
+use order_core::{
+    CallContext, Clock, Deadline, Error, IdGen, RequestId, TicketOffice, UserId,
+    metrics::{Counter, Family, Gauge},
+};
+use order_edge::CallStats;
 use order_hub::Hub;
+use prometheus_client::encoding::EncodeLabelSet;
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{admission::Admission, command::Ticket};
 use crate::{
-    http::operation::{self, Frame, Operation},
+    http::{
+        HttpLabels,
+        operation::{self, Frame, Operation},
+    },
     origin::Origin,
 };
 
@@ -81,6 +89,30 @@ pub struct WsDeps {
     pub tracker: TaskTracker,
     /// Says goodbye to every socket and refuses new ones.
     pub stop: CancellationToken,
+    /// What counts the handshakes.
+    pub calls: CallStats<HttpLabels>,
+    /// What counts the sockets.
+    pub stats: WsStats,
+}
+
+/// Counters of sockets.
+#[derive(Clone, Debug, Default)]
+pub struct WsStats {
+    /// Sockets that are open.
+    pub open: Gauge,
+    /// Sockets that were closed.
+    pub closed: Family<CloseLabels, Counter>,
+    /// Messages from clients, control frames included.
+    pub received: Counter,
+    /// Messages to clients, control frames included.
+    pub sent: Counter,
+}
+
+/// The labels of sockets that were closed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CloseLabels {
+    /// The close code: ours, 1000 if the client left, 1006 if its connection is lost.
+    pub(crate) code: u16,
 }
 
 /// What the endpoint allows. How many orders one socket follows is a matter of the hub.
@@ -141,6 +173,7 @@ struct Shared {
     tracker: TaskTracker,
     stop: CancellationToken,
     admission: Arc<Admission>,
+    stats: WsStats,
 }
 
 /// How long the store may take for an answer.
@@ -174,18 +207,26 @@ pub fn router(deps: WsDeps) -> Router {
         config,
         tracker,
         stop,
+        calls,
+        stats,
     } = deps;
-    let frame = Frame::logged(&ids, &clock);
+    let frame = Frame::recorded(&ids, &clock, calls);
     let shared = Arc::new(Shared {
-        admission: Admission::new(&config),
+        admission: Admission::new(&config, &stats),
         hub,
         tickets,
         clock,
         config,
         tracker,
         stop,
+        stats,
     });
-    let upgrade = Operation::new("open_websocket", &frame, &shared, handshake::upgrade);
+    let upgrade = Operation::new(
+        ("open_websocket", "/ws"),
+        &frame,
+        &shared,
+        handshake::upgrade,
+    );
     Router::new()
         .route("/ws", get(upgrade))
         .fallback(operation::route_not_found(&frame))

@@ -36,7 +36,9 @@ use tokio_tungstenite::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::util::MapRequestLayer;
 
-use super::{WsConfig, WsDeps, router};
+use order_edge::CallStats;
+
+use super::{WsConfig, WsDeps, WsStats, router};
 
 /// A wait that is longer has failed.
 const SOON: Duration = Duration::from_mins(1);
@@ -206,6 +208,8 @@ impl World {
             config,
             tracker: self.tracker.clone(),
             stop: self.stop.clone(),
+            calls: CallStats::default(),
+            stats: WsStats::default(),
         }
     }
 
@@ -361,7 +365,7 @@ impl Server {
         timeout(SOON, self.world.tracker.wait())
             .await
             .expect("ends");
-        assert_eq!(self.world.hub.stats().sessions, 0);
+        assert_eq!(self.world.hub.n_sessions(), 0);
     }
 }
 

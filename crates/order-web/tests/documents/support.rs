@@ -15,6 +15,7 @@ use order_core::{
     Order, OrderApi, OrderEventStream, OrderId, OrderPage, Receipt, RetryOrder, StreamTicket,
     TicketGrant, UpdateStatus, WatchOrder,
 };
+use order_edge::CallStats;
 use order_web::{
     admin::Readiness,
     http::{HttpConfig, HttpDeps},
@@ -116,6 +117,7 @@ pub(crate) fn app() -> Router {
         ids: Arc::new(OneId),
         clock: Arc::new(RuntimeClock),
         stop: CancellationToken::new(),
+        calls: CallStats::default(),
     };
     let config = HttpConfig {
         request_timeout: Duration::from_secs(1),

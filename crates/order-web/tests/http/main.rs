@@ -23,6 +23,8 @@ mod problems;
 mod schema;
 mod support;
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use http::{HeaderValue, Request, StatusCode};
 use order_web::{
@@ -37,7 +39,7 @@ use self::support::{KNOWN, app, deps, post, request, send};
 #[tokio::test]
 async fn admin_says_not_ready_while_draining_and_stays_alive() {
     let readiness = Readiness::new(deps());
-    let admin = admin::router(readiness.clone());
+    let admin = admin::router(readiness.clone(), &Arc::default());
     let status = async |path| {
         let answered = admin.clone().oneshot(request("GET", path, "")).await;
         answered.expect("infallible").status()

@@ -21,6 +21,7 @@ use order_core::{
     OrderEventStream, OrderId, OrderPage, OrderStatus, Receipt, RetryOrder, StreamTicket,
     TicketGrant, TicketSecret, UpdateStatus, UserId, Version, WatchOrder,
 };
+use order_edge::CallStats;
 use order_web::{
     admin::Readiness,
     http::{HttpConfig, HttpDeps},
@@ -341,6 +342,7 @@ pub(crate) fn deps_over(api: Arc<dyn OrderApi>) -> HttpDeps {
         ids: Arc::new(CountingIds::default()),
         clock: Arc::new(RuntimeClock),
         stop: CancellationToken::new(),
+        calls: CallStats::default(),
     }
 }
 

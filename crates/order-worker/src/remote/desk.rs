@@ -126,7 +126,9 @@ impl Desk {
                     apply_start(&mut job, event);
                     leased.push(job);
                 }
-                Ok(Started::Stale) => self.stats.fenced.increment(),
+                Ok(Started::Stale) => {
+                    self.stats.fenced.inc();
+                }
                 // Nothing failed that would count against the order.
                 Err(error @ (Error::StoreUnavailable { .. } | Error::RequestInProgress { .. })) => {
                     returned.push(job.token());
@@ -181,7 +183,7 @@ impl Desk {
     /// Makes jobs due at once; returns how many were still held by these tokens.
     pub(super) async fn release(&self, tokens: &[JobToken]) -> Result<usize, Error> {
         let n_released = self.queue.release(tokens).await?;
-        self.stats.released.add(n_released);
+        self.stats.released.inc_by(n_released as u64);
         self.rounds.forget(tokens.iter().copied());
         if n_released > 0 {
             self.due.notify_one();
@@ -235,7 +237,7 @@ impl Desk {
             match answer {
                 Ok(Completed::Applied(event)) => {
                     events.extend(event.clone());
-                    self.stats.completed.increment();
+                    self.stats.completed.inc();
                     if let Verdict::Failed(cause) = verdict {
                         tracing::warn!(
                             order.id = %token.order_id,
@@ -251,7 +253,7 @@ impl Desk {
                         job.attempt = token.attempt,
                         "stale result was dropped"
                     );
-                    self.stats.fenced.increment();
+                    self.stats.fenced.inc();
                 }
                 Err(error) => {
                     tracing::warn!(

@@ -204,7 +204,7 @@ impl RemoteWorkers {
         });
         let Handover { jobs, taken } = answered.await.unwrap_or_else(|_| Err(task_is_gone()))?;
         // Nothing is awaited from here on, so the jobs are the caller's.
-        self.stats().leased.add(jobs.len());
+        self.stats().leased.inc_by(jobs.len() as u64);
         let _ = taken.send(());
         Ok(jobs)
     }

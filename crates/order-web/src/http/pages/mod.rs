@@ -38,7 +38,7 @@ pub(super) fn problem_routes(frame: &Arc<Frame>) -> Router {
         .route(
             "/problems",
             get(Operation::new(
-                "list_problems",
+                ("list_problems", "/problems"),
                 frame,
                 &state,
                 problems::list_problems,
@@ -47,7 +47,7 @@ pub(super) fn problem_routes(frame: &Arc<Frame>) -> Router {
         .route(
             "/problems/{slug}",
             get(Operation::new(
-                "get_problem",
+                ("get_problem", "/problems/{slug}"),
                 frame,
                 &state,
                 problems::get_problem,
@@ -61,23 +61,48 @@ pub(super) fn document_routes(frame: &Arc<Frame>) -> Router {
     Router::new()
         .route(
             "/openapi.json",
-            get(Operation::new("get_openapi", frame, &state, get_openapi)),
+            get(Operation::new(
+                ("get_openapi", "/openapi.json"),
+                frame,
+                &state,
+                get_openapi,
+            )),
         )
         .route(
             "/asyncapi.json",
-            get(Operation::new("get_asyncapi", frame, &state, get_asyncapi)),
+            get(Operation::new(
+                ("get_asyncapi", "/asyncapi.json"),
+                frame,
+                &state,
+                get_asyncapi,
+            )),
         )
         .route(
             "/docs",
-            get(Operation::new("docs_root", frame, &state, swagger::root)),
+            get(Operation::new(
+                ("docs_root", "/docs"),
+                frame,
+                &state,
+                swagger::root,
+            )),
         )
         .route(
             "/docs/",
-            get(Operation::new("docs_index", frame, &state, swagger::index)),
+            get(Operation::new(
+                ("docs_index", "/docs/"),
+                frame,
+                &state,
+                swagger::index,
+            )),
         )
         .route(
             "/docs/{file}",
-            get(Operation::new("docs_file", frame, &state, swagger::file)),
+            get(Operation::new(
+                ("docs_file", "/docs/{file}"),
+                frame,
+                &state,
+                swagger::file,
+            )),
         )
 }
 

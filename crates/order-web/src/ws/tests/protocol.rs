@@ -95,7 +95,7 @@ async fn unsubscribed_order_is_not_pushed() {
     assert_eq!(client.ask(unsubscribe).await, answer, "again");
     server.world.publish(1, OrderStatus::Processed);
     client.check_silent().await;
-    assert_eq!(server.world.hub.stats().orders, 0);
+    assert_eq!(server.world.hub.n_orders(), 0);
     server.shut_down().await;
 }
 

@@ -58,7 +58,7 @@ async fn ticket_opens_the_orders_of_its_user_and_no_others() {
         client.check_silent().await;
     }
     server.world.publish_of("user-2", 2, OrderStatus::Failed);
-    assert_eq!(server.world.hub.stats().delivered, 0);
+    assert_eq!(server.world.hub.stats().delivered.get(), 0);
     server.shut_down().await;
 }
 

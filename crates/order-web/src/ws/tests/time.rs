@@ -29,13 +29,14 @@ impl World {
     async fn connection(&self, config: WsConfig) -> (Connection<DuplexStream>, DuplexStream) {
         let deps = self.deps(config);
         let shared = Shared {
-            admission: Admission::new(&deps.config),
+            admission: Admission::new(&deps.config, &deps.stats),
             hub: deps.hub,
             tickets: deps.tickets,
             clock: deps.clock,
             config: deps.config,
             tracker: deps.tracker,
             stop: deps.stop,
+            stats: deps.stats,
         };
         let (here, there) = tokio::io::duplex(PIPE_LEN);
         let (session, inbox) = self.hub.session().expect("room");
@@ -87,7 +88,7 @@ async fn client_that_does_not_answer_a_ping_is_closed_with_4009() {
     assert_eq!(silence.as_secs(), 8);
     // It does not close its side either.
     world.drained().await;
-    assert_eq!(world.hub.stats().sessions, 0);
+    assert_eq!(world.hub.n_sessions(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,7 +133,7 @@ async fn slow_client_skips_and_stuck_client_is_closed_with_4008() {
         tokio::task::yield_now().await;
     }
     sleep(Duration::from_secs(10) + Duration::from_millis(1)).await;
-    assert_eq!(world.hub.stats().sessions, 0, "its subscriptions are gone");
+    assert_eq!(world.hub.n_sessions(), 0, "its subscriptions are gone");
     assert_eq!(client.close_frame().await.0, 4008);
 }
 
@@ -241,7 +242,7 @@ async fn stop_ends_within_the_window_whatever_clients_do() {
     world.stop.cancel();
     let took = world.drained().await;
     assert!(took <= WsConfig::default().drain_window, "{took:?}");
-    assert_eq!(world.hub.stats().sessions, 0);
+    assert_eq!(world.hub.n_sessions(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -266,7 +267,7 @@ async fn client_that_leaves_leaves_nothing_behind() {
         }
         drop(client);
         world.drained().await;
-        assert_eq!(world.hub.stats().sessions, 0, "{says_goodbye}");
+        assert_eq!(world.hub.n_sessions(), 0, "{says_goodbye}");
         world.tracker.reopen();
     }
 }

@@ -38,7 +38,7 @@ async fn user_gets_a_snapshot_and_then_every_change() {
     assert_eq!(answer, r#"{"id":1,"unsubscribed":{"user":"user-1"}}"#);
     world.publish(4, OrderStatus::Processed);
     client.check_silent().await;
-    assert_eq!(world.hub.stats().users, 0);
+    assert_eq!(world.hub.n_users(), 0);
     server.shut_down().await;
 }
 

@@ -1,0 +1,208 @@
+//! Jobs, and what goes to other processes and systems.
+
+use std::sync::Arc;
+
+use order_hub::Outlet;
+use order_worker::{EventRelayStats, HintStats, RemoteWorkersStats, WorkerPool};
+
+use super::{
+    Metrics, about,
+    collect::{SECONDS, gauge, gauges},
+    in_unit, number,
+};
+use crate::backlog::BacklogView;
+
+impl Metrics {
+    /// Jobs and events that wait in the database.
+    pub(crate) fn backlog(&mut self, backlog: &Arc<BacklogView>) {
+        let registry = &mut self.registry;
+        let view = Arc::clone(backlog);
+        let help = "Jobs in the database, by what they wait for; dead: for a redrive";
+        gauges(registry, about("jobs", help), "state", move || {
+            let Some(now) = view.now() else {
+                return Vec::new();
+            };
+            vec![
+                ("due", now.due.into()),
+                ("scheduled", now.scheduled.into()),
+                ("leased", now.leased.into()),
+                ("dead", now.dead.into()),
+            ]
+        });
+        let view = Arc::clone(backlog);
+        let help = "For how long the oldest due job has been due; 0: none is";
+        gauge(
+            registry,
+            in_unit("jobs_oldest_due_age", help, SECONDS),
+            move || {
+                let now = view.now()?;
+                Some(now.oldest_due.unwrap_or_default().as_secs_f64())
+            },
+        );
+        let view = Arc::clone(backlog);
+        let help = "Events that wait to be published to EVENT_SINK";
+        gauge(registry, about("sink_outbox_events", help), move || {
+            Some(view.now()?.events.into())
+        });
+        let view = Arc::clone(backlog);
+        let help = "The age of the oldest of them; 0: none waits";
+        gauge(
+            registry,
+            in_unit("sink_outbox_oldest_age", help, SECONDS),
+            move || {
+                let now = view.now()?;
+                Some(now.oldest_event.unwrap_or_default().as_secs_f64())
+            },
+        );
+        let help = "Reads of these figures that failed; without them they are left out";
+        self.add("backlog_reads_failed", help, backlog.failures().clone());
+    }
+
+    /// The workers of this process.
+    pub(crate) fn workers(&mut self, pool: &WorkerPool) {
+        let stats = pool.stats().clone();
+        self.add_counters([
+            ("jobs_claims", "Claim statements", &stats.claims),
+            ("jobs_claimed", "Jobs in their answers", &stats.claimed_jobs),
+            (
+                "jobs_born_leased",
+                "New jobs that needed no claim",
+                &stats.born_leased,
+            ),
+            (
+                "jobs_processed",
+                "Orders that became PROCESSED here",
+                &stats.processed,
+            ),
+            (
+                "jobs_failed",
+                "Orders that became FAILED here",
+                &stats.failed,
+            ),
+            (
+                "jobs_retried",
+                "Attempts whose jobs are retried",
+                &stats.retried,
+            ),
+            (
+                "jobs_fenced",
+                "Attempts whose lease was lost",
+                &stats.fenced,
+            ),
+            (
+                "jobs_results_dropped",
+                "Results that could not be committed",
+                &stats.dropped,
+            ),
+            (
+                "jobs_released",
+                "Jobs given back unfinished",
+                &stats.released,
+            ),
+            ("jobs_panics", "Panics of the processor", &stats.panics),
+            (
+                "jobs_timeouts",
+                "Attempts that took too long",
+                &stats.timeouts,
+            ),
+            ("jobs_heartbeats", "Heartbeat statements", &stats.heartbeats),
+            ("jobs_hints_received", "Hints from the broker", &stats.hints),
+            (
+                "jobs_hints_stale",
+                "Hints whose jobs were not due",
+                &stats.idle_hints,
+            ),
+            (
+                "jobs_swept",
+                "Jobs found although their hints were lost",
+                &stats.swept,
+            ),
+        ]);
+        let help = "Attempts, by their outcome";
+        self.add_seconds("jobs_attempt_duration", help, stats.attempts);
+        let help = "Orders that became FAILED, by the code of the cause";
+        self.add("jobs_dead_lettered", help, stats.dead_letters.by_code);
+        let help = "When all leases were last extended, since 1970";
+        self.add_seconds("jobs_last_heartbeat", help, stats.last_heartbeat);
+        self.add("workers_busy", "Workers with a job", stats.busy);
+        let n_workers = number(pool.n_workers());
+        let registry = &mut self.registry;
+        gauge(registry, about("workers", "Workers"), move || {
+            Some(n_workers)
+        });
+        let queued = pool.queued();
+        let help = "Jobs that wait for a worker of this process";
+        gauge(registry, about("jobs_queued", help), move || {
+            Some(number(queued()))
+        });
+    }
+
+    /// Workers outside, through this process.
+    pub(crate) fn remote_workers(&mut self, stats: &RemoteWorkersStats) {
+        self.add_counters([
+            ("remote_jobs_leased", "Jobs handed out", &stats.leased),
+            ("remote_jobs_completed", "Results of them", &stats.completed),
+            (
+                "remote_jobs_fenced",
+                "Reports whose lease was lost",
+                &stats.fenced,
+            ),
+            (
+                "remote_jobs_released",
+                "Jobs given back unfinished",
+                &stats.released,
+            ),
+        ]);
+    }
+
+    /// Hints to the broker.
+    pub(crate) fn hints(&mut self, stats: &HintStats) {
+        self.add_counters([
+            (
+                "jobs_hints_sent",
+                "Hints that the broker has taken",
+                &stats.sent,
+            ),
+            (
+                "jobs_hints_dropped",
+                "Hints dropped because too many waited",
+                &stats.unsent,
+            ),
+        ]);
+    }
+
+    /// Events to other processes.
+    pub(crate) fn outlet(&mut self, outlet: &Arc<Outlet>) {
+        let stats = outlet.stats();
+        self.add_counters([
+            ("events_sent", "Events sent to other processes", &stats.sent),
+            (
+                "events_dropped",
+                "Events that could not be sent",
+                &stats.dropped,
+            ),
+        ]);
+        let outlet = Arc::clone(outlet);
+        let help = "Events that wait to be sent to other processes";
+        let registry = &mut self.registry;
+        gauge(registry, about("events_queued", help), move || {
+            Some(number(outlet.n_queued()))
+        });
+    }
+
+    /// Events to a system outside.
+    pub(crate) fn relay(&mut self, stats: &EventRelayStats) {
+        self.add_counters([
+            (
+                "sink_published",
+                "Events that EVENT_SINK has taken",
+                &stats.published,
+            ),
+            (
+                "sink_failures",
+                "Calls of the outbox or EVENT_SINK that failed",
+                &stats.failures,
+            ),
+        ]);
+    }
+}

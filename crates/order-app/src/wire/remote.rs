@@ -1,0 +1,56 @@
+//! The order service on the other side of gRPC, for a gateway.
+
+use std::{sync::Arc, time::Duration};
+
+use order_core::OrderWatch;
+use order_hub::{Hub, HubConfig};
+use order_rpc::{RemoteOrderApi, RunningLanes};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use crate::lifecycle::Exit;
+
+/// How long the calls under way may take to end.
+const CUT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The service behind gRPC, with the lanes that call it and what follows orders there.
+pub(crate) struct Remote {
+    pub(crate) api: Arc<RemoteOrderApi>,
+    pub(crate) hub: Arc<Hub>,
+    lanes: TaskTracker,
+}
+
+impl Remote {
+    pub(crate) fn start(api: RemoteOrderApi, lanes: RunningLanes) -> Self {
+        let api = Arc::new(api);
+        let config = HubConfig {
+            // The service is told what to pass on.
+            tracks_topics: true,
+            ..HubConfig::default()
+        };
+        // It needs no reconcile pass: the hub of the service has one.
+        let hub = Hub::new(config, Arc::clone(&api) as _);
+        let watch = Arc::clone(&hub) as Arc<dyn OrderWatch>;
+        let following = api.watch_through(&watch, Arc::clone(&hub) as _);
+        let tracker = TaskTracker::new();
+        for lane in lanes.into_iter().chain([following]) {
+            tracker.spawn(lane);
+        }
+        Self {
+            api,
+            hub,
+            lanes: tracker,
+        }
+    }
+
+    pub(crate) async fn stop(self) -> Exit {
+        self.hub.close();
+        self.api.close();
+        self.lanes.close();
+        if timeout(CUT_TIMEOUT, self.lanes.wait()).await.is_err() {
+            tracing::error!("calls to the service had to be cut");
+            return Exit::Unclean;
+        }
+        Exit::Clean
+    }
+}
