@@ -47,7 +47,7 @@ pub struct Addrs {
     pub grpc: Option<SocketAddr>,
     /// The WebSocket endpoint.
     pub ws: Option<SocketAddr>,
-    /// Liveness and readiness.
+    /// Health and metrics.
     pub admin: Option<SocketAddr>,
 }
 

@@ -53,7 +53,7 @@ pub struct SystemConfig {
     /// Address of the WebSocket endpoint /ws.
     #[arg(long, env = "WS_ADDR", default_value = "127.0.0.1:8081", value_parser = parse_addr)]
     pub ws_addr: SocketAddr,
-    /// Address of /livez and /readyz for operators.
+    /// Address of /livez, /readyz and /metrics for operators.
     #[arg(long, env = "ADMIN_ADDR", default_value = "127.0.0.1:9090", value_parser = parse_addr)]
     pub admin_addr: SocketAddr,
     /// Database: postgres://USER:PASSWORD@HOST:PORT/NAME or sqlite:PATH.
@@ -94,7 +94,7 @@ pub struct ServiceConfig {
     /// Address of the WebSocket endpoint /ws.
     #[arg(long, env = "WS_ADDR", default_value = "0.0.0.0:8081", value_parser = parse_addr)]
     pub ws_addr: SocketAddr,
-    /// Address of /livez and /readyz for operators.
+    /// Address of /livez, /readyz and /metrics for operators.
     #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9091", value_parser = parse_addr)]
     pub admin_addr: SocketAddr,
     /// Database: postgres://USER:PASSWORD@HOST:PORT/NAME or sqlite:PATH.
@@ -121,7 +121,7 @@ pub struct WorkerConfig {
     /// What to do instead of working.
     #[command(subcommand)]
     pub command: Option<StoreCommand>,
-    /// Address of /livez and /readyz for operators.
+    /// Address of /livez, /readyz and /metrics for operators.
     #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9092", value_parser = parse_addr)]
     pub admin_addr: SocketAddr,
     /// Database: postgres://USER:PASSWORD@HOST:PORT/NAME or sqlite:PATH.
@@ -145,7 +145,7 @@ pub struct GatewayConfig {
     /// Address of the HTTP API.
     #[arg(long, env = "HTTP_ADDR", default_value = "0.0.0.0:8080", value_parser = parse_addr)]
     pub http_addr: SocketAddr,
-    /// Address of /livez and /readyz for operators.
+    /// Address of /livez, /readyz and /metrics for operators.
     #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9090", value_parser = parse_addr)]
     pub admin_addr: SocketAddr,
     /// The order service: one URL, or several separated by commas.

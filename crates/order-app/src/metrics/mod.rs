@@ -62,7 +62,7 @@ impl Metrics {
         let started_at = started_at.as_secs_f64();
         gauge(
             &mut registry,
-            in_unit("process_start_time", "Since 1970, of the start", SECONDS),
+            in_unit("process_start_time", "Unix time of the start", SECONDS),
             move || Some(started_at),
         );
         process::register(&mut registry);

@@ -45,7 +45,7 @@ impl Metrics {
             Some(view.now()?.events.into())
         });
         let view = Arc::clone(backlog);
-        let help = "The age of the oldest of them; 0: none waits";
+        let help = "The age of the oldest event that waits for EVENT_SINK; 0: none waits";
         gauge(
             registry,
             in_unit("sink_outbox_oldest_age", help, SECONDS),
@@ -54,16 +54,20 @@ impl Metrics {
                 Some(now.oldest_event.unwrap_or_default().as_secs_f64())
             },
         );
-        let help = "Reads of these figures that failed; without them they are left out";
+        let help = "Reads of the backlog in the database that failed";
         self.add("backlog_reads_failed", help, backlog.failures().clone());
     }
 
     /// The workers of this process.
     pub(crate) fn workers(&mut self, pool: &WorkerPool) {
-        let stats = pool.stats().clone();
+        let stats = pool.stats();
         self.add_counters([
-            ("jobs_claims", "Claim statements", &stats.claims),
-            ("jobs_claimed", "Jobs in their answers", &stats.claimed_jobs),
+            ("jobs_claims", "Statements that claim jobs", &stats.claims),
+            (
+                "jobs_claimed",
+                "Jobs that were claimed",
+                &stats.claimed_jobs,
+            ),
             (
                 "jobs_born_leased",
                 "New jobs that needed no claim",
@@ -86,7 +90,7 @@ impl Metrics {
             ),
             (
                 "jobs_fenced",
-                "Attempts whose lease was lost",
+                "Attempts whose leases were lost",
                 &stats.fenced,
             ),
             (
@@ -105,7 +109,11 @@ impl Metrics {
                 "Attempts that took too long",
                 &stats.timeouts,
             ),
-            ("jobs_heartbeats", "Heartbeat statements", &stats.heartbeats),
+            (
+                "jobs_heartbeats",
+                "Statements that extend leases",
+                &stats.heartbeats,
+            ),
             ("jobs_hints_received", "Hints from the broker", &stats.hints),
             (
                 "jobs_hints_stale",
@@ -118,18 +126,25 @@ impl Metrics {
                 &stats.swept,
             ),
         ]);
+        self.attempts(pool);
+    }
+
+    fn attempts(&mut self, pool: &WorkerPool) {
+        let stats = pool.stats().clone();
         let help = "Attempts, by their outcome";
         self.add_seconds("jobs_attempt_duration", help, stats.attempts);
         let help = "Orders that became FAILED, by the code of the cause";
         self.add("jobs_dead_lettered", help, stats.dead_letters.by_code);
-        let help = "When all leases were last extended, since 1970";
+        let help = "Unix time at which all leases were last extended";
         self.add_seconds("jobs_last_heartbeat", help, stats.last_heartbeat);
         self.add("workers_busy", "Workers with a job", stats.busy);
         let n_workers = number(pool.n_workers());
         let registry = &mut self.registry;
-        gauge(registry, about("workers", "Workers"), move || {
-            Some(n_workers)
-        });
+        gauge(
+            registry,
+            about("workers", "Workers of this process"),
+            move || Some(n_workers),
+        );
         let queued = pool.queued();
         let help = "Jobs that wait for a worker of this process";
         gauge(registry, about("jobs_queued", help), move || {
@@ -140,11 +155,19 @@ impl Metrics {
     /// Workers outside, through this process.
     pub(crate) fn remote_workers(&mut self, stats: &RemoteWorkersStats) {
         self.add_counters([
-            ("remote_jobs_leased", "Jobs handed out", &stats.leased),
-            ("remote_jobs_completed", "Results of them", &stats.completed),
+            (
+                "remote_jobs_leased",
+                "Jobs leased to workers outside",
+                &stats.leased,
+            ),
+            (
+                "remote_jobs_completed",
+                "Results of workers outside that are durable",
+                &stats.completed,
+            ),
             (
                 "remote_jobs_fenced",
-                "Reports whose lease was lost",
+                "Reports of workers outside whose leases were lost",
                 &stats.fenced,
             ),
             (

@@ -14,7 +14,7 @@ use order_adapters::{
 use order_core::{
     Clock, IdGen, OrderService, OrderServiceConfig, OrderServiceDeps, OrderStore, Processor,
     RetryPolicy,
-    group_commit::GroupCommitConfig,
+    group_commit::{GroupCommitConfig, Lanes},
     supervisor::{Beat, Supervisor, Task},
 };
 use order_hub::{Hub, HubConfig};
@@ -108,20 +108,7 @@ impl Core {
                 supervisor: Arc::clone(&supervisor),
             },
         );
-        for lane in lanes {
-            tasks.spawn(supervisor.run(lane));
-        }
-        pool.start(&tasks);
-        background.start_upkeep(&hub, &database.store(), clock);
-        metrics.backlog(&background.start_backlog(&database.store(), clock));
-        metrics.supervisor(&supervisor);
-        metrics.hub(&hub);
-        metrics.commits(service.commits());
-        metrics.commits(pool.commits());
-        metrics.workers(&pool);
-        metrics.remote_workers(remote_workers.stats());
-        metrics.pools(database.pools());
-        Ok(Self {
+        let core = Self {
             service: Arc::new(service),
             hub,
             remote_workers,
@@ -129,7 +116,31 @@ impl Core {
             database,
             tasks,
             background,
-        })
+        };
+        core.run(lanes, clock);
+        core.measure(metrics, clock);
+        Ok(core)
+    }
+
+    fn run(&self, lanes: Lanes, clock: &Arc<dyn Clock>) {
+        let background = &self.background;
+        for lane in lanes {
+            self.tasks.spawn(background.supervisor.run(lane));
+        }
+        self.pool.start(&self.tasks);
+        background.start_upkeep(&self.hub, &self.database.store(), clock);
+    }
+
+    fn measure(&self, metrics: &mut Metrics, clock: &Arc<dyn Clock>) {
+        let backlog = self.background.start_backlog(&self.database.store(), clock);
+        metrics.backlog(&backlog);
+        metrics.supervisor(&self.background.supervisor);
+        metrics.hub(&self.hub);
+        metrics.commits(self.service.commits());
+        metrics.commits(self.pool.commits());
+        metrics.workers(&self.pool);
+        metrics.remote_workers(self.remote_workers.stats());
+        metrics.pools(self.database.pools());
     }
 
     /// Takes no new jobs; those at hand go on.

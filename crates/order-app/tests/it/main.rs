@@ -11,6 +11,7 @@ mod crashes;
 mod follow;
 mod http;
 mod limits;
+mod metrics;
 mod pages;
 mod positions;
 mod processes;
