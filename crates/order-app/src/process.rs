@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Context;
-use order_core::{Clock, IdGen, OrderApi};
+use order_core::{Admin, Clock, IdGen, OrderApi};
 use order_edge::{CallStats, ServeConfig, serve};
 use order_rpc::{RemoteOrderApi, RpcClientConfig, RpcServerConfig, RpcServerDeps};
 use order_web::{
@@ -354,6 +354,7 @@ impl Process {
         let deps = RpcServerDeps {
             clock: Arc::clone(&self.clock),
             ids: Arc::clone(&self.ids),
+            admin: Arc::new(Admin::new(&core.service)),
             follow: Arc::clone(&core.hub) as _,
             workers: Some(Arc::clone(&core.remote_workers) as _),
             leaving: self.leaving.clone(),

@@ -5,10 +5,10 @@ use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use order_core::{
-    CallContext, CancelOrder, Clock, Completed, CreateOrder, Error, EventPage, Follower, IdGen,
-    JobReport, JobToken, LeaseJobs, LeasedJob, ListEvents, ListOrders, Order, OrderApi,
-    OrderEventStream, OrderFollow, OrderId, OrderPage, Receipt, RetryOrder, StreamTicket,
-    TicketGrant, UpdateStatus, WatchOrder, WorkerApi,
+    AdminApi, CallContext, CancelOrder, Clock, Completed, CreateOrder, DeadLetterGroup, Error,
+    EventPage, Follower, IdGen, JobReport, JobToken, LeaseJobs, LeasedJob, ListEvents, ListOrders,
+    Order, OrderApi, OrderEventStream, OrderFollow, OrderId, OrderPage, Receipt, Redrive,
+    RedriveStream, RetryOrder, StreamTicket, TicketGrant, UpdateStatus, WatchOrder, WorkerApi,
 };
 use order_edge::{CallStats, ConnectionStats, ServeConfig, serve};
 use order_rpc::{RpcServerConfig, RpcServerDeps};
@@ -79,6 +79,17 @@ impl OrderApi for NotStarted {
     }
 
     async fn check_ready(&self, _: &CallContext) -> Result<(), Error> {
+        not_started()
+    }
+}
+
+#[async_trait]
+impl AdminApi for NotStarted {
+    async fn dead_letters(&self, _: &CallContext) -> Result<Vec<DeadLetterGroup>, Error> {
+        not_started()
+    }
+
+    async fn redrive(&self, _: &CallContext, _: Redrive) -> Result<RedriveStream, Error> {
         not_started()
     }
 }
@@ -160,6 +171,7 @@ impl Starting {
             let deps = RpcServerDeps {
                 clock: Arc::clone(clock),
                 ids: Arc::clone(ids),
+                admin: Arc::new(NotStarted),
                 follow: Arc::new(NotStarted),
                 workers: Some(Arc::new(NotStarted)),
                 leaving: CancellationToken::new(),

@@ -6,6 +6,7 @@
 //! speaks to one trait, [`OrderApi`]. The `sync` part of tokio is used for queues
 //! between tasks; this crate spawns nothing and does no I/O.
 
+pub mod admin;
 pub mod api;
 mod backlog;
 pub mod broker;
@@ -38,6 +39,10 @@ mod trace;
 pub mod violations;
 pub mod worker_api;
 
+pub use admin::{
+    AdminApi, DeadLetterFilter, DeadLetterGroup, Redrive, RedriveEnd, RedriveProgress,
+    RedriveStream,
+};
 pub use api::{
     CallContext, CancelOrder, CreateOrder, Deadline, IfMatch, OrderApi, Receipt, RetryOrder,
     UpdateStatus, WatchOrder,
@@ -69,7 +74,7 @@ pub use port::{
 pub use processor::{Attempt, Effects, Outcome, Processor};
 pub use reason::{GrpcCode, Reason, Repeat};
 pub use response::{RESPONSE_BYTES_MAX, Room};
-pub use service::{OrderService, OrderServiceConfig, OrderServiceDeps};
+pub use service::{Admin, OrderService, OrderServiceConfig, OrderServiceDeps};
 pub use status::{Change, Command, JobEffect, OrderStatus, TRANSITIONS, Transition, decide};
 pub use ticket::{
     NewTicket, StreamTicket, TICKET_LIFETIME, TicketGrant, TicketOffice, TicketSecret,

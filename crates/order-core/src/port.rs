@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::{
-    Backlog, CallContext, Change, Committed, Completed, Completion, Created, Error, Extended,
-    IdempotencyKey, Job, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent,
-    OrderEventStream, OrderId, OrderQuery, OrderState, PageTokenKey, Start, Started, StoredKey,
-    TicketGrant, UserId, Version, WatchOrder,
+    Backlog, CallContext, Change, Committed, Completed, Completion, Created, DeadLetterGroup,
+    Error, Extended, IdempotencyKey, Job, JobToken, KeyOperation, NewOrder, NewTicket, Order,
+    OrderEvent, OrderEventStream, OrderId, OrderQuery, OrderState, PageTokenKey, Start, Started,
+    StoredKey, TicketGrant, UserId, Version, WatchOrder,
 };
 
 /// Reads of orders and their histories: all that following orders needs. A process without a
@@ -136,6 +136,10 @@ pub trait OrderStore: OrderReads {
     /// how many. Called again and again in the background; fewer than `limit` means that
     /// none is left.
     async fn prune(&self, limit: usize) -> Result<usize, Error>;
+
+    /// Counts the newest [`COUNT_MAX`](DeadLetterGroup::COUNT_MAX) FAILED orders by the code of
+    /// their cause, the largest groups first.
+    async fn dead_letters(&self, ctx: &CallContext) -> Result<Vec<DeadLetterGroup>, Error>;
 
     /// Counts what waits, for operators. Called in the background, every few seconds at most.
     async fn backlog(&self) -> Result<Backlog, Error>;

@@ -21,9 +21,10 @@ use std::sync::{Arc, OnceLock, Weak};
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, future::BoxFuture};
 use order_core::{
-    CallContext, CancelOrder, Cause, Clock, CreateOrder, Error, EventPage, IfMatch, ListEvents,
-    ListOrders, Order, OrderApi, OrderEventStream, OrderId, OrderPage, OrderWatch, Receipt,
-    RetryOrder, StreamTicket, TicketGrant, UpdateStatus, WatchOrder,
+    AdminApi, CallContext, CancelOrder, Cause, Clock, CreateOrder, DeadLetterGroup, Error,
+    EventPage, IfMatch, ListEvents, ListOrders, Order, OrderApi, OrderEventStream, OrderId,
+    OrderPage, OrderWatch, Receipt, Redrive, RedriveStream, RetryOrder, StreamTicket, TicketGrant,
+    UpdateStatus, WatchOrder,
     group_commit::GroupCommitStats,
     metrics::{Durations, Family},
     supervisor::{STEP_TIME_MAX, Supervisor, Task},
@@ -332,6 +333,34 @@ impl OrderApi for RemoteOrderApi {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::DeadlineExceeded),
         }
+    }
+}
+
+#[async_trait]
+impl AdminApi for RemoteOrderApi {
+    async fn dead_letters(&self, ctx: &CallContext) -> Result<Vec<DeadLetterGroup>, Error> {
+        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
+            let message = attempt.request(proto::ListDeadLettersRequest {});
+            async move { attempt.admin().list_dead_letters(message).await }
+        });
+        convert::dead_letters_from_proto(answer.await?)
+    }
+
+    async fn redrive(&self, ctx: &CallContext, request: Redrive) -> Result<RedriveStream, Error> {
+        let manner = Manner {
+            send_deadline: SendDeadline::No,
+            // A second one would redrive as many orders again.
+            ..Repeat::Never.into()
+        };
+        let stream = self.remote.call(ctx, manner, |attempt| {
+            let message = attempt.request(convert::redrive_to_proto(&request));
+            async move { attempt.admin().redrive(message).await }
+        });
+        let steps = stream.await?.map(|step| match step {
+            Ok(step) => Ok(convert::progress_from_proto(step)),
+            Err(status) => Err(from_status(status)),
+        });
+        Ok(steps.boxed())
     }
 }
 

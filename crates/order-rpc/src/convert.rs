@@ -4,6 +4,7 @@
 //! of its field in the message. Messages of answers come from the service: one that breaks
 //! a rule is a defect, so the error says only that. Total in the other direction.
 
+mod admin;
 mod check;
 mod create;
 mod etag;
@@ -11,6 +12,10 @@ mod order;
 mod request;
 mod worker;
 
+pub(crate) use admin::{
+    dead_letters_from_proto, dead_letters_to_proto, progress_from_proto, progress_to_proto,
+    redrive_from_proto, redrive_to_proto,
+};
 pub(crate) use create::{
     CREATES_MAX, Origin, bytes_max, create_from_proto, create_to_proto, creates_from_proto,
     take_origin, with_origin,

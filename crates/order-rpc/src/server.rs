@@ -3,6 +3,7 @@
 //! Owns the services, those for health and reflection among them, and the way all of it ends.
 //! The loop below is that of [`order_edge`].
 
+mod admin;
 mod batch;
 mod call;
 mod config;
@@ -17,7 +18,7 @@ mod worker;
 
 use std::{net::TcpListener, sync::Arc};
 
-use order_core::{Clock, IdGen, OrderApi, OrderFollow, WorkerApi};
+use order_core::{AdminApi, Clock, IdGen, OrderApi, OrderFollow, WorkerApi};
 use order_edge::{CallStats, ConnectionStats, ServeConfig};
 use tokio_util::sync::CancellationToken;
 use tonic::{codec::CompressionEncoding, service::Routes};
@@ -33,6 +34,7 @@ use crate::{
         worker_service_server::WorkerServiceServer,
     },
 };
+use admin::AdminRpc;
 use dispatch::Dispatch;
 use exchange::{Guarded, pipeline};
 use handler::OrderRpc;
@@ -46,6 +48,8 @@ pub struct RpcServerDeps {
     pub clock: Arc<dyn Clock>,
     /// Ids for requests that come without one.
     pub ids: Arc<dyn IdGen>,
+    /// What operators call.
+    pub admin: Arc<dyn AdminApi>,
     /// Follows orders for gateways.
     pub follow: Arc<dyn OrderFollow>,
     /// What workers outside call; `None` leaves their service out.
@@ -94,6 +98,7 @@ pub async fn serve(
     let RpcServerDeps {
         clock,
         ids,
+        admin,
         follow,
         workers,
         leaving,
@@ -103,7 +108,7 @@ pub async fn serve(
     let (health, health_service) = Health::new(Arc::clone(&clock), workers.is_some());
     let orders = OrderRpc::new(Arc::clone(&api), follow, Arc::clone(&clock), &config);
     let guarded = Guarded {
-        services: services(orders, &clock, workers, health_service, &config)?,
+        services: services((orders, admin), &clock, workers, health_service, &config)?,
         pipeline: Arc::new(pipeline(&config, clock, ids, calls)),
     };
     let stop_listener = CancellationToken::new();
@@ -126,7 +131,7 @@ pub async fn serve(
 
 /// What is served, behind its paths.
 fn services(
-    orders: OrderRpc,
+    (orders, admin): (OrderRpc, Arc<dyn AdminApi>),
     clock: &Arc<dyn Clock>,
     workers: Option<Arc<dyn WorkerApi>>,
     health: HealthServer<impl HealthApi>,
@@ -137,7 +142,7 @@ fn services(
         others = add_reflection(others, workers.is_some()).map_err(ServeError::Descriptors)?;
     }
     others = others.add_service(
-        AdminServiceServer::new(orders.clone())
+        AdminServiceServer::new(AdminRpc::new(orders.clone(), admin))
             .max_decoding_message_size(REQUEST_BYTES_MAX)
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip),

@@ -11,10 +11,10 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    Backlog, CallContext, Change, Committed, Completed, Completion, Created, Error, Extended,
-    IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order, OrderEvent,
-    OrderId, OrderQuery, OrderReads, OrderState, OrderStore, PageTokenKey, Start, Started,
-    StoredKey, TicketGrant, UserId, Version,
+    Backlog, CallContext, Change, Committed, Completed, Completion, Created, DeadLetterGroup,
+    Error, Extended, IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket,
+    Order, OrderEvent, OrderId, OrderQuery, OrderReads, OrderState, OrderStore, PageTokenKey,
+    Start, Started, StoredKey, TicketGrant, UserId, Version,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use uuid::Uuid;
@@ -225,6 +225,10 @@ impl<S: OrderStore> OrderStore for FaultStore<S> {
 
     async fn prune(&self, limit: usize) -> Result<usize, Error> {
         self.call(self.inner.prune(limit)).await?
+    }
+
+    async fn dead_letters(&self, ctx: &CallContext) -> Result<Vec<DeadLetterGroup>, Error> {
+        self.call(self.inner.dead_letters(ctx)).await?
     }
 
     async fn backlog(&self) -> Result<Backlog, Error> {

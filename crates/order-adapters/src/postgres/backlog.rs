@@ -2,11 +2,35 @@
 
 use std::time::Duration;
 
-use order_core::{Backlog, Error};
+use order_core::{Backlog, CallContext, DeadLetterGroup, Error};
 
-use super::{PostgresStore, errors::Fault, store::only};
+use super::{
+    PostgresStore,
+    errors::Fault,
+    row::{self, readable},
+    store::only,
+};
 
 impl PostgresStore {
+    /// See [`OrderStore::dead_letters`](order_core::OrderStore::dead_letters).
+    pub(super) async fn count_dead_letters(
+        &self,
+        ctx: &CallContext,
+    ) -> Result<Vec<DeadLetterGroup>, Error> {
+        let n_counted = i64::from(DeadLetterGroup::COUNT_MAX);
+        let n_groups = i64::from(DeadLetterGroup::LEN_MAX);
+        let sql = include_str!("sql/dead_letters.sql");
+        let rows = self.lists.read(ctx, sql, &[&n_counted, &n_groups]).await?;
+        let group = |row: &_| -> Result<DeadLetterGroup, Fault> {
+            Ok(DeadLetterGroup {
+                code: tokio_postgres::Row::try_get(row, 0)?,
+                count: row::number(row, 1)?,
+                example: row::order_id(row, 2)?,
+            })
+        };
+        Ok(readable(&rows, group))
+    }
+
     /// See [`OrderStore::backlog`](order_core::OrderStore::backlog).
     pub(super) async fn read_backlog(&self) -> Result<Backlog, Error> {
         let limit = i64::from(Backlog::COUNT_MAX);

@@ -5,9 +5,10 @@ use std::{collections::BTreeSet, sync::atomic::Ordering};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    Backlog, CallContext, Change, Committed, Created, Error, IdempotencyKey, KeyOperation, Listing,
-    NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderReads, OrderState,
-    OrderStore, PageTokenKey, RESPONSE_BYTES_MAX, StoredKey, TicketGrant, UserId, Version,
+    Backlog, CallContext, Change, Committed, Created, DeadLetterGroup, Error, IdempotencyKey,
+    KeyOperation, Listing, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderReads,
+    OrderState, OrderStore, PageTokenKey, RESPONSE_BYTES_MAX, StoredKey, TicketGrant, UserId,
+    Version,
 };
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
@@ -248,6 +249,10 @@ impl OrderStore for PostgresStore {
         let rows = self.maintenance.query(sql, &[&limit]).await?;
         let n_pruned: i64 = only(&rows)?.try_get(0).map_err(Fault::from)?;
         usize::try_from(n_pruned).map_err(Error::internal)
+    }
+
+    async fn dead_letters(&self, ctx: &CallContext) -> Result<Vec<DeadLetterGroup>, Error> {
+        self.count_dead_letters(ctx).await
     }
 
     async fn backlog(&self) -> Result<Backlog, Error> {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use order_core::Backlog;
+use order_core::{Backlog, DeadLetterGroup};
 use rusqlite::{Connection, named_params};
 
-use super::rows::BURIED;
+use super::rows::{BURIED, read_id};
 
 const JOBS: &str = "\
 SELECT
@@ -23,6 +23,31 @@ SELECT
             (SELECT at FROM order_events AS e WHERE e.order_id = x.order_id AND e.version = x.version),
             (SELECT created_at FROM orders WHERE id = x.order_id))
         FROM event_outbox AS x ORDER BY position LIMIT 1)";
+
+const DEAD_LETTERS: &str = "\
+SELECT o.failure_code, count(*) AS n, max(o.id)
+FROM (SELECT order_id FROM jobs WHERE due_at = :buried ORDER BY order_id DESC LIMIT :limit) AS dead
+JOIN orders AS o ON o.id = dead.order_id
+WHERE o.failure_code IS NOT NULL
+GROUP BY o.failure_code ORDER BY n DESC, o.failure_code LIMIT :groups";
+
+/// Counts dead letters by the codes of their causes.
+pub(super) fn dead_letters(connection: &Connection) -> rusqlite::Result<Vec<DeadLetterGroup>> {
+    let params = named_params! {
+        ":buried": BURIED,
+        ":limit": DeadLetterGroup::COUNT_MAX,
+        ":groups": DeadLetterGroup::LEN_MAX,
+    };
+    let mut statement = connection.prepare_cached(DEAD_LETTERS)?;
+    let groups = statement.query_map(params, |row| {
+        Ok(DeadLetterGroup {
+            code: row.get(0)?,
+            count: row.get(1)?,
+            example: read_id(row, 2)?,
+        })
+    })?;
+    groups.collect()
+}
 
 /// Counts jobs and events at `now`, in microseconds since 1970.
 pub(super) fn read(connection: &Connection, now: i64) -> rusqlite::Result<Backlog> {

@@ -28,10 +28,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    Backlog, CallContext, Change, Clock, Committed, Completed, Completion, Created, Deadline,
-    Error, Extended, IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket,
-    Order, OrderEvent, OrderId, OrderQuery, OrderReads, OrderState, OrderStore, PageTokenKey,
-    Start, Started, StoredKey, TicketGrant, UserId, Version,
+    Backlog, CallContext, Change, Clock, Committed, Completed, Completion, Created,
+    DeadLetterGroup, Deadline, Error, Extended, IdempotencyKey, Job, JobQueue, JobToken,
+    KeyOperation, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderReads,
+    OrderState, OrderStore, PageTokenKey, Start, Started, StoredKey, TicketGrant, UserId, Version,
 };
 use rusqlite::Connection;
 use uuid::Uuid;
@@ -275,6 +275,10 @@ impl OrderStore for SqliteStore {
             Ok(n_keys + secrets::prune_tickets(connection, now, limit)?)
         })
         .await
+    }
+
+    async fn dead_letters(&self, ctx: &CallContext) -> Result<Vec<DeadLetterGroup>, Error> {
+        self.readers.run(ctx.deadline, backlog::dead_letters).await
     }
 
     async fn backlog(&self) -> Result<Backlog, Error> {

@@ -2,12 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use order_core::{CallContext, Clock, Deadline, Error, GrpcCode, IdGen, OrderApi, RequestId};
+use order_core::{
+    AdminApi, CallContext, Clock, Deadline, Error, GrpcCode, IdGen, OrderApi, RequestId,
+};
 
 /// What the commands stand on.
 pub struct Deps {
     /// The service.
     pub api: Arc<dyn OrderApi>,
+    /// The service, as operators see it.
+    pub admin: Arc<dyn AdminApi>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Ids of orders and requests, and chance for the pauses between attempts.
@@ -17,6 +21,7 @@ pub struct Deps {
 /// The service, with a limit for each call to it.
 pub(super) struct Client {
     pub(super) api: Arc<dyn OrderApi>,
+    pub(super) admin: Arc<dyn AdminApi>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ids: Arc<dyn IdGen>,
     timeout: Duration,
@@ -24,9 +29,15 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(deps: Deps, timeout: Duration) -> Self {
-        let Deps { api, clock, ids } = deps;
+        let Deps {
+            api,
+            admin,
+            clock,
+            ids,
+        } = deps;
         Self {
             api,
+            admin,
             clock,
             ids,
             timeout,

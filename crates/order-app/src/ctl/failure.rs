@@ -80,6 +80,8 @@ pub(super) enum Failure {
     Output(io::Error),
     /// An import ended, and this many lines failed.
     FailedLines(u64),
+    /// A redrive was ended because too many orders failed again.
+    TooManyFailures,
     /// The user or the system asked the program to end.
     Interrupted,
 }
@@ -136,7 +138,7 @@ impl Failure {
             Self::Usage(_) => ExitStatus::Usage,
             // Whoever read the output has seen enough of it: `orderctl list | head`.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::Ok,
-            Self::File { .. } | Self::Output(_) => ExitStatus::Refused,
+            Self::File { .. } | Self::Output(_) | Self::TooManyFailures => ExitStatus::Refused,
             Self::FailedLines(_) => ExitStatus::FailedLines,
             Self::Interrupted => ExitStatus::Interrupted,
         }
@@ -156,6 +158,10 @@ impl Failure {
             Self::Output(error) => ("OUTPUT", format!("cannot write: {error}"), &[][..]),
             Self::FailedLines(1) => ("FAILED_LINES", "1 line failed".to_owned(), &[][..]),
             Self::FailedLines(n) => ("FAILED_LINES", format!("{n} lines failed"), &[][..]),
+            Self::TooManyFailures => {
+                let message = "stopped: too many orders failed again".to_owned();
+                ("TOO_MANY_FAILURES", message, &[][..])
+            }
             Self::Interrupted => return None,
         };
         Some(Report {
@@ -255,6 +261,7 @@ mod tests {
             (Failure::Service(Error::overloaded()), 4),
             (Failure::Service(Error::DeadlineExceeded), 4),
             (Failure::FailedLines(2), 5),
+            (Failure::TooManyFailures, 1),
             (Failure::Interrupted, 130),
             (Failure::Output(broken_pipe), 0),
         ] {

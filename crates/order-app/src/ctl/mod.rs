@@ -14,6 +14,7 @@ mod list;
 mod order;
 mod output;
 mod program;
+mod redrive;
 mod watch;
 
 use std::{io::Write as _, sync::Arc, time::Duration};
@@ -90,11 +91,23 @@ pub enum Command {
     Import(import::ImportArgs),
     /// Write orders to a file that `import` reads, newest first.
     Export(export::ExportArgs),
+    /// Look after the system.
+    #[command(subcommand)]
+    Admin(AdminCommand),
     /// Print a script that completes the arguments of this program in a shell.
     Completions {
         /// The shell.
         shell: Shell,
     },
+}
+
+/// What operators do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum AdminCommand {
+    /// Count FAILED orders by the code of their cause.
+    DeadLetters,
+    /// Give FAILED orders a new round of attempts, and follow them until they have ended.
+    Redrive(redrive::RedriveArgs),
 }
 
 /// Runs a command until it is done, or until `stop` is cancelled.
@@ -140,6 +153,8 @@ async fn run_command(
         Command::Events(args) => events::events(client, args, output).await,
         Command::Import(args) => import::import(client, args, server, output, stop).await,
         Command::Export(args) => export::export(client, args, output).await,
+        Command::Admin(AdminCommand::DeadLetters) => redrive::dead_letters(client, output).await,
+        Command::Admin(AdminCommand::Redrive(args)) => redrive::redrive(client, args, output).await,
         Command::Completions { shell } => {
             // The generator panics if it cannot write; memory can always be written to.
             let mut script = Vec::new();

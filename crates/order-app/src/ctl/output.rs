@@ -176,6 +176,32 @@ impl Output {
         writeln!(self.out)
     }
 
+    /// Prints one of several values: as JSON, or as a row under a header.
+    pub(super) fn row(
+        &mut self,
+        value: &impl Serialize,
+        header: fmt::Arguments<'_>,
+        row: fmt::Arguments<'_>,
+    ) -> io::Result<()> {
+        if self.format == OutputFormat::Json {
+            return self.json(value);
+        }
+        self.header(header)?;
+        writeln!(self.out, "{row}")
+    }
+
+    /// Prints one value: as JSON, or as a line.
+    pub(super) fn line(
+        &mut self,
+        value: &impl Serialize,
+        line: fmt::Arguments<'_>,
+    ) -> io::Result<()> {
+        if self.format == OutputFormat::Json {
+            return self.json(value);
+        }
+        writeln!(self.out, "{line}")
+    }
+
     /// Prints how many of what there are, for people.
     pub(super) fn summary(&mut self, counts: &[(&str, u64)]) -> io::Result<()> {
         let counts: Vec<String> = counts

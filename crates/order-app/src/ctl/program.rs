@@ -43,6 +43,11 @@ async fn connect_and_run(cli: Cli) -> Result<ExitStatus, Failure> {
         tasks.spawn(lane);
     }
     let api = Arc::new(api);
-    let deps = Deps { api, clock, ids };
+    let deps = Deps {
+        admin: Arc::clone(&api) as _,
+        api,
+        clock,
+        ids,
+    };
     Ok(run(cli, deps, Console::standard(), &stop).await)
 }

@@ -10,5 +10,6 @@ mod import;
 mod listing;
 mod one_order;
 mod real_service;
+mod redrive;
 mod support;
 mod watch;

@@ -11,6 +11,8 @@ use order_core::OrderApi;
 use order_testkit::clock::{RuntimeClock, SeededIds};
 use tokio_util::sync::CancellationToken;
 
+use crate::redrive::FakeAdmin;
+
 /// What a run of the program left behind.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
@@ -62,6 +64,7 @@ pub(crate) async fn orderctl_until(
     };
     let deps = Deps {
         api: Arc::clone(api) as Arc<dyn OrderApi>,
+        admin: Arc::new(FakeAdmin),
         clock: Arc::new(RuntimeClock::new()),
         ids: Arc::new(SeededIds::new(1)),
     };

@@ -3,11 +3,13 @@
 mod change;
 mod create;
 mod readiness;
+mod redrive;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+pub use self::redrive::Admin;
 use self::{change::Wanted, readiness::Readiness};
 use crate::{
     CallContext, CancelOrder, Cause, Change, Clock, Command, Committed, CreateOrder, Created,

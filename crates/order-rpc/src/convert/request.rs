@@ -306,7 +306,7 @@ fn etag_of_request(if_match: Option<&IfMatch>) -> String {
     if_match.map(if_match_to_proto).unwrap_or_default()
 }
 
-fn check_time(
+pub(super) fn check_time(
     field: &str,
     time: Option<prost_types::Timestamp>,
     violations: &mut Violations,

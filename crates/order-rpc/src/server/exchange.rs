@@ -62,8 +62,16 @@ const fn free(name: &'static str) -> Facts {
 
 /// The methods of this server. Paths come from the caller, so the log takes its names from
 /// here.
-const METHODS: [Facts; 21] = [
+const METHODS: [Facts; 23] = [
     writes("order.v1.AdminService/UpdateStatus"),
+    Facts {
+        class: Class::List,
+        ..reads("order.v1.AdminService/ListDeadLetters")
+    },
+    Facts {
+        may_stream: true,
+        ..writes("order.v1.AdminService/Redrive")
+    },
     writes("order.v1.OrderService/CreateOrder"),
     writes("order.v1.OrderService/BatchCreateOrders"),
     reads("order.v1.OrderService/GetOrder"),
@@ -388,7 +396,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(n_methods, 17);
+        assert_eq!(n_methods, 19);
         assert_eq!(facts_of("/order.v1.OrderService/Nope").name, OTHER.name);
     }
 

@@ -1,4 +1,4 @@
-//! The services for clients and operators over an [`OrderApi`]: reads the message, calls, writes
+//! The service for clients over an [`OrderApi`]: reads the message, calls, writes
 //! the answer. Decides nothing.
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     IDEMPOTENCY_KEY_HEADER, IDEMPOTENT_REPLAYED_HEADER, convert,
-    proto::{self, admin_service_server::AdminService, order_service_server::OrderService},
+    proto::{self, order_service_server::OrderService},
 };
 
 /// The handlers.
@@ -58,7 +58,7 @@ impl OrderRpc {
 
     /// When a stream ends by itself: when its connection does, or at the deadline that its caller
     /// sent.
-    fn end_of<T>(&self, request: &Request<T>) -> StreamEnd {
+    pub(super) fn end_of<T>(&self, request: &Request<T>) -> StreamEnd {
         let extensions = request.extensions();
         StreamEnd {
             draining: extensions
@@ -72,7 +72,7 @@ impl OrderRpc {
 }
 
 /// Takes `n` slots for a request.
-fn slot<T>(slots: &Slots, n: usize, request: &Request<T>) -> Result<Slot, Error> {
+pub(super) fn slot<T>(slots: &Slots, n: usize, request: &Request<T>) -> Result<Slot, Error> {
     Ok(slots.try_take_many(client_address(request.extensions()), n, 0)?)
 }
 
@@ -310,15 +310,5 @@ impl OrderService for OrderRpc {
         let mut followed = followed.await?;
         followed.disable_compression();
         Ok(followed)
-    }
-}
-
-#[tonic::async_trait]
-impl AdminService for OrderRpc {
-    async fn update_status(
-        &self,
-        request: Request<proto::UpdateStatusRequest>,
-    ) -> Result<Response<proto::UpdateStatusResponse>, Status> {
-        OrderService::update_status(self, request).await
     }
 }

@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use order_core::{
-    CallContext, CancelOrder, Cause, CreateOrder, Error, EventPage, Follower, IdempotencyKey,
-    IfMatch, ListEvents, ListOrders, Order, OrderApi, OrderEventStream, OrderFollow, OrderId,
-    OrderPage, Receipt, RetryOrder, StreamTicket, TicketGrant, TicketSecret, UpdateStatus, Version,
-    WatchOrder,
+    AdminApi, CallContext, CancelOrder, Cause, CreateOrder, DeadLetterGroup, Error, EventPage,
+    Follower, IdempotencyKey, IfMatch, ListEvents, ListOrders, Order, OrderApi, OrderEventStream,
+    OrderFollow, OrderId, OrderPage, Receipt, Redrive, RedriveEnd, RedriveProgress, RedriveStream,
+    RetryOrder, StreamTicket, TicketGrant, TicketSecret, UpdateStatus, Version, WatchOrder,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -42,6 +42,8 @@ pub(crate) struct FakeApi {
     pub(crate) batches: Mutex<Vec<Vec<CreateOrder>>>,
     /// The ids of orders that came alone, whatever became of them.
     pub(crate) created: Mutex<Vec<OrderId>>,
+    /// What the last redrive asked for.
+    pub(crate) redrive: Mutex<Option<Redrive>>,
     calls: watch::Sender<Vec<CallContext>>,
 }
 
@@ -54,6 +56,7 @@ impl FakeApi {
             is_down: AtomicBool::new(false),
             batches: Mutex::default(),
             created: Mutex::default(),
+            redrive: Mutex::default(),
             calls: watch::Sender::default(),
         })
     }
@@ -124,6 +127,45 @@ fn receipt(order_id: OrderId, request: CreateOrder) -> Receipt {
         },
         is_replayed: request.idempotency_key.is_some(),
     }
+}
+
+#[async_trait]
+impl AdminApi for FakeApi {
+    async fn dead_letters(&self, ctx: &CallContext) -> Result<Vec<DeadLetterGroup>, Error> {
+        self.act(ctx).await?;
+        Ok(vec![dead_letters()])
+    }
+
+    async fn redrive(&self, ctx: &CallContext, request: Redrive) -> Result<RedriveStream, Error> {
+        self.act(ctx).await?;
+        *self.redrive.lock().expect("not poisoned") = Some(request);
+        Ok(stream::iter(redrive_steps()).boxed())
+    }
+}
+
+pub(crate) fn dead_letters() -> DeadLetterGroup {
+    DeadLetterGroup {
+        code: "TIMEOUT".to_owned(),
+        count: 7,
+        example: id(1),
+    }
+}
+
+/// Two steps, and a failure of the store.
+pub(crate) fn redrive_steps() -> Vec<Result<RedriveProgress, Error>> {
+    let begun = RedriveProgress {
+        matched: 7,
+        redriven: 6,
+        skipped: 1,
+        ..RedriveProgress::default()
+    };
+    let ended = RedriveProgress {
+        processed: 2,
+        failed: 4,
+        end: Some(RedriveEnd::TooManyFailures),
+        ..begun
+    };
+    vec![Ok(begun), Ok(ended), Err(Error::store_unavailable("down"))]
 }
 
 impl OrderFollow for FakeApi {

@@ -1,6 +1,8 @@
 //! The server and the client over real sockets on the loopback interface.
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod batch;
 #[cfg(test)]
 mod calls;

@@ -176,6 +176,7 @@ impl TestServer {
         let deps = RpcServerDeps {
             clock: Arc::new(TestClock),
             ids: Arc::new(TestIds::default()),
+            admin: Arc::clone(&api) as _,
             follow: Arc::clone(&api) as _,
             workers,
             leaving: leaving.clone(),

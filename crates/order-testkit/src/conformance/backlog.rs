@@ -1,8 +1,11 @@
 //! What waits, as operators see it.
 
-use order_core::{Backlog, Verdict};
+use order_core::{Backlog, Cause, DeadLetterGroup, Order, OrderStatus, Verdict};
 
-use super::{LEASE, Subject, scene::Scene};
+use super::{
+    LEASE, Subject,
+    scene::{Scene, ctx},
+};
 
 async fn read(scene: &Scene<'_>) -> Backlog {
     scene.store.backlog().await.expect("backlog answers")
@@ -62,4 +65,34 @@ pub async fn events_are_counted_while_they_wait(subject: &dyn Subject) {
     outbox.remove(&positions).await.expect("remove answers");
     let backlog = read(&scene).await;
     assert_eq!((backlog.events, backlog.oldest_event), (0, None));
+}
+
+/// Dead letters are counted by the code of their cause, and a redriven one no longer.
+pub async fn dead_letters_are_grouped_by_their_codes(subject: &dyn Subject) {
+    let scene = Scene::new(subject);
+    let mut orders = Vec::new();
+    for code in ["RARE", "COMMON", "COMMON", "COMMON"] {
+        let (_, token) = scene.create_leased().await;
+        let verdict = Verdict::Failed(Cause::new(code, "no"));
+        scene.complete(token, verdict).await;
+        orders.push(scene.find(token.order_id).await);
+    }
+    let group = |code: &str, count, example: &Order| DeadLetterGroup {
+        code: code.to_owned(),
+        count,
+        example: example.id,
+    };
+    let read = async || scene.store.dead_letters(&ctx()).await.expect("an answer");
+    let [rare, .., common] = orders.as_slice() else {
+        unreachable!("there are four");
+    };
+    let newest = orders.iter().skip(1).max_by_key(|order| order.id);
+    let expected = [
+        group("COMMON", 3, newest.unwrap_or(common)),
+        group("RARE", 1, rare),
+    ];
+    assert_eq!(read().await, expected);
+
+    scene.move_to(rare, OrderStatus::Pending).await;
+    assert_eq!(read().await, expected[..1]);
 }

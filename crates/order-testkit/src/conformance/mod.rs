@@ -170,6 +170,7 @@ macro_rules! store_conformance {
             backlog {
                 jobs_are_counted_by_what_they_wait_for
                 events_are_counted_while_they_wait
+                dead_letters_are_grouped_by_their_codes
             }
             prune {
                 expired_keys_and_tickets_are_removed

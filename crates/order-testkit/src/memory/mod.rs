@@ -18,10 +18,10 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    Backlog, CallContext, Change, Clock, Committed, Completed, Completion, Created, Error,
-    Extended, IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket, Order,
-    OrderEvent, OrderId, OrderQuery, OrderReads, OrderState, OrderStore, PageTokenKey, Start,
-    Started, StoredKey, TicketGrant, UserId, Version,
+    Backlog, CallContext, Change, Clock, Committed, Completed, Completion, Created,
+    DeadLetterGroup, Error, Extended, IdempotencyKey, Job, JobQueue, JobToken, KeyOperation,
+    NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderReads, OrderState,
+    OrderStore, PageTokenKey, Start, Started, StoredKey, TicketGrant, UserId, Version,
 };
 use uuid::Uuid;
 
@@ -157,6 +157,11 @@ impl OrderStore for MemoryStore {
     async fn prune(&self, limit: usize) -> Result<usize, Error> {
         let (mut tables, now) = self.lock();
         Ok(tables.prune(limit, now))
+    }
+
+    async fn dead_letters(&self, _ctx: &CallContext) -> Result<Vec<DeadLetterGroup>, Error> {
+        let (tables, _) = self.lock();
+        Ok(tables.dead_letters())
     }
 
     async fn backlog(&self) -> Result<Backlog, Error> {

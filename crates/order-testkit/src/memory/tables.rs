@@ -8,10 +8,10 @@ use std::{
 
 use jiff::Timestamp;
 use order_core::{
-    Backlog, Cause, Change, Committed, Completed, Completion, Created, Error, Extended,
-    IdempotencyKey, Insertion, Job, JobEffect, JobToken, KeyClaim, KeyOperation, Listing, NewOrder,
-    NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStatus, Start, Started,
-    StoredKey, TicketGrant, UserId, Verdict, Version,
+    Backlog, Cause, Change, Committed, Completed, Completion, Created, DeadLetterGroup, Error,
+    Extended, IdempotencyKey, Insertion, Job, JobEffect, JobToken, KeyClaim, KeyOperation, Listing,
+    NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStatus, Start,
+    Started, StoredKey, TicketGrant, UserId, Verdict, Version,
 };
 use uuid::Uuid;
 
@@ -185,6 +185,27 @@ impl Tables {
     pub(super) fn take_ticket(&mut self, digest: &[u8; 32], now: Timestamp) -> Option<TicketGrant> {
         let row = self.tickets.remove(digest)?;
         (!row.is_expired(now)).then_some(row.value)
+    }
+
+    pub(super) fn dead_letters(&self) -> Vec<DeadLetterGroup> {
+        let mut groups: BTreeMap<&str, (u32, OrderId)> = BTreeMap::new();
+        for (id, order) in &self.orders {
+            if let Some(failure) = &order.failure {
+                let (count, newest) = groups.entry(&failure.code).or_insert((0, *id));
+                *count += 1;
+                *newest = *id;
+            }
+        }
+        let groups = groups
+            .into_iter()
+            .map(|(code, (count, example))| DeadLetterGroup {
+                code: code.to_owned(),
+                count,
+                example,
+            });
+        let mut groups: Vec<_> = groups.collect();
+        groups.sort_by_key(|group| std::cmp::Reverse(group.count));
+        groups
     }
 
     pub(super) fn backlog(&self, now: Timestamp) -> Backlog {

@@ -7,6 +7,7 @@
 
 mod change;
 mod create;
+mod redrive;
 mod stream;
 
 use std::{
