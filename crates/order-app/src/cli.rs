@@ -78,7 +78,7 @@ pub(crate) fn parse<C: Parser>() -> C {
     let mut command = ignore_empty_variables(C::command());
     let parsed = command.try_get_matches_from_mut(std::env::args_os());
     let parsed = parsed.and_then(|mut matches| C::from_arg_matches_mut(&mut matches));
-    parsed.unwrap_or_else(|error| hide_secret(error.format(&mut command)).exit())
+    parsed.unwrap_or_else(|error| hide_secret(error.format(&mut command), &command).exit())
 }
 
 /// Lets a variable that is empty count as unset: files of settings have all of them.
@@ -90,19 +90,13 @@ fn ignore_empty_variables(command: Command) -> Command {
     command.mut_subcommands(ignore_empty_variables)
 }
 
-/// The settings whose values hold passwords and secrets.
-const SECRET_FLAGS: [&str; 5] = [
-    "--database-url",
-    "--event-sink",
-    "--events-url",
-    "--fulfilment-secret",
-    "--queue-url",
-];
-
-/// Takes a refused secret out of the error that refuses it.
-fn hide_secret(mut error: clap::Error) -> clap::Error {
+/// Takes a refused secret out of the error that refuses it. A setting whose value `--help` does
+/// not show is one.
+fn hide_secret(mut error: clap::Error, command: &Command) -> clap::Error {
     let is_secret = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(arg)) => SECRET_FLAGS.iter().any(|flag| arg.contains(flag)),
+        Some(ContextValue::String(refused)) => command
+            .get_arguments()
+            .any(|arg| arg.is_hide_env_values_set() && arg.to_string() == *refused),
         _ => false,
     };
     if is_secret {

@@ -2,6 +2,7 @@
 //! configuration, builds the parts, starts and stops them in order, and holds the
 //! binaries.
 
+mod admin;
 mod backlog;
 pub mod cli;
 pub mod config;

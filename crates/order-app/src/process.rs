@@ -35,6 +35,7 @@ use crate::{
     lifecycle::Exit,
     metrics::Metrics,
     starting::Starting,
+    telemetry,
     wire::{Core, Remote, system_ports},
 };
 
@@ -230,7 +231,11 @@ impl Process {
     fn finish_start(mut self, name: &'static str, admin: TcpListener) -> anyhow::Result<Self> {
         self.addrs.admin = Some(admin.local_addr()?);
         let stats = self.metrics.listener("admin");
-        let router = admin::router(self.readiness.clone(), &self.metrics.finish());
+        let router = admin::router(
+            self.readiness.clone(),
+            &self.metrics.finish(),
+            Arc::new(telemetry::Filter),
+        );
         let config = ServeConfig {
             drain_timeout: Duration::ZERO,
             stats,

@@ -327,12 +327,13 @@ impl Ledger {
             is_held
         });
         if !expired.is_empty() {
-            tracing::warn!(
-                jobs = expired.len(),
-                "leases ran out before their results could be committed"
-            );
             self.shared.stats.dropped.inc_by(expired.len() as u64);
             for token in expired {
+                tracing::warn!(
+                    order.id = %token.order_id,
+                    job.attempt = token.attempt,
+                    "lease ran out before the result could be committed"
+                );
                 self.shared.leases.give_back(token);
             }
         }

@@ -50,7 +50,7 @@ impl FromStr for RedisUrl {
                 }
                 "prefix" => prefix = value,
                 "ca" => ca = Some(value),
-                _ => return Err(unknown(&name)),
+                _ => return Err(unknown("prefix and ca")),
             }
         }
         let server = server(url, ca.as_deref())?;
@@ -108,7 +108,7 @@ impl FromStr for RedisStreamUrl {
                 "db" => database = number(&name, &value)?,
                 "maxlen" => maxlen = Some(number::<u64>(&name, &value)?.max(1)),
                 "ca" => ca = Some(value),
-                _ => return Err(unknown(&name)),
+                _ => return Err(unknown("db, maxlen and ca")),
             }
         }
         url.set_path(&format!("/{database}"));
@@ -137,8 +137,12 @@ impl fmt::Debug for RedisStreamUrl {
     }
 }
 
-fn unknown(name: &str) -> RedisUrlError {
-    RedisUrlError::new(format!("has no parameter {name:?}"))
+/// Does not name the parameter: part of a password that was not encoded may reach as far as this.
+fn unknown(known: &str) -> RedisUrlError {
+    RedisUrlError::new(format!(
+        "has a parameter that does not exist; its parameters are {known}, and in a password \
+         write ? as %3F"
+    ))
 }
 
 fn number<T: FromStr>(name: &str, value: &str) -> Result<T, RedisUrlError> {
@@ -258,7 +262,8 @@ mod tests {
             ("redis://hunter2@db", "user without a password"),
             ("redis://u:hunter2@db#insecure", "fragment"),
             ("redis://u:hunter2@db?prefix=", "prefix"),
-            ("redis://u:hunter2@db?prefex=x", "\"prefex\""),
+            ("redis://u:hunter2@db?prefex=x", "parameters are prefix"),
+            ("redis://u:12?hunter2@db", "parameters are prefix"),
             ("redis://u:hunter2@db?ca=/x", "only with rediss"),
             ("rediss://u:hunter2@db?ca=/no/such/file", "ca file"),
         ] {
@@ -285,7 +290,7 @@ mod tests {
             ("redis://db/two words", "name the stream"),
             ("redis://db/x?db=one", "number for db"),
             ("redis://db/x?maxlen=", "number for maxlen"),
-            ("redis://db/x?prefix=y", "\"prefix\""),
+            ("redis://db/x?prefix=y", "parameters are db"),
         ] {
             let error = text.parse::<RedisStreamUrl>().unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

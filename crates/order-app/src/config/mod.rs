@@ -53,7 +53,7 @@ pub struct SystemConfig {
     /// Address of the WebSocket endpoint /ws.
     #[arg(long, env = "WS_ADDR", default_value = "127.0.0.1:8081", value_parser = parse_addr)]
     pub ws_addr: SocketAddr,
-    /// Address of /livez, /readyz and /metrics for operators.
+    /// Address of /livez, /readyz, /metrics and /log-level for operators.
     #[arg(long, env = "ADMIN_ADDR", default_value = "127.0.0.1:9090", value_parser = parse_addr)]
     pub admin_addr: SocketAddr,
     /// Database: postgres://USER:PASSWORD@HOST:PORT/NAME or sqlite:PATH.
@@ -94,7 +94,7 @@ pub struct ServiceConfig {
     /// Address of the WebSocket endpoint /ws.
     #[arg(long, env = "WS_ADDR", default_value = "0.0.0.0:8081", value_parser = parse_addr)]
     pub ws_addr: SocketAddr,
-    /// Address of /livez, /readyz and /metrics for operators.
+    /// Address of /livez, /readyz, /metrics and /log-level for operators.
     #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9091", value_parser = parse_addr)]
     pub admin_addr: SocketAddr,
     /// Database: postgres://USER:PASSWORD@HOST:PORT/NAME or sqlite:PATH.
@@ -121,7 +121,7 @@ pub struct WorkerConfig {
     /// What to do instead of working.
     #[command(subcommand)]
     pub command: Option<StoreCommand>,
-    /// Address of /livez, /readyz and /metrics for operators.
+    /// Address of /livez, /readyz, /metrics and /log-level for operators.
     #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9092", value_parser = parse_addr)]
     pub admin_addr: SocketAddr,
     /// Database: postgres://USER:PASSWORD@HOST:PORT/NAME or sqlite:PATH.
@@ -145,7 +145,7 @@ pub struct GatewayConfig {
     /// Address of the HTTP API.
     #[arg(long, env = "HTTP_ADDR", default_value = "0.0.0.0:8080", value_parser = parse_addr)]
     pub http_addr: SocketAddr,
-    /// Address of /livez, /readyz and /metrics for operators.
+    /// Address of /livez, /readyz, /metrics and /log-level for operators.
     #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9090", value_parser = parse_addr)]
     pub admin_addr: SocketAddr,
     /// The order service: one URL, or several separated by commas.
@@ -252,7 +252,13 @@ pub struct ProcessorConfig {
     #[arg(long, env = "PROCESSOR_DELAY", default_value = "0s", value_parser = parse_duration)]
     pub processor_delay: Duration,
     /// Where the http processor posts orders.
-    #[arg(long, env = "FULFILMENT_URL", required_if_eq("processor", "http"))]
+    // Its path or query may be what lets a caller in.
+    #[arg(
+        long,
+        env = "FULFILMENT_URL",
+        required_if_eq("processor", "http"),
+        hide_env_values = true
+    )]
     pub fulfilment_url: Option<FulfilmentUrl>,
     /// What signs these requests: a secret of Standard Webhooks, `whsec_…`, or two separated
     /// by a comma while one replaces the other.
@@ -363,7 +369,7 @@ impl FromStr for DatabaseUrl {
 }
 
 /// Reads `IP:PORT`, `localhost:PORT` or `:PORT` (all interfaces).
-fn parse_addr(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn parse_addr(text: &str) -> Result<SocketAddr, String> {
     let (host, port) = text
         .rsplit_once(':')
         .ok_or("must be IP:PORT, like 127.0.0.1:8080")?;
@@ -391,7 +397,11 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(duration).map_err(|_| rule())
 }
 
-fn parse_duration_between(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
+pub(crate) fn parse_duration_between(
+    text: &str,
+    min: Duration,
+    max: Duration,
+) -> Result<Duration, String> {
     let duration = parse_duration(text)?;
     if (min..=max).contains(&duration) {
         return Ok(duration);

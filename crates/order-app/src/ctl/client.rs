@@ -24,7 +24,7 @@ pub(super) struct Client {
     pub(super) admin: Arc<dyn AdminApi>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ids: Arc<dyn IdGen>,
-    timeout: Duration,
+    pub(super) timeout: Duration,
 }
 
 impl Client {

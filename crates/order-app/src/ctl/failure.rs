@@ -78,6 +78,8 @@ pub(super) enum Failure {
     File { path: PathBuf, source: io::Error },
     /// Standard output or error cannot be written.
     Output(io::Error),
+    /// The admin listener of a process refused or did not answer.
+    Admin { message: String, exit: ExitStatus },
     /// An import ended, and this many lines failed.
     FailedLines(u64),
     /// A redrive was ended because too many orders failed again.
@@ -136,6 +138,7 @@ impl Failure {
                 _ => ExitStatus::Refused,
             },
             Self::Usage(_) => ExitStatus::Usage,
+            Self::Admin { exit, .. } => *exit,
             // Whoever read the output has seen enough of it: `orderctl list | head`.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::Ok,
             Self::File { .. } | Self::Output(_) | Self::TooManyFailures => ExitStatus::Refused,
@@ -156,6 +159,7 @@ impl Failure {
             }
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return None,
             Self::Output(error) => ("OUTPUT", format!("cannot write: {error}"), &[][..]),
+            Self::Admin { message, .. } => ("ADMIN", message.clone(), &[][..]),
             Self::FailedLines(1) => ("FAILED_LINES", "1 line failed".to_owned(), &[][..]),
             Self::FailedLines(n) => ("FAILED_LINES", format!("{n} lines failed"), &[][..]),
             Self::TooManyFailures => {

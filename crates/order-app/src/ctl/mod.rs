@@ -4,6 +4,7 @@
 //! of an [`OrderApi`](order_core::OrderApi), so this knows of gRPC only how to reach the
 //! service, and decides nothing. Data goes to standard output, all else to standard error.
 
+mod admin;
 mod client;
 mod csv;
 mod events;
@@ -24,7 +25,7 @@ use clap_complete::Shell;
 use order_core::OrderId;
 use tokio_util::sync::CancellationToken;
 
-use self::{client::Client, failure::Failure, output::Output};
+use self::{admin::AdminCommand, client::Client, failure::Failure, output::Output};
 pub use self::{
     client::Deps,
     failure::ExitStatus,
@@ -93,7 +94,7 @@ pub enum Command {
     Export(export::ExportArgs),
     /// Look after the system.
     #[command(subcommand)]
-    Admin(AdminCommand),
+    Admin(admin::AdminCommand),
     /// Print a script that completes the arguments of this program in a shell.
     Completions {
         /// The shell.
@@ -101,22 +102,16 @@ pub enum Command {
     },
 }
 
-/// What operators do.
-#[derive(Clone, Debug, Subcommand)]
-pub enum AdminCommand {
-    /// Count FAILED orders by the code of their cause.
-    DeadLetters,
-    /// Give FAILED orders a new round of attempts, and follow them until they have ended.
-    Redrive(redrive::RedriveArgs),
-}
-
 /// Runs a command until it is done, or until `stop` is cancelled.
 pub async fn run(cli: Cli, deps: Deps, console: Console, stop: &CancellationToken) -> ExitStatus {
     let Cli { settings, command } = cli;
     let client = Arc::new(Client::new(deps, settings.timeout));
     let mut output = Output::new(console, settings.output, settings.quiet);
-    // An import has something to save when it is interrupted: it watches `stop` itself.
-    let ends_by_itself = matches!(command, Command::Import(_));
+    // They have something to save or to set back when they are interrupted: they watch `stop`.
+    let ends_by_itself = matches!(
+        command,
+        Command::Import(_) | Command::Admin(AdminCommand::LogLevel(_))
+    );
     let done = tokio::select! {
         biased;
         () = stop.cancelled(), if !ends_by_itself => Err(Failure::Interrupted),
@@ -153,8 +148,7 @@ async fn run_command(
         Command::Events(args) => events::events(client, args, output).await,
         Command::Import(args) => import::import(client, args, server, output, stop).await,
         Command::Export(args) => export::export(client, args, output).await,
-        Command::Admin(AdminCommand::DeadLetters) => redrive::dead_letters(client, output).await,
-        Command::Admin(AdminCommand::Redrive(args)) => redrive::redrive(client, args, output).await,
+        Command::Admin(args) => admin::run(client, args, output, stop).await,
         Command::Completions { shell } => {
             // The generator panics if it cannot write; memory can always be written to.
             let mut script = Vec::new();

@@ -29,7 +29,7 @@ const ANY_PORT: [(&str, &str); 4] = [
 ];
 
 /// Runs a binary that is expected to fail and returns what it says.
-fn failure(program: &str, args: &[&str], env: &[(&str, &str)]) -> String {
+pub(crate) fn failure(program: &str, args: &[&str], env: &[(&str, &str)]) -> String {
     let output = Command::new(program)
         .env_clear()
         .envs(ANY_PORT)
@@ -116,7 +116,11 @@ fn a_bad_broker_url_is_named_without_its_password() {
         ),
         ("--queue-url", "local://a:hunter2@b", "local"),
         ("--events-url", "kafka://a:hunter2@b", "postgres"),
-        ("--events-url", "redis://a:hunter2@b?colour=red", "colour"),
+        (
+            "--events-url",
+            "redis://a:hunter2@b?colour=red",
+            "parameters are prefix",
+        ),
         ("--event-sink", "postgres://a:hunter2@b/c", "redis://"),
     ] {
         let text = failure(SYSTEM, &[flag, url], &[]);

@@ -1,7 +1,9 @@
-//! Health and metrics, for whoever starts, stops and balances processes.
+//! Health and metrics, for whoever starts, stops and balances processes, and the log level.
 //!
 //! `/livez` says that the process runs and touches nothing else: a database that is down
 //! must not get every process restarted. `/readyz` says whether requests should come here.
+
+mod log_level;
 
 use std::{
     sync::{
@@ -16,6 +18,7 @@ use http::{HeaderValue, header::CONTENT_TYPE};
 use order_core::{CallContext, Deadline, Error, metrics::Registry};
 use prometheus_client::encoding::{prometheus_text, text};
 
+pub use self::log_level::LogFilter;
 use super::{
     HttpDeps, media,
     operation::{self, Call, Frame, OTHER, Operation},
@@ -70,12 +73,14 @@ impl Shared {
     }
 }
 
-/// `/livez`, `/readyz` and `/metrics`, and a problem for anything else.
-pub fn router(readiness: Readiness, metrics: &Arc<Registry>) -> Router {
+/// `/livez`, `/readyz`, `/metrics` and `/log-level`, and a problem for anything else.
+pub fn router(readiness: Readiness, metrics: &Arc<Registry>, log: Arc<dyn LogFilter>) -> Router {
     let frame = Frame::unlimited(&readiness.0.deps);
     let scrape = Operation::new(("metrics", "/metrics"), &frame, metrics, scrape);
+    let log_level = log_level::routes(&readiness.0.deps, log);
     probes(readiness)
         .route("/metrics", get(scrape))
+        .merge(log_level)
         .fallback(operation::route_not_found(&frame))
         .method_not_allowed_fallback(operation::method_not_allowed(&frame))
 }
@@ -142,8 +147,8 @@ async fn scrape(metrics: Arc<Registry>, call: Call) -> Result<Response, Problem>
     Ok(response)
 }
 
-fn plain(text: &'static str) -> Response {
-    let mut response = Response::new(Body::from(text));
+fn plain(text: impl Into<Body>) -> Response {
+    let mut response = Response::new(text.into());
     response.headers_mut().insert(
         CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode, Version,
-    header::{CACHE_CONTROL, CONNECTION, ETAG, X_CONTENT_TYPE_OPTIONS},
+    header::{CACHE_CONTROL, CONNECTION, ETAG, LOCATION, X_CONTENT_TYPE_OPTIONS},
     request::Parts,
 };
 use http_body::Frame as BodyFrame;
-use order_core::{Clock, Error, IdGen, RequestId, TraceParent};
+use order_core::{Clock, Error, IdGen, OrderId, RequestId, TraceParent};
 use order_edge::{
     CallStats,
     admission::{Admission, AdmissionConfig, BodyError, Refused},
@@ -288,6 +288,8 @@ pub(crate) struct HttpExchange {
     /// A copy: a part of the URI would keep the read buffer of the connection for as long as the
     /// answer lasts.
     path: Box<str>,
+    /// The order in the path, or the one that was created.
+    order_id: Option<OrderId>,
     version: Version,
     /// Whether it may be repeated although its outcome is unknown.
     is_idempotent: bool,
@@ -310,6 +312,7 @@ impl Exchange for HttpExchange {
         Self {
             method: parts.method.clone(),
             path: logged.into(),
+            order_id: order_in(path),
             version: parts.version,
             // A key that an operation does not know is refused by it.
             is_idempotent: facts.is_idempotent
@@ -333,6 +336,9 @@ impl Exchange for HttpExchange {
     fn answer(&mut self, response: &mut Response<Body>, _: &About) {
         let status = response.status();
         self.status = Some(status);
+        let location = response.headers().get(LOCATION);
+        let created = location.and_then(|location| order_in(location.to_str().ok()?));
+        self.order_id = created.or(self.order_id);
         let is_empty = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         self.is_sent = is_empty || self.method == Method::HEAD || status.is_informational();
         if is_empty {
@@ -387,6 +393,7 @@ impl Exchange for HttpExchange {
             tracing::Level::INFO,
             request.id = %about.request_id,
             trace.id = about.trace_parent.as_ref().map(TraceParent::trace_id),
+            order.id = self.order_id.map(tracing::field::display),
             http.operation = about.operation,
             http.method = self.method.as_str(),
             http.path = &*self.path,
@@ -396,6 +403,12 @@ impl Exchange for HttpExchange {
             "{}", if self.is_sent { "answered" } else { "abandoned" }
         );
     }
+}
+
+/// The order that a path is about.
+fn order_in(path: &str) -> Option<OrderId> {
+    let id = path.strip_prefix("/orders/")?.split('/').next()?;
+    id.parse().ok()
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -16,6 +16,7 @@ mod inputs;
 mod lengths;
 mod limits;
 mod live;
+mod log_level;
 mod origins;
 mod prefer;
 mod problems;
@@ -39,7 +40,11 @@ use self::support::{KNOWN, app, deps, post, request, send};
 #[tokio::test]
 async fn admin_says_not_ready_while_draining_and_stays_alive() {
     let readiness = Readiness::new(deps());
-    let admin = admin::router(readiness.clone(), &Arc::default());
+    let admin = admin::router(
+        readiness.clone(),
+        &Arc::default(),
+        Arc::new(log_level::FakeFilter::default()),
+    );
     let status = async |path| {
         let answered = admin.clone().oneshot(request("GET", path, "")).await;
         answered.expect("infallible").status()
