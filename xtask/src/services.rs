@@ -23,6 +23,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("python3-venv", "python3"),
     ("chromium", "chromium"),
+    ("prometheus", "prometheus"),
     ("wrk", "wrk"),
     ("haproxy", "haproxy"),
     ("pgbouncer", "pgbouncer"),

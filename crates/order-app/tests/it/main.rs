@@ -13,6 +13,7 @@ mod http;
 mod limits;
 mod logs;
 mod metrics;
+mod observe;
 mod pages;
 mod positions;
 mod processes;

@@ -68,7 +68,7 @@ fn read_families(text: &str, families: &mut BTreeMap<String, Family>) {
 }
 
 /// Flags with which every part has something to count; no broker is there.
-const EVERYTHING: [&str; 16] = [
+pub(crate) const EVERYTHING: [&str; 16] = [
     "--queue-url",
     "redis://127.0.0.1:1",
     "--events-url",

@@ -16,6 +16,7 @@ pub mod forward;
 pub mod kafka;
 pub mod postgres;
 pub mod process;
+pub mod prometheus;
 pub mod python;
 pub mod redis;
 

@@ -38,7 +38,7 @@ const SETTINGS: &[(&str, &str)] = &[("bind", "127.0.0.1"), ("save", ""), ("appen
 
 /// What the watcher runs: `$1` is the directory of the server, the rest is its command. The
 /// word `restart` on its input restarts the server, the end of its input ends both.
-const WATCHER: &str = r#"
+pub(super) const WATCHER: &str = r#"
 dir=$1
 shift
 while :; do
