@@ -4,12 +4,12 @@
 //! of them commits. For systems outside it is a `CloudEvent` 1.0 in the JSON format.
 
 use jiff::Timestamp;
-use order_core::{Cause, OrderEvent, OrderId, OrderStatus, UserId, Version};
-use serde::{Deserialize, Serialize, Serializer};
+use order_core::{Cause, OrderEvent, OrderId, OrderStatus, TraceParent, UserId, Version};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeSeq as _};
 use uuid::Uuid;
 
 /// Order, user, version, code of the status, microseconds since 1970, code and message of
-/// the cause.
+/// the cause, and the `traceparent` of a sampled trace.
 #[derive(Deserialize)]
 struct Compact(
     String,
@@ -18,6 +18,7 @@ struct Compact(
     u8,
     i64,
     #[serde(default)] Option<(String, String)>,
+    #[serde(default)] Option<String>,
 );
 
 /// The same as `Compact`, without copies.
@@ -29,15 +30,21 @@ impl Serialize for Borrowed<'_> {
         let mut buffer = Uuid::encode_buffer();
         let order_id = event.order_id.as_uuid().simple();
         let cause = event.cause.as_ref();
-        let compact = (
-            &*order_id.encode_lower(&mut buffer),
-            event.user_id.as_str(),
-            event.version,
-            event.status.code(),
-            event.at.as_microsecond(),
-            cause.map(|cause| (&cause.code, &cause.message)),
-        );
-        compact.serialize(serializer)
+        let trace = event.trace_parent.as_ref();
+        let trace = trace.filter(|trace| trace.is_sampled());
+        let len = 6 + usize::from(trace.is_some());
+        let mut compact = serializer.serialize_seq(Some(len))?;
+        compact.serialize_element(&*order_id.encode_lower(&mut buffer))?;
+        compact.serialize_element(event.user_id.as_str())?;
+        compact.serialize_element(&event.version)?;
+        compact.serialize_element(&event.status.code())?;
+        compact.serialize_element(&event.at.as_microsecond())?;
+        compact.serialize_element(&cause.map(|cause| (&cause.code, &cause.message)))?;
+        // Older programs cannot read it, so it is left out where there is nothing to say.
+        if let Some(trace) = trace {
+            compact.serialize_element(trace.as_str())?;
+        }
+        compact.end()
     }
 }
 
@@ -56,7 +63,7 @@ pub fn encode_into(buffer: &mut Vec<u8>, event: &OrderEvent) {
 /// Reads what [`encode`] wrote; `None` if it is something else, which any program may have
 /// put into the same broker.
 pub fn decode(text: &str) -> Option<OrderEvent> {
-    let Compact(order_id, user_id, version, status, micros, cause) =
+    let Compact(order_id, user_id, version, status, micros, cause, trace) =
         serde_json::from_str(text).ok()?;
     Some(OrderEvent {
         order_id: OrderId::from_uuid(Uuid::try_parse(&order_id).ok()?),
@@ -65,6 +72,7 @@ pub fn decode(text: &str) -> Option<OrderEvent> {
         status: OrderStatus::from_code(status.into())?,
         at: Timestamp::from_microsecond(micros).ok()?,
         cause: cause.map(|(code, message)| Cause::new(code, message)),
+        trace_parent: trace.as_deref().and_then(TraceParent::parse),
     })
 }
 
@@ -82,6 +90,11 @@ struct CloudEvent<'a> {
     #[serde(serialize_with = "as_micros")]
     time: Timestamp,
     datacontenttype: &'static str,
+    /// The extension "Distributed Tracing" of `CloudEvents`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tracestate: Option<&'a str>,
     data: Data<'a>,
 }
 
@@ -115,6 +128,8 @@ pub fn cloud_event(event: &OrderEvent) -> String {
         subject: order_id.clone(),
         time: event.at,
         datacontenttype: "application/json",
+        traceparent: event.trace_parent.as_ref().map(TraceParent::as_str),
+        tracestate: event.trace_parent.as_ref().and_then(TraceParent::state),
         data: Data {
             order_id,
             user_id: event.user_id.as_str(),
@@ -142,6 +157,8 @@ mod tests {
 
     use super::*;
 
+    const SAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
     fn event(version: Version, status: OrderStatus, cause: Option<Cause>) -> OrderEvent {
         OrderEvent {
             order_id: "0198c5a0-5d5c-7abc-8def-0123456789ab"
@@ -152,6 +169,7 @@ mod tests {
             status,
             at: Timestamp::from_microsecond(1_795_000_000_123_456).expect("a time"),
             cause,
+            trace_parent: None,
         }
     }
 
@@ -159,8 +177,15 @@ mod tests {
         #[test]
         fn event_survives_the_wire(version in 1_u32.., status in 1_i64..=5, message in ".{0,40}") {
             let status = OrderStatus::from_code(status).expect("a status");
-            for cause in [None, Some(Cause::new("SOME_CODE", message.clone()))] {
-                let event = event(version, status, cause);
+            for (cause, trace_parent) in [
+                (None, None),
+                (Some(Cause::new("SOME_CODE", message.clone())), None),
+                (None, TraceParent::parse(SAMPLED)),
+            ] {
+                let event = OrderEvent {
+                    trace_parent,
+                    ..event(version, status, cause)
+                };
                 prop_assert_eq!(decode(&encode(&event)), Some(event));
             }
         }
@@ -177,6 +202,27 @@ mod tests {
         assert_eq!(
             encode(&event(3, OrderStatus::Failed, Some(cause))),
             r#"["0198c5a05d5c7abc8def0123456789ab","user \"1\" é",3,4,1795000000123456,["REFUSED","no stock"]]"#
+        );
+    }
+
+    #[test]
+    fn only_sampled_traces_are_passed_on() {
+        let traced = |text: &str| {
+            let trace = TraceParent::parse(text).expect("valid");
+            OrderEvent {
+                trace_parent: Some(trace.with_state(["vendor=1"])),
+                ..event(1, OrderStatus::Pending, None)
+            }
+        };
+        let (sampled, plain) = (traced(SAMPLED), event(1, OrderStatus::Pending, None));
+        assert!(encode(&sampled).ends_with(&format!(r#",null,"{SAMPLED}"]"#)));
+        let text = cloud_event(&sampled);
+        let extension = format!(r#""traceparent":"{SAMPLED}","tracestate":"vendor=1","#);
+        assert!(text.contains(&extension), "{text}");
+        // A program that knows no traces reads the others.
+        assert_eq!(
+            encode(&traced(&SAMPLED.replace("-01", "-00"))),
+            encode(&plain)
         );
     }
 

@@ -102,6 +102,9 @@ pub struct CreateOrder {
     pub external_id: Option<ExternalId>,
     /// By which the client repeats the request.
     pub idempotency_key: Option<IdempotencyKey>,
+    /// Of an order in a batch: where its request is in a trace. Any other has the position of its
+    /// call.
+    pub trace_parent: Option<TraceParent>,
 }
 
 impl CreateOrder {
@@ -114,6 +117,7 @@ impl CreateOrder {
             metadata: Metadata::NONE,
             external_id: None,
             idempotency_key: None,
+            trace_parent: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 
-use crate::{Cause, Error, Order, OrderId, OrderStatus, PageSize, UserId, Version};
+use crate::{Cause, Error, Order, OrderId, OrderStatus, PageSize, TraceParent, UserId, Version};
 
 /// One entry of an order's history. Versions of an order start at 1 and have no gaps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct OrderEvent {
     pub at: Timestamp,
     /// Why, where there is a reason to give.
     pub cause: Option<Cause>,
+    /// The position in a trace of what caused it, while it is passed on. A history has none.
+    pub trace_parent: Option<TraceParent>,
 }
 
 /// Where an order stands, in the fewest columns: what the reconcile pass of the hub reads.
@@ -49,6 +51,7 @@ impl OrderState {
             status: self.status,
             at: self.updated_at,
             cause: self.cause,
+            trace_parent: None,
         }
     }
 }

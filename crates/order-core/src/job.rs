@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Cause, Order, OrderEvent, OrderId};
+use crate::{Cause, Order, OrderEvent, OrderId, TraceParent};
 
 /// The right to finish one attempt of one job: the fencing token.
 ///
@@ -26,6 +26,8 @@ pub struct Job {
     /// Earlier claims that do not count as attempts of this round: those of rounds before a
     /// redrive, and those under which the work never began.
     pub attempts_before: u32,
+    /// Where the request that made the order is in a sampled trace.
+    pub trace_parent: Option<TraceParent>,
 }
 
 impl Job {
@@ -68,6 +70,8 @@ pub struct Completion {
     pub token: JobToken,
     /// What to do.
     pub verdict: Verdict,
+    /// Where the attempt is in a trace.
+    pub trace_parent: Option<TraceParent>,
 }
 
 /// The answer of a queue to one [`Completion`].
@@ -80,7 +84,7 @@ pub enum Completed {
 }
 
 /// A durable mark that is set before an attempt begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
     /// The right to set it.
     pub token: JobToken,
@@ -88,6 +92,8 @@ pub struct Start {
     pub moves_order: bool,
     /// Count the attempt even if nothing is ever heard of it again.
     pub counts: bool,
+    /// Where the attempt is in a trace.
+    pub trace_parent: Option<TraceParent>,
 }
 
 /// The answer of a queue to one [`Start`].

@@ -32,6 +32,7 @@ pub mod processor;
 mod reason;
 mod response;
 mod service;
+pub mod span;
 mod status;
 pub mod supervisor;
 mod ticket;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::{
-    Error, ExternalId, KeyClaim, Metadata, Money, OrderEvent, OrderId, OrderStatus, UserId,
-    id::check_text,
+    Error, ExternalId, KeyClaim, Metadata, Money, OrderEvent, OrderId, OrderStatus, TraceParent,
+    UserId, id::check_text,
 };
 
 /// The position of an order in its own history: 1 when it is created, raised by one with
@@ -87,6 +87,7 @@ impl Order {
             status: self.status,
             at: self.updated_at,
             cause: self.failure.clone(),
+            trace_parent: None,
         }
     }
 
@@ -130,6 +131,9 @@ pub struct NewOrder {
     /// `Some`: its job is born leased, already claimed for this long by the process that
     /// inserts it, as attempt 1. `None`: the job is due at once, as attempt 0.
     pub lease: Option<Duration>,
+    /// Where the request is in a sampled trace. It is stored with the order, so that whoever works
+    /// on the order later continues the trace.
+    pub trace_parent: Option<TraceParent>,
 }
 
 impl NewOrder {
@@ -143,6 +147,7 @@ impl NewOrder {
             external_id: None,
             key: None,
             lease: None,
+            trace_parent: None,
         }
     }
 }

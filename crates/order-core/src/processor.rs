@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{Cause, Order};
+use crate::{Cause, Order, TraceParent};
 
 /// Which try this is, for a processor that wants to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// Counts every claim over the life of the order, never reset. Pass it along as a
     /// fencing token to systems that can refuse an older one.
     pub number: u32,
     /// Whether no retry follows in this round if this attempt fails.
     pub is_last: bool,
+    /// Where the attempt is in a trace. Send it along with calls, so that they are part of it.
+    pub trace_parent: Option<TraceParent>,
 }
 
 /// What came of an attempt.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use crate::{Cause, Error, KeyClaim, Order, OrderId, Version};
+use crate::{Cause, Error, KeyClaim, Order, OrderId, TraceParent, Version};
 
 /// Where an order stands. The discriminants are the codes stored in databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -230,6 +230,8 @@ pub struct Change {
     /// Names the change, so that a store recognises it when it is sent again because its
     /// commit was not answered. `None`: it is never recognised.
     pub id: Option<Uuid>,
+    /// Where the request is in a trace.
+    pub trace_parent: Option<TraceParent>,
 }
 
 /// Decides whether `command` may move `order`; `None` means it already stands there and
@@ -275,5 +277,6 @@ pub fn decide(order: &Order, command: Command) -> Result<Option<Change>, Error> 
         cause: command.into_cause(),
         key: None,
         id: None,
+        trace_parent: None,
     }))
 }

@@ -4,10 +4,13 @@ use std::{fmt, sync::Arc};
 
 /// A `traceparent` that is passed along from hop to hop, with the `tracestate` it came with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TraceParent {
-    parent: Arc<str>,
-    state: Option<Arc<str>>,
-}
+pub struct TraceParent(
+    /// The `traceparent`, [`PARENT_LEN`] bytes, and right behind it the `tracestate`, if there is one.
+    Arc<str>,
+);
+
+/// The length of the part of a `traceparent` that is known.
+const PARENT_LEN: usize = 55;
 
 /// The longest `tracestate` that is passed along, in bytes, and the most members it has: what §3.3.1
 /// asks of everybody.
@@ -18,7 +21,7 @@ impl TraceParent {
     /// Reads a `traceparent`; `None` for one that is not valid, which is ignored like an
     /// absent one (§4.3). Of later versions the part known here is kept.
     pub fn parse(text: &str) -> Option<Self> {
-        let known = text.get(..55)?;
+        let known = text.get(..PARENT_LEN)?;
         let bytes = known.as_bytes();
         let is_separated = [2, 35, 52].iter().all(|at| bytes.get(*at) == Some(&b'-'));
         let is_hex = |c: &u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
@@ -29,56 +32,69 @@ impl TraceParent {
                 .skip(1)
                 .take(2)
                 .all(|id| id.bytes().any(|c| c != b'0'));
-        let continues_well = match (known.get(..2)?, text.as_bytes().get(55)) {
+        let continues_well = match (known.get(..2)?, text.as_bytes().get(PARENT_LEN)) {
             ("ff", _) => false,
             ("00", rest) => rest.is_none(),
             (_, rest) => rest.is_none_or(|c| *c == b'-'),
         };
-        (is_valid && continues_well).then(|| Self {
-            parent: known.into(),
-            state: None,
-        })
+        (is_valid && continues_well).then(|| Self(known.into()))
     }
 
     /// Adds the lines of a `tracestate`. One that is not valid or too long is left out, like an
     /// absent one; the position is kept (§3.3).
     #[must_use]
-    pub fn with_state<'a>(mut self, lines: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn with_state<'a>(self, lines: impl IntoIterator<Item = &'a str>) -> Self {
         let is_member = |member: &str| member.is_empty() || member.contains('=');
         let text = lines.into_iter().collect::<Vec<_>>().join(",");
         let is_valid = (1..=STATE_LEN_MAX).contains(&text.len())
             && text.bytes().all(|c| matches!(c, b' '..=b'~' | b'\t'))
             && text.split(',').count() <= STATE_MEMBERS_MAX
             && text.split(',').map(str::trim_ascii).all(is_member);
-        self.state = is_valid.then(|| text.into());
-        self
+        let state = if is_valid { text.as_str() } else { "" };
+        if self.state().unwrap_or_default() == state {
+            return self;
+        }
+        Self([self.as_str(), state].concat().into())
     }
 
     /// The `tracestate` of the trace (vendor-specific data), for the next hop.
     pub fn state(&self) -> Option<&str> {
-        self.state.as_deref()
+        self.0.get(PARENT_LEN..).filter(|state| !state.is_empty())
     }
 
     /// The whole `traceparent`, for the next hop.
     pub fn as_str(&self) -> &str {
-        &self.parent
-    }
-
-    /// Whether the trace is recorded (the flag `sampled`).
-    pub fn is_sampled(&self) -> bool {
-        let flags = self.parent.get(53..55);
-        flags.is_some_and(|flags| u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1))
+        self.0.get(..PARENT_LEN).unwrap_or_default()
     }
 
     /// The 32 digits that all spans of the trace share.
     pub fn trace_id(&self) -> &str {
-        self.parent.get(3..35).unwrap_or_default()
+        self.0.get(3..35).unwrap_or_default()
+    }
+
+    /// The 16 digits of the span that is the parent of what comes next.
+    pub fn span_id(&self) -> &str {
+        self.0.get(36..52).unwrap_or_default()
+    }
+
+    /// Whether the caller records the trace.
+    pub fn is_sampled(&self) -> bool {
+        let flags = self.0.as_bytes().get(PARENT_LEN - 1);
+        // The last of the eight flags, in the last hexadecimal digit.
+        flags.is_some_and(|digit| {
+            matches!(digit, b'1' | b'3' | b'5' | b'7' | b'9' | b'b' | b'd' | b'f')
+        })
+    }
+
+    /// The position, if there is something to record at it.
+    pub fn sampled(position: Option<&Self>) -> Option<Self> {
+        position.filter(|position| position.is_sampled()).cloned()
     }
 }
 
 impl fmt::Display for TraceParent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.parent)
+        f.write_str(self.as_str())
     }
 }
 
@@ -92,6 +108,18 @@ mod tests {
         let trace = TraceParent::parse(valid).expect("valid");
         assert_eq!(trace.as_str(), valid);
         assert_eq!(trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(trace.span_id(), "00f067aa0ba902b7");
+        for (flags, is_sampled) in [
+            ("00", false),
+            ("01", true),
+            ("02", false),
+            ("03", true),
+            ("fe", false),
+        ] {
+            let trace = TraceParent::parse(&format!("{}{flags}", &valid[..53])).expect("valid");
+            assert_eq!(trace.is_sampled(), is_sampled, "{flags}");
+            assert_eq!(TraceParent::sampled(Some(&trace)).is_some(), is_sampled);
+        }
         let later = format!("cc{}-more", &valid[2..]);
         assert!(TraceParent::parse(&later).is_some());
         for bad in [

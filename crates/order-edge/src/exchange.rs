@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Response, request::Parts};
 use http_body::{Body, Frame};
-use order_core::{Clock, Error, RequestId, TraceParent};
+use order_core::{
+    Clock, Error, RequestId, TraceParent,
+    span::{Record, Span},
+};
 
 use crate::{
     admission::{Facts, Refused},
@@ -24,7 +27,7 @@ pub struct About {
     pub route: &'static str,
     /// The id of the call.
     pub request_id: RequestId,
-    /// Its position in a trace.
+    /// Its position in a trace: that of its own span, or of the client's while nothing is traced.
     pub trace_parent: Option<TraceParent>,
     /// The other end, where that is known.
     pub peer: Option<SocketAddr>,
@@ -89,20 +92,29 @@ pub trait Exchange: Send + Unpin + 'static {
     /// What the call counts as. Without an answer the client has given the call up.
     fn labels(&self, about: &About) -> Self::Labels;
 
+    /// Describes the call in its span, when it is over.
+    fn describe(&self, about: &About, span: &mut Record<'_>);
+
     /// Writes the line of the call. Without an answer the client has given the call up.
     fn log(&self, about: &About);
 }
 
 /// The record of a call: counted, and a line of the access log, when this is dropped.
-pub(crate) struct Record<E: Exchange> {
+pub(crate) struct CallRecord<E: Exchange> {
     pub(crate) exchange: E,
     pub(crate) about: About,
     stats: Option<CallStats<E::Labels>>,
+    span: Span,
 }
 
-impl<E: Exchange> Record<E> {
-    /// Begins a record. Without `stats` nothing is recorded.
-    pub(crate) fn begin(exchange: E, about: About, stats: Option<CallStats<E::Labels>>) -> Self {
+impl<E: Exchange> CallRecord<E> {
+    /// Begins a record. Without `stats` the call is neither counted nor logged.
+    pub(crate) fn begin(
+        exchange: E,
+        about: About,
+        stats: Option<CallStats<E::Labels>>,
+        span: Span,
+    ) -> Self {
         if let Some(stats) = &stats {
             stats.begin();
         }
@@ -110,12 +122,15 @@ impl<E: Exchange> Record<E> {
             exchange,
             about,
             stats,
+            span,
         }
     }
 }
 
-impl<E: Exchange> Drop for Record<E> {
+impl<E: Exchange> Drop for CallRecord<E> {
     fn drop(&mut self) {
+        self.span
+            .record(|span| self.exchange.describe(&self.about, span));
         let Some(stats) = &self.stats else {
             return;
         };

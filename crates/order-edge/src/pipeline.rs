@@ -20,12 +20,12 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{Request, Response, request::Parts};
 use http_body::{Body, Frame, SizeHint};
-use order_core::{BoxError, Clock, Deadline, Error, IdGen, RequestId, TraceParent};
+use order_core::{BoxError, Clock, Deadline, Error, IdGen, RequestId, TraceParent, span::Span};
 
 use crate::{
     admission::{Admission, Held},
     correlation,
-    exchange::Record,
+    exchange::CallRecord,
     serve::{Connection, address_of},
     stats::CallStats,
 };
@@ -38,7 +38,7 @@ pub use crate::{
 pub struct Call<B> {
     /// The id of the call.
     pub request_id: RequestId,
-    /// Where the call is in a distributed trace, if the client takes part in one.
+    /// Where the call is in a distributed trace, if it is in one.
     pub trace_parent: Option<TraceParent>,
     /// The head of the request.
     pub parts: Parts,
@@ -102,7 +102,7 @@ impl<E: Exchange> Pipeline<E> {
         let mut record = self.record(facts, &parts);
         let client = address_of(record.about.peer);
         let mut held = Held::default();
-        // Authentication belongs here, spans around `answered`.
+        // Authentication belongs here.
         let answered = self
             .in_time(parts, |parts| async {
                 let call = self.admit(facts, &record.about, (client, parts, body), &mut held);
@@ -128,18 +128,24 @@ impl<E: Exchange> Pipeline<E> {
         })
     }
 
-    fn record(&self, facts: &Facts, parts: &Parts) -> Record<E> {
+    fn record(&self, facts: &Facts, parts: &Parts) -> CallRecord<E> {
         let connection = parts.extensions.get::<Arc<Connection>>();
+        let client = correlation::trace_parent(&parts.headers);
+        let span = if self.stats.is_some() && facts.class != Class::Free {
+            Span::serve(client, facts.name)
+        } else {
+            Span::passed_on(client)
+        };
         let about = About {
             operation: facts.name,
             route: facts.route,
             request_id: correlation::request_id(&parts.headers, &*self.ids),
-            trace_parent: correlation::trace_parent(&parts.headers),
+            trace_parent: span.position().cloned(),
             peer: connection.map(|connection| connection.peer),
             begun_at: self.clock.instant(),
             clock: Arc::clone(&self.clock),
         };
-        Record::begin(E::begin(facts, parts), about, self.stats.clone())
+        CallRecord::begin(E::begin(facts, parts), about, self.stats.clone(), span)
     }
 
     /// Does `work` until the deadline of the call, of which the request tells the handler.
@@ -271,7 +277,7 @@ pub struct Answer<E: Exchange> {
     body: Option<E::Body>,
     /// The first result of the body, if it was polled to learn the length.
     peeked: Option<Polled<E::Body>>,
-    record: Record<E>,
+    record: CallRecord<E>,
     _held: Held,
 }
 

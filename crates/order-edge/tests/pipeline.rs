@@ -13,7 +13,7 @@ use futures_util::{FutureExt as _, Stream, StreamExt as _, poll, stream};
 use http::{Request, Response, StatusCode, request::Parts};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
-use order_core::Error;
+use order_core::{Error, span::Record};
 use order_edge::{
     Answer, CallStats, Connection,
     admission::{Admission, AdmissionConfig, Refused},
@@ -85,6 +85,8 @@ impl Exchange for TestExchange {
             outcome: self.0.clone(),
         }
     }
+
+    fn describe(&self, _: &About, _: &mut Record<'_>) {}
 
     fn log(&self, about: &About) {
         let line = format!("{}: {}", about.operation, self.0);

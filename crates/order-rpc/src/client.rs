@@ -183,11 +183,16 @@ impl OrderApi for RemoteOrderApi {
     }
 
     async fn get_order(&self, ctx: &CallContext, order_id: OrderId) -> Result<Order, Error> {
-        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
-            let order_id = order_id.to_string();
-            let message = attempt.request(proto::GetOrderRequest { order_id });
-            async move { attempt.orders().get_order(message).await }
-        });
+        let answer = self.remote.call(
+            ctx,
+            "order.v1.OrderService/GetOrder",
+            Repeat::Harmless,
+            |attempt| {
+                let order_id = order_id.to_string();
+                let message = attempt.request(proto::GetOrderRequest { order_id });
+                async move { attempt.orders().get_order(message).await }
+            },
+        );
         convert::order_from_proto(answer.await?.order)
     }
 
@@ -196,10 +201,15 @@ impl OrderApi for RemoteOrderApi {
         ctx: &CallContext,
         request: ListOrders,
     ) -> Result<OrderPage, Error> {
-        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
-            let message = attempt.request(convert::list_to_proto(&request));
-            async move { attempt.orders().list_orders(message).await }
-        });
+        let answer = self.remote.call(
+            ctx,
+            "order.v1.OrderService/ListOrders",
+            Repeat::Harmless,
+            |attempt| {
+                let message = attempt.request(convert::list_to_proto(&request));
+                async move { attempt.orders().list_orders(message).await }
+            },
+        );
         let page = answer.await?;
         Ok(OrderPage {
             orders: convert::page_from_proto(page.orders),
@@ -225,13 +235,18 @@ impl OrderApi for RemoteOrderApi {
             Repeat::Change
         };
         let change_id = change_id(ctx);
-        let answer = self.remote.call(ctx, repeat, |attempt| {
-            let message = attempt.request(proto::CancelOrderRequest {
-                change_id: change_id.clone(),
-                ..convert::cancel_to_proto(&request)
-            });
-            async move { attempt.orders().cancel_order(message).await }
-        });
+        let answer = self.remote.call(
+            ctx,
+            "order.v1.OrderService/CancelOrder",
+            repeat,
+            |attempt| {
+                let message = attempt.request(proto::CancelOrderRequest {
+                    change_id: change_id.clone(),
+                    ..convert::cancel_to_proto(&request)
+                });
+                async move { attempt.orders().cancel_order(message).await }
+            },
+        );
         let answer = answer.await?;
         Ok(Receipt {
             order: convert::order_from_proto(answer.order)?,
@@ -241,13 +256,18 @@ impl OrderApi for RemoteOrderApi {
 
     async fn retry_order(&self, ctx: &CallContext, request: RetryOrder) -> Result<Order, Error> {
         let change_id = change_id(ctx);
-        let answer = self.remote.call(ctx, Repeat::Change, |attempt| {
-            let message = attempt.request(proto::RetryOrderRequest {
-                change_id: change_id.clone(),
-                ..convert::retry_to_proto(&request)
-            });
-            async move { attempt.orders().retry_order(message).await }
-        });
+        let answer = self.remote.call(
+            ctx,
+            "order.v1.OrderService/RetryOrder",
+            Repeat::Change,
+            |attempt| {
+                let message = attempt.request(proto::RetryOrderRequest {
+                    change_id: change_id.clone(),
+                    ..convert::retry_to_proto(&request)
+                });
+                async move { attempt.orders().retry_order(message).await }
+            },
+        );
         convert::order_from_proto(answer.await?.order)
     }
 
@@ -257,13 +277,18 @@ impl OrderApi for RemoteOrderApi {
         request: UpdateStatus,
     ) -> Result<Order, Error> {
         let change_id = change_id(ctx);
-        let answer = self.remote.call(ctx, Repeat::Change, |attempt| {
-            let message = attempt.request(proto::UpdateStatusRequest {
-                change_id: change_id.clone(),
-                ..convert::update_to_proto(&request)
-            });
-            async move { attempt.admin().update_status(message).await }
-        });
+        let answer = self.remote.call(
+            ctx,
+            "order.v1.AdminService/UpdateStatus",
+            Repeat::Change,
+            |attempt| {
+                let message = attempt.request(proto::UpdateStatusRequest {
+                    change_id: change_id.clone(),
+                    ..convert::update_to_proto(&request)
+                });
+                async move { attempt.admin().update_status(message).await }
+            },
+        );
         convert::order_from_proto(answer.await?.order)
     }
 
@@ -272,10 +297,15 @@ impl OrderApi for RemoteOrderApi {
         ctx: &CallContext,
         request: ListEvents,
     ) -> Result<EventPage, Error> {
-        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
-            let message = attempt.request(convert::events_to_proto(&request));
-            async move { attempt.orders().list_order_events(message).await }
-        });
+        let answer = self.remote.call(
+            ctx,
+            "order.v1.OrderService/ListOrderEvents",
+            Repeat::Harmless,
+            |attempt| {
+                let message = attempt.request(convert::events_to_proto(&request));
+                async move { attempt.orders().list_order_events(message).await }
+            },
+        );
         let page = answer.await?;
         let events = page.events.into_iter().map(convert::event_from_proto);
         Ok(EventPage {
@@ -291,11 +321,16 @@ impl OrderApi for RemoteOrderApi {
         grant: TicketGrant,
     ) -> Result<StreamTicket, Error> {
         // A ticket that nobody was told of is worth nothing, so a second one is harmless.
-        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
-            let user_id = grant.user_id.as_str().to_owned();
-            let message = attempt.request(proto::CreateStreamTicketRequest { user_id });
-            async move { attempt.orders().create_stream_ticket(message).await }
-        });
+        let answer = self.remote.call(
+            ctx,
+            "order.v1.OrderService/CreateStreamTicket",
+            Repeat::Harmless,
+            |attempt| {
+                let user_id = grant.user_id.as_str().to_owned();
+                let message = attempt.request(proto::CreateStreamTicketRequest { user_id });
+                async move { attempt.orders().create_stream_ticket(message).await }
+            },
+        );
         convert::ticket_from_proto(&answer.await?, grant)
     }
 
@@ -311,10 +346,15 @@ impl OrderApi for RemoteOrderApi {
             send_deadline: SendDeadline::No,
             ..Repeat::Harmless.into()
         };
-        let stream = self.remote.call(ctx, manner, |attempt| {
-            let message = attempt.request(convert::watches_to_proto(&orders));
-            async move { attempt.orders().watch_orders(message).await }
-        });
+        let stream = self.remote.call(
+            ctx,
+            "order.v1.OrderService/WatchOrders",
+            manner,
+            |attempt| {
+                let message = attempt.request(convert::watches_to_proto(&orders));
+                async move { attempt.orders().watch_orders(message).await }
+            },
+        );
         let events = stream.await?.map(|event| match event {
             Ok(event) => convert::event_from_proto(event),
             Err(status) => Err(from_status(status)),
@@ -339,10 +379,15 @@ impl OrderApi for RemoteOrderApi {
 #[async_trait]
 impl AdminApi for RemoteOrderApi {
     async fn dead_letters(&self, ctx: &CallContext) -> Result<Vec<DeadLetterGroup>, Error> {
-        let answer = self.remote.call(ctx, Repeat::Harmless, |attempt| {
-            let message = attempt.request(proto::ListDeadLettersRequest {});
-            async move { attempt.admin().list_dead_letters(message).await }
-        });
+        let answer = self.remote.call(
+            ctx,
+            "order.v1.AdminService/ListDeadLetters",
+            Repeat::Harmless,
+            |attempt| {
+                let message = attempt.request(proto::ListDeadLettersRequest {});
+                async move { attempt.admin().list_dead_letters(message).await }
+            },
+        );
         convert::dead_letters_from_proto(answer.await?)
     }
 
@@ -352,10 +397,12 @@ impl AdminApi for RemoteOrderApi {
             // A second one would redrive as many orders again.
             ..Repeat::Never.into()
         };
-        let stream = self.remote.call(ctx, manner, |attempt| {
-            let message = attempt.request(convert::redrive_to_proto(&request));
-            async move { attempt.admin().redrive(message).await }
-        });
+        let stream = self
+            .remote
+            .call(ctx, "order.v1.AdminService/Redrive", manner, |attempt| {
+                let message = attempt.request(convert::redrive_to_proto(&request));
+                async move { attempt.admin().redrive(message).await }
+            });
         let steps = stream.await?.map(|step| match step {
             Ok(step) => Ok(convert::progress_from_proto(step)),
             Err(status) => Err(from_status(status)),

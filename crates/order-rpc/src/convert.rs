@@ -17,8 +17,8 @@ pub(crate) use admin::{
     redrive_from_proto, redrive_to_proto,
 };
 pub(crate) use create::{
-    CREATES_MAX, Origin, bytes_max, create_from_proto, create_to_proto, creates_from_proto,
-    take_origin, with_origin,
+    CREATES_MAX, bytes_max, create_from_proto, create_to_proto, creates_from_proto, take_origin,
+    with_origin,
 };
 pub(crate) use order::{
     event_from_proto, event_to_proto, order_from_proto, order_to_proto, page_from_proto,

@@ -12,8 +12,9 @@ use std::{future::pending, sync::Arc};
 
 use futures_util::FutureExt as _;
 use order_core::{
-    Clock, Completed, Completion, Deadline, Error, JobToken, Verdict,
+    Clock, Completed, Completion, Deadline, Error, JobToken, OrderEvent, TraceParent, Verdict,
     group_commit::{FLUSH_TIME_MAX, GroupCommit, GroupCommitConfig, GroupCommitStats, Lanes},
+    span::SharedSpan,
     supervisor::{Beat, Task},
 };
 use tokio::{
@@ -242,7 +243,11 @@ impl Ledger {
 
     /// Commits once and returns what is to be tried again.
     async fn commit_once(&self, completions: &[Completion]) -> Unsettled {
+        let traces = completions.iter();
+        let traces = traces.map(|completion| completion.trace_parent.as_ref());
+        let committing = SharedSpan::begin("commit results", traces);
         let answers = self.shared.queue.complete(completions).await;
+        drop(committing);
         debug_assert_eq!(answers.len(), completions.len(), "a queue answers each");
         let missing = || Err(Error::internal("the queue did not answer for this result"));
         let answers = answers.into_iter().chain(std::iter::repeat_with(missing));
@@ -253,9 +258,12 @@ impl Ledger {
             match answer {
                 Ok(Completed::Applied(event)) => {
                     self.count(completion);
-                    events.extend(event);
+                    events.extend(event.map(|event| OrderEvent {
+                        trace_parent: completion.trace_parent.clone(),
+                        ..event
+                    }));
                 }
-                Ok(Completed::Stale) => self.fence(completion.token),
+                Ok(Completed::Stale) => self.fence(completion),
                 Err(error @ Error::StoreUnavailable { .. }) => {
                     if unsettled.again.is_empty() {
                         tracing::warn!(error = error.chain(), "committing results failed");
@@ -267,7 +275,7 @@ impl Ledger {
                     unsettled.locked.push(completion.clone());
                     continue;
                 }
-                Err(error) => self.drop_failed(completion.token, &error),
+                Err(error) => self.drop_failed(completion, &error),
             }
             settled.push(completion.token);
         }
@@ -288,6 +296,7 @@ impl Ledger {
                 tracing::warn!(
                     order.id = %order_id,
                     job.attempt = attempt,
+                    trace.id = trace_id(completion),
                     failure.code = cause.code,
                     "order failed"
                 );
@@ -298,19 +307,21 @@ impl Ledger {
         counter.inc();
     }
 
-    fn fence(&self, token: JobToken) {
+    fn fence(&self, completion: &Completion) {
         tracing::info!(
-            order.id = %token.order_id,
-            job.attempt = token.attempt,
+            order.id = %completion.token.order_id,
+            job.attempt = completion.token.attempt,
+            trace.id = trace_id(completion),
             "stale result was dropped"
         );
         self.shared.stats.fenced.inc();
     }
 
-    fn drop_failed(&self, token: JobToken, error: &Error) {
+    fn drop_failed(&self, completion: &Completion, error: &Error) {
         tracing::error!(
-            order.id = %token.order_id,
-            job.attempt = token.attempt,
+            order.id = %completion.token.order_id,
+            job.attempt = completion.token.attempt,
+            trace.id = trace_id(completion),
             error = error.chain(),
             "result was refused; the job is due when its lease runs out"
         );
@@ -338,4 +349,9 @@ impl Ledger {
             }
         }
     }
+}
+
+fn trace_id(completion: &Completion) -> Option<&str> {
+    let trace = completion.trace_parent.as_ref();
+    trace.map(TraceParent::trace_id)
 }

@@ -14,8 +14,9 @@ use std::{
 use futures_util::FutureExt as _;
 use order_core::{
     Clock, Completion, Deadline, Effects, Error, Job, JobToken, Outcome, Processor, RetryPolicy,
-    Start, Started, Verdict,
+    Start, Started, TraceParent, Verdict,
     group_commit::{GroupCommit, GroupCommitConfig, GroupCommitStats, Lanes},
+    span::{Span, SpanKind},
 };
 use tokio::time::{Instant, sleep};
 
@@ -201,11 +202,12 @@ impl Executor {
         match self.shared.leases.begin(token) {
             Begin::Run => slot.begin(),
             Begin::Returned => return,
-            Begin::Lost => return self.fence(token),
+            Begin::Lost => return self.fence(&job),
         }
+        let mut span = begin_span(&mut job);
         let _running = Running::new(&self.shared, token);
         if self.retry.is_exhausted(job.attempt_in_round()) {
-            return self.complete(token, exhausted_verdict()).await;
+            return self.complete(&job, exhausted_verdict(), &mut span).await;
         }
         let begun_at = Instant::now();
         let ended = self.attempt(&mut job, is_abandoned).await;
@@ -218,14 +220,14 @@ impl Executor {
                     Verdict::Failed(_) => "failed",
                     Verdict::Retry { .. } => "retried",
                 };
-                self.complete(token, verdict).await;
+                self.complete(&job, verdict, &mut span).await;
                 outcome
             }
             Ended::LeaseLost => {
                 // Not given back: what stopped the heartbeat may be the work itself, so this
                 // attempt counts when the lease runs out.
                 self.shared.leases.forget([&token]);
-                self.fence(token);
+                self.fence(&job);
                 "lost"
             }
             Ended::NotBegun => {
@@ -234,19 +236,39 @@ impl Executor {
             }
             Ended::Stopped => "stopped",
         };
+        if matches!(outcome, "lost" | "not_begun" | "stopped") {
+            span.record(|span| span.fail(outcome));
+        }
         let attempts = &self.shared.stats.attempts;
         let attempts = attempts.get_or_create(&AttemptLabels { outcome });
-        attempts.observe(duration, None);
+        attempts.observe(duration, job.trace_parent.as_ref());
     }
 
-    async fn complete(&self, token: JobToken, verdict: Verdict) {
-        self.completer.submit(Completion { token, verdict }).await;
+    async fn complete(&self, job: &Job, verdict: Verdict, span: &mut Span) {
+        span.record(|span| match &verdict {
+            Verdict::Processed => span.set("job.outcome", "processed"),
+            Verdict::Retry { .. } => {
+                span.set("job.outcome", "retry");
+                span.fail("retry");
+            }
+            Verdict::Failed(cause) => {
+                span.set("job.outcome", "failed");
+                span.fail(cause.code.clone());
+            }
+        });
+        let completion = Completion {
+            token: job.token(),
+            verdict,
+            trace_parent: job.trace_parent.clone(),
+        };
+        self.completer.submit(completion).await;
     }
 
-    fn fence(&self, token: JobToken) {
+    fn fence(&self, job: &Job) {
         tracing::info!(
-            order.id = %token.order_id,
-            job.attempt = token.attempt,
+            order.id = %job.order.id,
+            job.attempt = job.attempt,
+            trace.id = trace_id(job),
             "lease was lost; the attempt is dropped"
         );
         self.shared.stats.fenced.inc();
@@ -273,6 +295,7 @@ impl Executor {
             token: job.token(),
             moves_order: self.starts.is_some(),
             counts: true,
+            trace_parent: job.trace_parent.clone(),
         };
         let starting = async {
             match &self.starts {
@@ -357,6 +380,7 @@ impl Executor {
         tracing::error!(
             order.id = %job.order.id,
             job.attempt = job.attempt,
+            trace.id = trace_id(job),
             panic = text,
             "processor panicked"
         );
@@ -368,10 +392,30 @@ impl Executor {
     }
 }
 
+/// Begins the span of an attempt. What follows of the attempt is a part of it.
+fn begin_span(job: &mut Job) -> Span {
+    let mut span = Span::begin(
+        job.trace_parent.as_ref(),
+        "process order",
+        SpanKind::Consumer,
+    );
+    span.record(|span| {
+        span.set("order.id", job.order.id.to_string());
+        span.set("job.attempt", i64::from(job.attempt));
+    });
+    job.trace_parent = span.position().cloned();
+    span
+}
+
+fn trace_id(job: &Job) -> Option<&str> {
+    job.trace_parent.as_ref().map(TraceParent::trace_id)
+}
+
 fn outcome_of_timeout(job: &Job, timeout: Duration) -> Outcome {
     tracing::warn!(
         order.id = %job.order.id,
         job.attempt = job.attempt,
+        trace.id = trace_id(job),
         ?timeout,
         "attempt took too long and was dropped"
     );

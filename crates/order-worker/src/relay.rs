@@ -15,7 +15,12 @@ use std::{
     time::Duration,
 };
 
-use order_core::{Error, EventOutbox, EventSink, group_commit::BATCH_LEN_MAX, supervisor::Beat};
+use order_core::{
+    Error, EventOutbox, EventSink, OrderEvent,
+    group_commit::BATCH_LEN_MAX,
+    span::{Span, SpanKind},
+    supervisor::Beat,
+};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -244,15 +249,22 @@ impl EventRelay {
         }
         let positions: Vec<_> = entries.iter().map(|entry| entry.position).collect();
         // Entries without an event are only removed, so that they hold up no others.
-        let events: Vec<_> = entries
+        let mut events: Vec<_> = entries
             .into_iter()
             .filter_map(|entry| entry.event)
             .collect();
         if !events.is_empty() {
-            match timeout(PUBLISH_TIME_MAX, self.sink.publish(&events)).await {
-                Ok(answer) => answer.map_err(|error| error.chain())?,
-                Err(_) => return Err("the sink did not answer in time".to_owned()),
+            let mut spans: Vec<_> = events.iter_mut().filter_map(begin_span).collect();
+            let published = match timeout(PUBLISH_TIME_MAX, self.sink.publish(&events)).await {
+                Ok(answer) => answer.map_err(|error| error.chain()),
+                Err(_) => Err("the sink did not answer in time".to_owned()),
+            };
+            if published.is_err() {
+                for span in &mut spans {
+                    span.record(|span| span.fail("not_published"));
+                }
             }
+            published?;
         }
         self.stats.published.inc_by(events.len() as u64);
         let n_entries = positions.len();
@@ -281,4 +293,16 @@ impl EventRelay {
     fn set_work_end(&self, end: Instant) {
         *self.work_end.lock().unwrap_or_else(PoisonError::into_inner) = end;
     }
+}
+
+/// Begins the span of the publication of an event, which the other side continues.
+fn begin_span(event: &mut OrderEvent) -> Option<Span> {
+    let stored = event.trace_parent.as_ref()?;
+    let mut span = Span::begin(Some(stored), "publish order event", SpanKind::Producer);
+    span.record(|span| {
+        span.set("order.id", event.order_id.to_string());
+        span.set("order.version", i64::from(event.version));
+    });
+    event.trace_parent = span.position().cloned();
+    Some(span)
 }

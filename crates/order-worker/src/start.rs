@@ -1,6 +1,6 @@
 //! Marks before attempts begin: committed first, then told to the watchers.
 
-use order_core::{Error, EventBus, JobQueue, Start, Started};
+use order_core::{Error, EventBus, JobQueue, OrderEvent, Start, Started, span::SharedSpan};
 
 /// Sets the marks and publishes the events of the orders that moved.
 pub(crate) async fn start_jobs(
@@ -8,12 +8,19 @@ pub(crate) async fn start_jobs(
     bus: &dyn EventBus,
     starts: &[Start],
 ) -> Vec<Result<Started, Error>> {
+    let traces = starts.iter().map(|start| start.trace_parent.as_ref());
+    let committing = SharedSpan::begin("commit starts", traces);
     let started = queue.start(starts).await;
-    let events: Vec<_> = started
+    drop(committing);
+    let events: Vec<_> = starts
         .iter()
-        .filter_map(|result| match result {
-            Ok(Started::Applied(event)) => event.clone(),
-            Ok(Started::Stale) | Err(_) => None,
+        .zip(&started)
+        .filter_map(|(start, result)| match result {
+            Ok(Started::Applied(Some(event))) => Some(OrderEvent {
+                trace_parent: start.trace_parent.clone(),
+                ..event.clone()
+            }),
+            Ok(Started::Applied(None) | Started::Stale) | Err(_) => None,
         })
         .collect();
     if !events.is_empty() {

@@ -18,6 +18,7 @@ pub(crate) fn attempt_of(job: &Job, retry: &RetryPolicy) -> Attempt {
     Attempt {
         number: job.attempt,
         is_last: retry.delay_after(job.attempt_in_round(), 0.0).is_none(),
+        trace_parent: job.trace_parent.clone(),
     }
 }
 

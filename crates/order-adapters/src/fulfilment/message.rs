@@ -15,7 +15,11 @@ const TYPE: &str = "order.fulfilment";
 ///
 /// # Errors
 /// None that could be met: all of it is text and numbers.
-pub(super) fn body(order: &Order, attempt: Attempt, now: Timestamp) -> serde_json::Result<Vec<u8>> {
+pub(super) fn body(
+    order: &Order,
+    attempt: &Attempt,
+    now: Timestamp,
+) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&Message {
         kind: TYPE,
         timestamp: now,

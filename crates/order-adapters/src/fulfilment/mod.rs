@@ -35,8 +35,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use http::{HeaderValue, header::CONTENT_TYPE};
-use order_core::{Attempt, Clock, Effects, Order, Outcome, Processor, error_chain};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+use order_core::{
+    Attempt, Clock, Effects, Order, Outcome, Processor, TraceParent, error_chain,
+    span::{Span, SpanKind},
+};
 use reqwest::{Client, redirect};
 
 use self::{
@@ -150,13 +153,14 @@ impl HttpProcessor {
         })
     }
 
-    async fn post(&self, order: &Order, attempt: Attempt) -> Result<Answer, String> {
+    async fn post(&self, order: &Order, attempt: &Attempt) -> Result<Answer, String> {
         let now = self.clock.now();
         let body = message::body(order, attempt, now).map_err(|error| error.to_string())?;
         // The prefix keeps the id apart from those of other events about the same order.
         let id = format!("fulfilment_{}", order.id);
         let timestamp_s = now.as_second();
         let signature = self.config.secrets.sign(&id, timestamp_s, &body);
+        let mut span = self.begin_span(attempt);
         let request = self
             .client
             .post(self.config.url.as_url().clone())
@@ -165,12 +169,34 @@ impl HttpProcessor {
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp_s)
             .header("webhook-signature", signature)
+            .headers(trace_headers(span.position()))
             .body(body);
-        let response = request
-            .send()
-            .await
-            .map_err(|error| error_chain(&error.without_url()))?;
-        Ok(Answer::read(response, now).await)
+        let response = request.send().await.map_err(|error| {
+            span.record(|span| span.fail("no_answer"));
+            error_chain(&error.without_url())
+        })?;
+        let status = response.status();
+        let answer = Answer::read(response, now).await;
+        span.record(|span| {
+            span.set("http.response.status_code", i64::from(status.as_u16()));
+            if !status.is_success() {
+                span.fail(status.as_str().to_owned());
+            }
+        });
+        Ok(answer)
+    }
+
+    /// Begins the span of a request. Neither path nor query of the URL is told: they may be secret.
+    fn begin_span(&self, attempt: &Attempt) -> Span {
+        let mut span = Span::begin(attempt.trace_parent.as_ref(), "POST", SpanKind::Client);
+        span.record(|span| {
+            let url = self.config.url.as_url();
+            span.set("http.request.method", "POST");
+            span.set_some("server.address", url.host_str().map(str::to_owned));
+            let port = url.port_or_known_default();
+            span.set_some("server.port", port.map(i64::from));
+        });
+        span
     }
 
     fn gone(&self) -> MutexGuard<'_, Option<Gone>> {
@@ -225,6 +251,21 @@ impl HttpProcessor {
     }
 }
 
+/// The headers by which the endpoint continues a trace (W3C Trace Context).
+fn trace_headers(position: Option<&TraceParent>) -> HeaderMap {
+    let fields = position.map(|trace| {
+        let state = trace.state().map(|state| ("tracestate", state));
+        [Some(("traceparent", trace.as_str())), state]
+    });
+    let fields = fields.into_iter().flatten().flatten();
+    // Both hold only characters that a header value may have.
+    let fields = fields.filter_map(|(name, value)| {
+        let value = HeaderValue::from_str(value).ok()?;
+        Some((HeaderName::from_static(name), value))
+    });
+    fields.collect()
+}
+
 fn postpone(after: Duration) -> Outcome {
     Outcome::Postpone {
         error: "the endpoint is gone: it answered 410".to_owned(),
@@ -243,7 +284,7 @@ impl Processor for HttpProcessor {
             Ok(is_probe) => is_probe,
             Err(pause) => return postpone(pause),
         };
-        match self.post(order, attempt).await {
+        match self.post(order, &attempt).await {
             Ok(answer) => self
                 .note(answer.is_gone(), is_probe)
                 .map_or_else(|| answer.into_outcome(), postpone),

@@ -93,8 +93,7 @@ mod tests {
                     version,
                     status: OrderStatus::Pending,
                     at: Timestamp::UNIX_EPOCH,
-                    cause: None,
-                })
+                    cause: None, trace_parent: None, })
                 .collect();
 
             let waves = waves(&events);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use order_core::{
     Created, Error, ExternalId, Insertion, Money, NewOrder, Order, OrderId, OrderStatus, StoredKey,
-    UserId,
+    TraceParent, UserId,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -92,6 +92,7 @@ fn order_columns<'a>(sent: &'a [Sent<'_>]) -> Columns<'a> {
     let external_ids = orders().map(|order| &order.external_id);
     let external_ids = external_ids.map(|id| id.as_ref().map(ExternalId::as_str));
     let leases = orders().map(|order| order.lease.map(micros));
+    let traces = orders().map(|order| order.trace_parent.as_ref());
     vec![
         Box::new(ids(orders().map(|order| &order.id))),
         Box::new(users.collect::<Vec<_>>()),
@@ -101,6 +102,11 @@ fn order_columns<'a>(sent: &'a [Sent<'_>]) -> Columns<'a> {
         Box::new(external_ids.collect::<Vec<_>>()),
         Box::new(leases.collect::<Vec<_>>()),
         Box::new(sent.iter().map(|sent| sent.claim_id).collect::<Vec<_>>()),
+        Box::new(
+            traces
+                .map(|trace| trace.map(TraceParent::as_str))
+                .collect::<Vec<_>>(),
+        ),
     ]
 }
 

@@ -379,6 +379,7 @@ mod tests {
             status: OrderStatus::Failed,
             at: Timestamp::from_microsecond(253_402_207_199_999_999).unwrap(),
             cause: message.map(|message| Cause::new("C".repeat(64), message)),
+            trace_parent: None,
         }
     }
 

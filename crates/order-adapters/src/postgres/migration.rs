@@ -60,10 +60,14 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "V11__index_lists_by_status",
         include_str!("../../../../migrations/postgres/V11__index_lists_by_status.sql"),
     ),
+    (
+        "V12__store_traces",
+        include_str!("../../../../migrations/postgres/V12__store_traces.sql"),
+    ),
 ];
 
 /// The schema this program needs: the version of the last of [`MIGRATIONS`].
-pub(super) const VERSION_NEEDED: i32 = 11;
+pub(super) const VERSION_NEEDED: i32 = 12;
 
 /// Whether the schema has at least version $1, and the server takes writes. One row of an
 /// index: cheap enough for a readiness probe.

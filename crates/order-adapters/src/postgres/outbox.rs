@@ -143,7 +143,11 @@ fn read_entry(row: &Row) -> Result<Option<OutboxEntry>, Fault> {
 }
 
 fn read_event(row: &Row) -> Result<OrderEvent, Fault> {
-    row::event(row, row::status(row, 5)?, row::cause(row, 6)?)
+    let event = row::event(row, row::status(row, 5)?, row::cause(row, 6)?)?;
+    Ok(OrderEvent {
+        trace_parent: row::trace_parent(row, 8)?,
+        ..event
+    })
 }
 
 #[async_trait]
@@ -191,7 +195,7 @@ impl EventOutbox for PostgresStore {
         let entries = rows.iter().filter_map(|row| read_entry(row).transpose());
         let entries = entries.collect::<Result<Vec<_>, _>>()?;
         if let Some(row) = rows.first() {
-            let xmin = row.try_get(8).map_err(Fault::from)?;
+            let xmin = row.try_get(9).map_err(Fault::from)?;
             self.outbox_start.read(xmin, &entries);
         }
         Ok(entries)

@@ -123,6 +123,7 @@ fn read_job(row: &Row) -> Result<Job, Fault> {
         order: row::order(row)?,
         attempt: row::number(row, ORDER_COLUMNS_LEN)?,
         attempts_before: row::number(row, ORDER_COLUMNS_LEN + 1)?,
+        trace_parent: row::trace_parent(row, ORDER_COLUMNS_LEN + 2)?,
     })
 }
 
@@ -227,7 +228,7 @@ impl PostgresStore {
         mut rows: Vec<Row>,
     ) -> Result<Vec<Job>, Error> {
         if let Some(row) = rows.first() {
-            let end = row.try_get(ORDER_COLUMNS_LEN + 2).map_err(Fault::from)?;
+            let end = row.try_get(ORDER_COLUMNS_LEN + 3).map_err(Fault::from)?;
             cursor.advance(scan, end);
         }
         // Without an order a row says only where the next scan begins.
@@ -370,7 +371,7 @@ impl JobQueue for PostgresStore {
 
     async fn start(&self, starts: &[Start]) -> Vec<Result<Started, Error>> {
         let unique = ascending(starts, |start| token_key(&start.token));
-        let unique: Vec<_> = unique.into_iter().copied().collect();
+        let unique: Vec<_> = unique.into_iter().cloned().collect();
         let mut started = self.workers.query_batch(start(), &unique).await;
         starts
             .iter()
@@ -407,7 +408,7 @@ impl JobQueue for PostgresStore {
         completions
             .iter()
             .map(
-                |Completion { token, verdict }| match reported.get(&token_key(token)) {
+                |Completion { token, verdict, .. }| match reported.get(&token_key(token)) {
                     Some(Ok(reported)) => Ok(reported.answer(verdict)),
                     Some(Err(error)) => Err(error.without_source()),
                     None => Ok(Completed::Stale),

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use order_core::{
     Cause, Error, ExternalId, JobEffect, JobToken, Metadata, Money, Order, OrderEvent, OrderId,
-    OrderState, OrderStatus, UserId, Version,
+    OrderState, OrderStatus, TraceParent, UserId, Version,
 };
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -161,7 +161,15 @@ pub(super) fn event(
         status,
         at: row.try_get::<_, Timestamp>(3)?,
         cause,
+        trace_parent: None,
     })
+}
+
+/// Reads the position in a trace that is stored with an order. One that is not valid counts as
+/// absent: an order is worth more than its trace.
+pub(super) fn trace_parent(row: &Row, column: usize) -> Result<Option<TraceParent>, Fault> {
+    let text: Option<&str> = row.try_get(column)?;
+    Ok(text.and_then(TraceParent::parse))
 }
 
 /// The ids of a batch.

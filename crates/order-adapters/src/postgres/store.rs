@@ -114,6 +114,7 @@ impl OrderReads for PostgresStore {
                     at: row.try_get(2).map_err(Fault::from)?,
                     user_id: row::user_id(row, 3)?,
                     cause: row::cause(row, 4)?,
+                    trace_parent: None,
                 })
             })
             .collect()

@@ -8,7 +8,8 @@ use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 use crate::UNREADABLE_REST;
 
 use super::rows::{
-    BURIED, ORDER_COLUMNS, key, later, order_columns, read_order, readable, to_limit,
+    BURIED, ORDER_COLUMNS, key, later, order_columns, read_order, read_trace_parent, readable,
+    to_limit,
 };
 
 const INSERT: &str = "\
@@ -67,7 +68,7 @@ macro_rules! due_jobs {
             "SELECT ",
             order_columns!(),
             ", order_id, attempt + 1,
-    min(attempts_before + (is_held AND NOT is_begun), attempt)
+    min(attempts_before + (is_held AND NOT is_begun), attempt), trace_parent
 FROM jobs CROSS JOIN orders ON id = order_id
 WHERE due_at <= :due_by"
         )
@@ -113,6 +114,7 @@ fn read_due(row: &Row<'_>) -> rusqlite::Result<Due> {
             order: read_order(row)?,
             attempt: row.get(ORDER_COLUMNS + 1)?,
             attempts_before: row.get(ORDER_COLUMNS + 2)?,
+            trace_parent: read_trace_parent(row, ORDER_COLUMNS + 3),
         })
     };
     Ok(Due {

@@ -2,7 +2,7 @@
 
 use order_core::{
     Cause, Change, Committed, Created, Error, ExternalId, Insertion, JobEffect, NewOrder, Order,
-    OrderEvent, OrderId, OrderState, OrderStatus, StoredKey, Version,
+    OrderEvent, OrderId, OrderState, OrderStatus, StoredKey, TraceParent, Version,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 use uuid::Uuid;
@@ -20,8 +20,9 @@ use super::{
 const INSERT: &str = "\
 INSERT INTO orders
   (id, user_id, amount_minor, currency, status, version, metadata, external_id,
-   created_at, updated_at)
-VALUES (:id, :user_id, :amount_minor, :currency, :status, 1, :metadata, :external_id, :now, :now)
+   trace_parent, created_at, updated_at)
+VALUES (:id, :user_id, :amount_minor, :currency, :status, 1, :metadata, :external_id,
+  :trace_parent, :now, :now)
 ON CONFLICT DO NOTHING";
 
 /// Stores an order with its job and its key. An order without a key runs no statement more
@@ -47,6 +48,7 @@ pub(super) fn create(
         ":status": OrderStatus::Pending.code(),
         ":metadata": metadata_text(&new.metadata)?,
         ":external_id": new.external_id.as_ref().map(ExternalId::as_str),
+        ":trace_parent": new.trace_parent.as_ref().map(TraceParent::as_str),
         ":now": now,
     })?;
     if n_inserted == 0 {
@@ -285,6 +287,7 @@ fn read_event(row: &Row<'_>, order_id: OrderId) -> rusqlite::Result<OrderEvent> 
         status: read_status(row, 2)?,
         at: read_time(row, 3)?,
         cause: read_cause(row, 4)?,
+        trace_parent: None,
     })
 }
 

@@ -10,7 +10,10 @@ use uuid::Uuid;
 
 use super::{
     SqliteStore,
-    rows::{later, read_cause, read_id, read_status, read_time, read_user_id, readable, to_limit},
+    rows::{
+        later, read_cause, read_id, read_status, read_time, read_trace_parent, read_user_id,
+        readable, to_limit,
+    },
 };
 
 const ENABLE: &str = "\
@@ -49,7 +52,8 @@ fn acquire(
 const READ: &str = "\
 SELECT kept.order_id, position, user_id, kept.version,
        CASE kept.version WHEN 1 THEN :pending ELSE event.status END,
-       CASE kept.version WHEN 1 THEN created_at ELSE at END, cause_code, cause_message
+       CASE kept.version WHEN 1 THEN created_at ELSE at END, cause_code, cause_message,
+       trace_parent
 FROM event_outbox AS kept
 LEFT JOIN orders ON id = kept.order_id
 LEFT JOIN order_events AS event
@@ -73,6 +77,7 @@ fn read(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<OutboxEnt
                         status: read_status(row, 4)?,
                         at: read_time(row, 5)?,
                         cause: read_cause(row, 6)?,
+                        trace_parent: read_trace_parent(row, 8),
                     })
                 };
                 Ok(OutboxEntry {

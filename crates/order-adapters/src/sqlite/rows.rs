@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use order_core::{
     BoxError, Cause, Error, ExternalId, Metadata, Money, Order, OrderId, OrderState, OrderStatus,
-    UserId, Version,
+    TraceParent, UserId, Version,
 };
 use rusqlite::{ErrorCode, Row, types::Type};
 use uuid::Uuid;
@@ -140,6 +140,13 @@ pub(super) fn read_order(row: &Row<'_>) -> rusqlite::Result<Order> {
         created_at: read_time(row, 10)?,
         updated_at: read_time(row, 11)?,
     })
+}
+
+/// Reads the position in a trace that is stored with an order. One that is not valid counts as
+/// absent: an order is worth more than its trace.
+pub(super) fn read_trace_parent(row: &Row<'_>, index: usize) -> Option<TraceParent> {
+    let text: Option<String> = row.get(index).ok()?;
+    TraceParent::parse(&text?)
 }
 
 /// The columns that [`read_state`] reads, in its order.

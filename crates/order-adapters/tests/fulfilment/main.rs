@@ -15,7 +15,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use order_adapters::fulfilment::{FulfilmentConfig, HttpProcessor};
 use order_core::{
     Attempt, Cause, Clock as _, ExternalId, IdGen as _, Metadata, Money, Order, OrderStatus,
-    Outcome, Processor as _, UserId,
+    Outcome, Processor as _, TraceParent, UserId,
 };
 use order_testkit::clock::{SeededIds, SimClock};
 use serde_json::json;
@@ -29,6 +29,7 @@ const OTHER_KEY: [u8; 64] = [9; 64];
 const FIRST: Attempt = Attempt {
     number: 1,
     is_last: false,
+    trace_parent: None,
 };
 
 fn secret(key: &[u8]) -> String {
@@ -153,6 +154,26 @@ async fn absent_parts_of_an_order_are_left_out() {
 }
 
 #[tokio::test]
+async fn trace_goes_on_at_the_endpoint() {
+    let endpoint = Endpoint::start(|_| Answer::status(200)).await;
+    let (processor, _) = processor(&endpoint);
+    let position = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let trace = TraceParent::parse(position).expect("valid");
+    let traced = Attempt {
+        trace_parent: Some(trace.with_state(["vendor=1"])),
+        ..FIRST
+    };
+
+    processor.process(&order(), traced).await;
+    processor.process(&order(), FIRST).await;
+
+    let requests = endpoint.requests();
+    assert_eq!(requests[0].header("traceparent"), position);
+    assert_eq!(requests[0].header("tracestate"), "vendor=1");
+    assert!(!requests[1].has_header("traceparent"));
+}
+
+#[tokio::test]
 async fn retry_has_the_same_key_and_id_and_a_new_timestamp() {
     let endpoint = Endpoint::start(|n| Answer::status([503, 200][n])).await;
     let (processor, clock) = processor(&endpoint);
@@ -160,6 +181,7 @@ async fn retry_has_the_same_key_and_id_and_a_new_timestamp() {
     let second = Attempt {
         number: 2,
         is_last: true,
+        trace_parent: None,
     };
 
     processor.process(&order, FIRST).await;

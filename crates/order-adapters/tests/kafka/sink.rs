@@ -32,6 +32,7 @@ fn event(order_id: OrderId, version: Version) -> OrderEvent {
         status: OrderStatus::Processing,
         at: Timestamp::UNIX_EPOCH,
         cause: None,
+        trace_parent: None,
     }
 }
 

@@ -96,6 +96,7 @@ async fn locked_order_fails_alone() {
         .map(|token| Completion {
             token,
             verdict: Verdict::Processed,
+            trace_parent: None,
         })
         .collect();
     let mut new: Vec<_> = (100..120).map(|id| order(id, 100)).collect();
@@ -163,6 +164,7 @@ async fn old_and_new_programs_take_turns_on_one_job() {
     let done = Completion {
         token: job.token(),
         verdict: Verdict::Processed,
+        trace_parent: None,
     };
     let done = store.complete(&[done]).await;
     assert!(matches!(done[..], [Ok(Completed::Applied(Some(_)))]));

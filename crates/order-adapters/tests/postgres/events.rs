@@ -117,6 +117,7 @@ pub(super) fn events(n_events: u128) -> Vec<OrderEvent> {
         status: OrderStatus::Pending,
         at: jiff::Timestamp::UNIX_EPOCH,
         cause: None,
+        trace_parent: None,
     };
     orders(n_events).into_iter().map(event).collect()
 }

@@ -68,6 +68,7 @@ async fn refused_verdict_fails_alone() {
                 code: code.to_owned(),
                 message: "no".to_owned(),
             }),
+            trace_parent: None,
         })
         .collect();
 

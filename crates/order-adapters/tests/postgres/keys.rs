@@ -97,6 +97,7 @@ async fn change_whose_twin_ends_meanwhile_is_stale() {
         cause: None,
         key: Some(key_claim(KeyOperation::CancelOrder, key, 1)),
         id: None,
+        trace_parent: None,
     };
     let changes = [cancel(1, "a"), cancel(2, "k"), cancel(3, "b")];
     let store = Arc::clone(&fixture.store);

@@ -101,6 +101,12 @@ impl Subject for Fixture {
         true
     }
 
+    async fn break_trace(&self, order_id: OrderId) -> bool {
+        let sql = format!("UPDATE orders SET trace_parent = 'none' WHERE id = '{order_id}'");
+        self.run(&sql).await;
+        true
+    }
+
     async fn remove_order(&self, order_id: OrderId) -> bool {
         self.run(&format!(
             "DELETE FROM order_events WHERE order_id = '{order_id}';
@@ -286,6 +292,7 @@ fn starts(tokens: &[JobToken]) -> Vec<Start> {
         token: *token,
         moves_order: true,
         counts: true,
+        trace_parent: None,
     };
     tokens.iter().map(start).collect()
 }

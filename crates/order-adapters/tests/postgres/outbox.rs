@@ -105,6 +105,7 @@ async fn run_lifecycle(store: &PostgresStore, id: u128) {
     let completion = Completion {
         token: tokens(&new)[0],
         verdict: Verdict::Processed,
+        trace_parent: None,
     };
     let done = store.complete(&[completion]).await;
     assert!(matches!(done[..], [Ok(Completed::Applied(Some(_)))]));

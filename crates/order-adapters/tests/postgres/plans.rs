@@ -91,7 +91,11 @@ async fn run_everything(store: &PostgresStore, new: &[NewOrder]) {
     let completions: Vec<_> = tokens
         .iter()
         .zip(verdicts)
-        .map(|(&token, verdict)| Completion { token, verdict })
+        .map(|(&token, verdict)| Completion {
+            token,
+            verdict,
+            trace_parent: None,
+        })
         .collect();
     let done = store.complete(&completions).await;
     assert!(done.iter().all(|d| matches!(d, Ok(Completed::Applied(_)))));
@@ -103,6 +107,7 @@ async fn run_everything(store: &PostgresStore, new: &[NewOrder]) {
         cause: None,
         key: None,
         id: None,
+        trace_parent: None,
     };
     let redriven = store.commit(&[redrive]).await;
     assert!(matches!(redriven[..], [Ok(Committed::Applied { .. })]));
@@ -159,6 +164,7 @@ async fn plans_made_on_empty_tables_fit_full_ones() {
     let verdict = |verdict| Completion {
         token: unknown[0],
         verdict,
+        trace_parent: None,
     };
     store.find(&ctx(), unknown[0].order_id).await.unwrap();
     store
@@ -229,6 +235,7 @@ async fn run_lookups(store: &PostgresStore, round: u8) {
         cause: None,
         key: Some(key_claim(KeyOperation::CancelOrder, &name, 1)),
         id: None,
+        trace_parent: None,
     };
     let cancelled = store.commit(&[cancel]).await;
     assert!(matches!(cancelled[..], [Ok(Committed::Applied { .. })]));

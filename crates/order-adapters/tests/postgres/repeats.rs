@@ -156,6 +156,7 @@ async fn change_is_recognised_by_its_id_alone() {
         cause: Some(Cause::new("A", "b")),
         key: None,
         id,
+        trace_parent: None,
     };
     let commit = async |id| fixture.store.commit(&[cancel(id)]).await.remove(0).unwrap();
     let own = Some(Uuid::from_u128(1));

@@ -14,7 +14,7 @@ async fn replicas_migrate_at_the_same_time() {
     );
 
     let n_applied = one.unwrap().len() + other.unwrap().len();
-    assert!(n_applied == 11 || n_applied == 0, "{n_applied}");
+    assert!(n_applied == 12 || n_applied == 0, "{n_applied}");
     third.unwrap().check(&ctx()).await.unwrap();
     assert!(PostgresStore::migrate(config).await.unwrap().is_empty());
 }

@@ -28,6 +28,7 @@ pub(crate) fn event(order: u128, user: &str, version: Version) -> OrderEvent {
         status: OrderStatus::Processing,
         at: Timestamp::UNIX_EPOCH,
         cause: None,
+        trace_parent: None,
     }
 }
 

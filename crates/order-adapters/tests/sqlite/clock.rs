@@ -24,6 +24,7 @@ async fn jobs(test: &Sqlite) -> Jobs {
             error: "later".to_owned(),
             is_counted: true,
         },
+        trace_parent: None,
     };
     let completed = test.store.complete(&[retry]).await.remove(0);
     assert!(matches!(completed, Ok(Completed::Applied(None))));

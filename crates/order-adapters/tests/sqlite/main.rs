@@ -66,6 +66,14 @@ impl Subject for Sqlite {
         true
     }
 
+    async fn break_trace(&self, order_id: OrderId) -> bool {
+        let connection = Connection::open(self.path()).expect("the database opens");
+        let sql = "UPDATE orders SET trace_parent = 'none' WHERE id = ?1";
+        let n_broken = connection.execute(sql, [&order_id.as_uuid().as_bytes()[..]]);
+        assert_eq!(n_broken.ok(), Some(1));
+        true
+    }
+
     async fn remove_order(&self, order_id: OrderId) -> bool {
         let connection = Connection::open(self.path()).expect("the database opens");
         // As in the shell of SQLite, which does not check references.
@@ -155,6 +163,7 @@ async fn processed(store: &SqliteStore, order_id: OrderId, attempt: u32) {
     let completion = Completion {
         token: JobToken { order_id, attempt },
         verdict: Verdict::Processed,
+        trace_parent: None,
     };
     let completed = store.complete(&[completion]).await.remove(0);
     assert!(matches!(completed, Ok(Completed::Applied(Some(_)))));
@@ -317,6 +326,7 @@ async fn poison_row_is_isolated() {
     let completions = [poison.id, healthy].map(|order_id| Completion {
         token: token(order_id),
         verdict: Verdict::Processed,
+        trace_parent: None,
     });
     test.store.complete(&completions).await;
     assert_eq!(

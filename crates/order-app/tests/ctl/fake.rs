@@ -56,6 +56,7 @@ pub(crate) fn event(order_id: OrderId, version: Version, status: OrderStatus) ->
         status,
         at: time(),
         cause: (status == OrderStatus::Failed).then(|| Cause::new("DECLINED", "no funds")),
+        trace_parent: None,
     }
 }
 

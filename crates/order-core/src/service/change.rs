@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::{
     CallContext, CancelOrder, Change, Command, Committed, Error, EventBus, Fingerprint,
-    IdempotencyKey, IfMatch, JobDispatch, JobEffect, KeyClaim, KeyOperation, Order, OrderId,
-    OrderStore, Receipt, UserId, decide, service::OrderService, wait_while_in_progress,
+    IdempotencyKey, IfMatch, JobDispatch, JobEffect, KeyClaim, KeyOperation, Order, OrderEvent,
+    OrderId, OrderStore, Receipt, UserId, decide, service::OrderService, span::SharedSpan,
+    wait_while_in_progress,
 };
 
 /// How often a change is decided anew when others keep changing the order.
@@ -90,7 +91,13 @@ impl OrderService {
                 }
                 Err(refusal) => return Err(refusal),
             };
-            let change = Change { key, id, ..change };
+            let trace_parent = ctx.trace_parent.clone();
+            let change = Change {
+                key,
+                id,
+                trace_parent,
+                ..change
+            };
             let committed = wait_while_in_progress(&*self.clock, ctx, || {
                 self.changes.submit(change.clone(), ctx.deadline)
             });
@@ -147,7 +154,10 @@ pub(super) async fn commit_batch(
     bus: Arc<dyn EventBus>,
     changes: Vec<Change>,
 ) -> Vec<Result<Committed, Error>> {
+    let traces = changes.iter().map(|change| change.trace_parent.as_ref());
+    let committing = SharedSpan::begin("commit changes", traces);
     let committed = store.commit(&changes).await;
+    drop(committing);
     let is_applied = |result: &Result<_, _>| matches!(result, Ok(Committed::Applied { .. }));
     let requeued: Vec<_> = changes
         .iter()
@@ -158,10 +168,14 @@ pub(super) async fn commit_batch(
     if !requeued.is_empty() {
         dispatch.notify_due(&requeued);
     }
-    let events: Vec<_> = committed
+    let events: Vec<_> = changes
         .iter()
-        .filter_map(|result| match result {
-            Ok(Committed::Applied { event, .. }) => Some(event.clone()),
+        .zip(&committed)
+        .filter_map(|(change, result)| match result {
+            Ok(Committed::Applied { event, .. }) => Some(OrderEvent {
+                trace_parent: change.trace_parent.clone(),
+                ..event.clone()
+            }),
             Ok(Committed::Stale) | Err(_) => None,
         })
         .collect();

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use crate::{
     CallContext, Clock, CreateOrder, Created, Error, EventBus, Fingerprint, Insertion, Job,
-    JobDispatch, KeyClaim, KeyOperation, NewOrder, OrderStore, Receipt, Reservation,
+    JobDispatch, KeyClaim, KeyOperation, NewOrder, OrderEvent, OrderStore, Receipt, Reservation,
+    TraceParent,
     group_commit::{GroupCommit, GroupCommitConfig, Lanes},
     service::OrderService,
+    span::SharedSpan,
     wait_while_in_progress,
 };
 
@@ -16,7 +18,7 @@ impl OrderService {
         ctx: &CallContext,
         request: CreateOrder,
     ) -> Result<Receipt, Error> {
-        let order = self.new_order(request);
+        let order = self.new_order(request, ctx.trace_parent.as_ref());
         if order.key.is_none() {
             let created = self.creates.submit(order, ctx.deadline).await?;
             return Ok(receipt(created));
@@ -35,7 +37,8 @@ impl OrderService {
         let mut is_keyed = Vec::with_capacity(requests.len());
         let (mut keyed, mut keyless) = (Vec::new(), Vec::with_capacity(requests.len()));
         for request in requests {
-            let order = self.new_order(request);
+            let trace = request.trace_parent.clone();
+            let order = self.new_order(request, trace.as_ref());
             is_keyed.push(order.key.is_some());
             if order.key.is_some() {
                 keyed.push(order);
@@ -62,7 +65,7 @@ impl OrderService {
         answers.collect()
     }
 
-    fn new_order(&self, request: CreateOrder) -> NewOrder {
+    fn new_order(&self, request: CreateOrder, trace: Option<&TraceParent>) -> NewOrder {
         let fingerprint = request
             .idempotency_key
             .is_some()
@@ -82,6 +85,7 @@ impl OrderService {
             metadata: request.metadata,
             external_id: request.external_id,
             lease: None,
+            trace_parent: TraceParent::sampled(trace),
         }
     }
 }
@@ -125,21 +129,29 @@ impl Creator {
                 reservation
             })
             .collect();
+        let traces = orders.iter().map(|order| order.trace_parent.as_ref());
+        let mut committing = SharedSpan::begin("commit orders", traces);
+        committing.record(|span| span.set_count("batch.size", orders.len()));
         let created = self.store.create(&orders).await;
+        drop(committing);
         let mut due_without_worker = Vec::new();
         let mut events = Vec::with_capacity(created.len());
-        for (created, reservation) in created.iter().zip(reservations) {
+        for ((new, created), reservation) in orders.iter().zip(&created).zip(reservations) {
             // A retry is not new: its job belongs to whoever inserted it.
             let Ok(created) = created else { continue };
             if !created.is_new() {
                 continue;
             }
-            events.push(created.order.last_event());
+            events.push(OrderEvent {
+                trace_parent: new.trace_parent.clone(),
+                ..created.order.last_event()
+            });
             match reservation {
                 Some(reservation) => reservation.dispatch(Job {
                     order: created.order.clone(),
                     attempt: 1,
                     attempts_before: 0,
+                    trace_parent: new.trace_parent.clone(),
                 }),
                 None => due_without_worker.push(created.order.id),
             }

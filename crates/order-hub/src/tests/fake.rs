@@ -247,6 +247,7 @@ pub(super) fn event(order_id: OrderId, version: Version, status: OrderStatus) ->
         status,
         at: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(i64::from(version)),
         cause: None,
+        trace_parent: None,
     }
 }
 

@@ -7,6 +7,7 @@ use order_core::{
     CallContext, Clock, CreateOrder, Deadline, Error, Receipt,
     contention::{Contended, Subjects},
     group_commit::{GroupCommit, GroupCommitConfig, GroupCommitStats, Lanes},
+    span::SharedSpan,
     wait_while_in_progress,
 };
 use tonic::Status;
@@ -146,10 +147,15 @@ impl Remote {
         request: &CreateOrder,
     ) -> Result<Receipt, Error> {
         let repeat = repeat_if(is_repeatable(request));
-        let answer = self.call(ctx, repeat, |attempt| {
-            let message = attempt.request(convert::create_to_proto(request));
-            async move { attempt.orders().create_order(message).await }
-        });
+        let answer = self.call(
+            ctx,
+            "order.v1.OrderService/CreateOrder",
+            repeat,
+            |attempt| {
+                let message = attempt.request(convert::create_to_proto(request));
+                async move { attempt.orders().create_order(message).await }
+            },
+        );
         let answer = answer.await?;
         receipt_of(answer.order, answer.replayed)
     }
@@ -190,7 +196,8 @@ impl Remote {
     ) -> Result<Vec<Result<Receipt, Error>>, Error> {
         let are_repeatable = wanted.iter().all(|wanted| is_repeatable(&wanted.request));
         let unserved = Mutex::new(None);
-        let answer = self.call(ctx, repeat_if(are_repeatable), |attempt| {
+        let method = "order.v1.OrderService/BatchCreateOrders";
+        let answer = self.call(ctx, method, repeat_if(are_repeatable), |attempt| {
             let requests = wanted.iter().map(Wanted::to_proto).collect();
             let message = attempt.request(proto::BatchCreateOrdersRequest { requests });
             let unserved = &unserved;
@@ -245,6 +252,13 @@ impl Remote {
         {
             return vec![self.create_order(&ctx, &only.request).await];
         }
+        let traces = contexts().map(|ctx| ctx.trace_parent.as_ref());
+        let mut sharing = SharedSpan::begin("share call", traces);
+        sharing.record(|span| span.set_count("batch.size", wanted.len()));
+        let ctx = CallContext {
+            trace_parent: sharing.position().cloned().or(ctx.trace_parent),
+            ..ctx
+        };
         match self.create_orders(&ctx, &wanted).await {
             Ok(answers) => answers,
             Err(error) => error.copies(wanted.len()),

@@ -11,6 +11,7 @@ use http::Uri;
 use order_core::{
     CallContext, Clock, Deadline, Error, RESPONSE_BYTES_MAX, TraceParent,
     metrics::{Durations, Family},
+    span::{Span, SpanKind},
 };
 use prometheus_client::encoding::EncodeLabelSet;
 use tokio::{
@@ -78,7 +79,9 @@ pub(super) struct Remote {
 
 /// The labels of an attempt to make a call.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[expect(clippy::struct_field_names, reason = "the names of the labels")]
 pub struct AttemptLabels {
+    rpc_method: &'static str,
     rpc_response_status_code: &'static str,
 }
 
@@ -113,8 +116,9 @@ impl Remote {
         &self.stats
     }
 
-    fn observe(&self, code: Code, begun_at: Instant, ctx: &CallContext) {
+    fn observe(&self, (method, code): (&'static str, Code), begun_at: Instant, ctx: &CallContext) {
         let labels = AttemptLabels {
+            rpc_method: method,
             rpc_response_status_code: code_name(code),
         };
         let duration = self.clock.instant().saturating_duration_since(begun_at);
@@ -142,6 +146,7 @@ impl Remote {
     pub(super) async fn call<T, W>(
         &self,
         ctx: &CallContext,
+        method: &'static str,
         manner: impl Into<Manner>,
         work: impl Fn(Attempt) -> W,
     ) -> Result<T, Error>
@@ -158,9 +163,9 @@ impl Remote {
             unknown: None,
         };
         let begun_at = self.clock.instant();
-        let answered = timeout(left, self.attempt(ctx, progress, manner.into(), work)).await;
-        answered.unwrap_or_else(|_| {
-            self.observe(Code::DeadlineExceeded, begun_at, ctx);
+        let attempts = self.attempt(ctx, method, progress, manner.into(), work);
+        timeout(left, attempts).await.unwrap_or_else(|_| {
+            self.observe((method, Code::DeadlineExceeded), begun_at, ctx);
             Err(Error::DeadlineExceeded)
         })
     }
@@ -169,6 +174,7 @@ impl Remote {
     async fn attempt<T, W>(
         &self,
         ctx: &CallContext,
+        method: &'static str,
         mut progress: Progress,
         manner: Manner,
         work: impl Fn(Attempt) -> W,
@@ -182,13 +188,16 @@ impl Remote {
             progress.tried.push(endpoint.address);
             progress.n_attempts += 1;
             let left = self.time_left(progress.deadline)?;
-            let answer = work(Attempt::new(&endpoint, channel, ctx, left, manner)?);
+            let mut span = begin_span(ctx, method, &endpoint);
+            let request = (ctx, span.position());
+            let answer = work(Attempt::new(&endpoint, channel, request, left, manner)?);
             let answering = Arc::clone(&endpoint);
             let begun_at = self.clock.instant();
             running.push(async move {
                 let answer = answer.await;
                 let code = answer.as_ref().err().map_or(Code::Ok, Status::code);
-                self.observe(code, begun_at, ctx);
+                self.observe((method, code), begun_at, ctx);
+                end_span(&mut span, &answer);
                 (answer, answering)
             });
             let mut is_slow = false;
@@ -296,6 +305,30 @@ impl Remote {
     }
 }
 
+/// Begins the span of one try of one call.
+fn begin_span(ctx: &CallContext, method: &'static str, endpoint: &Endpoint) -> Span {
+    let mut span = Span::begin(ctx.trace_parent.as_ref(), method, SpanKind::Client);
+    span.record(|span| {
+        span.set("rpc.system.name", "grpc");
+        span.set("rpc.method", method);
+        span.set_some("server.address", endpoint.origin.host().map(str::to_owned));
+        let address = endpoint.address;
+        span.set("network.peer.address", address.ip().to_string());
+        span.set("network.peer.port", i64::from(address.port()));
+    });
+    span
+}
+
+fn end_span<T>(span: &mut Span, answer: &Result<T, Status>) {
+    span.record(|span| {
+        let code = code_name(answer.as_ref().map_or_else(Status::code, |_| Code::Ok));
+        span.set("rpc.response.status_code", code);
+        if answer.is_err() {
+            span.fail(code);
+        }
+    });
+}
+
 /// One try of one call.
 pub(super) struct Attempt {
     channel: Channel,
@@ -310,12 +343,11 @@ impl Attempt {
     fn new(
         endpoint: &Endpoint,
         channel: Channel,
-        ctx: &CallContext,
+        (ctx, trace): (&CallContext, Option<&TraceParent>),
         left: Duration,
         manner: Manner,
     ) -> Result<Self, Error> {
         let value = |text: &str| text.parse().map_err(Error::internal);
-        let trace = ctx.trace_parent.as_ref();
         let trace_state = trace.and_then(TraceParent::state);
         Ok(Self {
             channel,

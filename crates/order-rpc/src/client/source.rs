@@ -119,6 +119,7 @@ fn state(order: &Order) -> OrderState {
         status,
         at,
         cause,
+        trace_parent: _,
     } = order.last_event();
     OrderState {
         order_id,

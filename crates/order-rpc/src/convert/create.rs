@@ -84,30 +84,15 @@ pub(crate) fn with_origin(
     }
 }
 
-/// The request id and trace context of an order in a batch, as they came.
-pub(crate) struct Origin {
-    request_id: String,
-    traceparent: String,
-    tracestate: String,
-}
-
-/// Takes the request id and trace context out of an order in a batch.
-pub(crate) fn take_origin(message: &mut proto::CreateOrderRequest) -> Origin {
-    Origin {
-        request_id: take(&mut message.request_id),
-        traceparent: take(&mut message.traceparent),
-        tracestate: take(&mut message.tracestate),
-    }
-}
-
-impl Origin {
-    /// The request id and trace context, if there is a valid request id.
-    pub(crate) fn parse(&self) -> Option<(RequestId, Option<TraceParent>)> {
-        let request_id = RequestId::parse(&self.request_id)?;
-        let trace = TraceParent::parse(&self.traceparent);
-        let trace = trace.map(|trace| trace.with_state([self.tracestate.as_str()]));
-        Some((request_id, trace))
-    }
+/// Takes the request id and trace context out of an order in a batch; `None` if it has no valid
+/// request id.
+pub(crate) fn take_origin(
+    message: &mut proto::CreateOrderRequest,
+) -> Option<(RequestId, Option<TraceParent>)> {
+    let (request_id, state) = (take(&mut message.request_id), take(&mut message.tracestate));
+    let trace = TraceParent::parse(&take(&mut message.traceparent));
+    let trace = trace.map(|trace| trace.with_state([state.as_str()]));
+    Some((RequestId::parse(&request_id)?, trace))
 }
 
 /// An upper bound of the bytes that a wanted order takes in a batch, with the request it came with.

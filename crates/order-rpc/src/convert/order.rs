@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use order_core::{
     Cause, Error, ExternalId, Metadata, Money, Order, OrderEvent, OrderId, OrderStatus,
-    StreamTicket, TicketGrant, TicketSecret, UserId,
+    StreamTicket, TicketGrant, TicketSecret, TraceParent, UserId,
 };
 
 use super::etag::etag_of;
@@ -89,7 +89,14 @@ pub(crate) fn event_to_proto(event: OrderEvent) -> proto::OrderEvent {
         at: Some(time_to_proto(event.at)),
         cause: event.cause.map(cause_to_proto),
         user_id: event.user_id.as_str().to_owned(),
+        traceparent: sampled_to_proto(event.trace_parent.as_ref()),
     }
+}
+
+/// Writes a position in a sampled trace; empty for any other.
+pub(super) fn sampled_to_proto(trace: Option<&TraceParent>) -> String {
+    let trace = trace.filter(|trace| trace.is_sampled());
+    trace.map(TraceParent::to_string).unwrap_or_default()
 }
 
 /// Reads an event.
@@ -104,6 +111,7 @@ pub(crate) fn event_from_proto(event: proto::OrderEvent) -> Result<OrderEvent, E
         status: status_of_answer(event.status)?,
         at: time_of_answer(event.at)?,
         cause: event.cause.map(cause_of_answer),
+        trace_parent: TraceParent::parse(&event.traceparent),
     })
 }
 

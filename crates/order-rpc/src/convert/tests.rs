@@ -89,8 +89,18 @@ prop_compose! {
         external_id in any_external_id(),
         idempotency_key in any_key(),
     ) -> CreateOrder {
-        CreateOrder { order_id, user_id, money, metadata, external_id, idempotency_key }
+        CreateOrder { order_id, user_id, money, metadata, external_id, idempotency_key, trace_parent: None }
     }
+}
+
+/// Sampled, not sampled, or none.
+pub(super) fn any_trace() -> impl Strategy<Value = Option<TraceParent>> {
+    let sampled = prop::option::of((1_u128.., 1_u64.., any::<bool>()));
+    sampled.prop_map(|position| {
+        let (trace, span, is_sampled) = position?;
+        let flags = u8::from(is_sampled);
+        TraceParent::parse(&format!("00-{trace:032x}-{span:016x}-{flags:02x}"))
+    })
 }
 
 prop_compose! {
@@ -128,10 +138,12 @@ proptest! {
         status in any_status(),
         at in any_time(),
         cause in prop::option::of(any_cause()),
+        trace_parent in any_trace(),
     ) {
-        let event = OrderEvent { order_id, user_id, version, status, at, cause };
+        let event = OrderEvent { order_id, user_id, version, status, at, cause, trace_parent };
         let message = event_to_proto(event.clone());
-        prop_assert_eq!(event_from_proto(message).expect("valid"), event);
+        let trace_parent = TraceParent::sampled(event.trace_parent.as_ref());
+        prop_assert_eq!(event_from_proto(message).expect("valid"), OrderEvent { trace_parent, ..event });
     }
 
     #[test]

@@ -7,7 +7,11 @@ use order_core::{
     intake::{check_len, within},
 };
 
-use super::{check::check_code, order::order_to_proto, request::order_id_from_proto};
+use super::{
+    check::check_code,
+    order::{order_to_proto, sampled_to_proto},
+    request::order_id_from_proto,
+};
 use crate::proto;
 
 /// The most tokens or reports of one call.
@@ -99,6 +103,7 @@ pub(crate) fn job_to_proto(job: LeasedJob) -> proto::lease_response::Job {
     proto::lease_response::Job {
         token: Some(token_to_proto(job.token())),
         is_last_attempt: job.attempt.is_last,
+        traceparent: sampled_to_proto(job.attempt.trace_parent.as_ref()),
         order: Some(order_to_proto(job.order)),
     }
 }

@@ -1,6 +1,9 @@
 //! Many orders in one call, each answered for itself.
 
-use order_core::{CallContext, CreateOrder, Error, OrderApi, Receipt, TraceParent};
+use order_core::{
+    CallContext, CreateOrder, Error, OrderApi, Receipt, RequestId, TraceParent,
+    span::{Span, SpanKind},
+};
 use order_edge::batch::log_failures;
 
 use super::call::ACCESS_LOG;
@@ -15,16 +18,41 @@ use crate::{
 
 /// What the batch says about one of its orders, beside the order.
 struct Part {
-    origin: convert::Origin,
+    /// The id of the request of the order, if it shares its call with others.
+    request_id: Option<RequestId>,
     is_idempotent: bool,
+    span: Span,
 }
 
 impl Part {
-    fn of(request: &mut proto::CreateOrderRequest) -> Self {
+    fn of(ctx: &CallContext, request: &mut proto::CreateOrderRequest) -> Self {
+        let is_idempotent = is_idempotent_create(request);
+        let (request_id, trace) = match convert::take_origin(request) {
+            Some((request_id, trace)) => (Some(request_id), trace),
+            None => (None, None),
+        };
+        let call: Vec<_> = ctx.trace_parent.iter().collect();
+        let name = "create order in shared call";
+        let mut span = Span::begin_linked(trace.as_ref(), name, SpanKind::Server, &call);
+        span.record(|span| {
+            span.set_some("request.id", request_id.as_ref().map(ToString::to_string));
+        });
         Self {
-            is_idempotent: is_idempotent_create(request),
-            origin: convert::take_origin(request),
+            request_id,
+            is_idempotent,
+            span,
         }
+    }
+
+    /// Ends the span of the order.
+    fn end(&mut self, answer: &Result<Receipt, Error>) {
+        std::mem::take(&mut self.span).record(|span| match answer {
+            Ok(receipt) => span.set("order.id", receipt.order.id.to_string()),
+            Err(error) if error.reason().is_fault() => {
+                span.fail(error.reason().grpc_code().as_str());
+            }
+            Err(error) => span.set("error.type", error.reason().as_str()),
+        });
     }
 
     /// Writes the line of a request that shares its call with others, as the access log does for a
@@ -35,9 +63,10 @@ impl Part {
         if !is_fault && !tracing::enabled!(target: ACCESS_LOG, tracing::Level::INFO) {
             return;
         }
-        let Some((request_id, trace)) = self.origin.parse() else {
+        let Some(request_id) = &self.request_id else {
             return;
         };
+        let trace = self.span.position();
         let code = error.map_or("OK", |error| error.reason().grpc_code().as_str());
         // The level has to be a constant of each call site.
         macro_rules! line {
@@ -47,7 +76,8 @@ impl Part {
                     $level,
                     rpc.response.status_code = code,
                     request.id = request_id.as_str(),
-                    trace.id = trace.as_ref().map(TraceParent::trace_id),
+                    trace.id = trace.map(TraceParent::trace_id),
+                    span.id = trace.map(TraceParent::span_id),
                     order.id = answer.as_ref().ok().map(|r| tracing::field::display(r.order.id)),
                     error = error.map(Error::chain),
                     "order of a shared call finished"
@@ -68,8 +98,16 @@ pub(super) async fn create_batch(
     ctx: &CallContext,
     mut requests: Vec<proto::CreateOrderRequest>,
 ) -> Result<proto::BatchCreateOrdersResponse, Error> {
-    let parts: Vec<Part> = requests.iter_mut().map(Part::of).collect();
-    let requests = convert::creates_from_proto(requests)?;
+    let part = |request| Part::of(ctx, request);
+    let mut parts: Vec<Part> = requests.iter_mut().map(part).collect();
+    let mut requests = convert::creates_from_proto(requests)?;
+    for (part, request) in parts.iter().zip(&mut requests) {
+        if let Ok(request) = request {
+            let shares_call = part.request_id.is_some();
+            let call = ctx.trace_parent.as_ref().filter(|_| !shares_call);
+            request.trace_parent = part.span.position().or(call).cloned();
+        }
+    }
     let (valid, refused) = split(requests);
     let created = api.create_orders(ctx, valid).await;
     let answers = merge(
@@ -82,21 +120,20 @@ pub(super) async fn create_batch(
         refused,
     );
     let unnamed = parts.iter().zip(&answers);
-    let unnamed = unnamed.filter(|(part, answer)| answer.is_err() && part.origin.parse().is_none());
+    let unnamed = unnamed.filter(|(part, answer)| answer.is_err() && part.request_id.is_none());
     log_failures(ctx, unnamed.map(|(_, answer)| answer));
     let n_parts = answers.len();
-    let results = parts.iter().zip(answers).map(|(part, answer)| {
+    let results = parts.iter_mut().zip(answers).map(|(part, answer)| {
         part.log(&answer);
+        part.end(&answer);
         match answer {
             Ok(Receipt { order, is_replayed }) => BatchResult {
                 result: Some(BatchItem::Order(convert::order_to_proto(order))),
                 replayed: is_replayed,
             },
             Err(error) => {
-                let origin = part.origin.parse();
-                let request_id =
-                    origin.map_or(ctx.request_id.clone(), |(request_id, _)| request_id);
-                let status = to_batch_status(error, &request_id, n_parts, part.is_idempotent);
+                let request_id = part.request_id.as_ref().unwrap_or(&ctx.request_id);
+                let status = to_batch_status(error, request_id, n_parts, part.is_idempotent);
                 BatchResult {
                     result: Some(BatchItem::Error(status)),
                     replayed: false,

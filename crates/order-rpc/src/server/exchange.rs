@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request::Parts
 use http_body::Frame;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use order_core::{Clock, Error, IdGen, TraceParent};
+use order_core::{Clock, Error, IdGen, TraceParent, span::Record};
 use order_edge::{
     Answer, CallStats,
     admission::{Admission, AdmissionConfig, BodyError, Refused},
@@ -307,9 +307,32 @@ impl Exchange for RpcExchange {
         }
     }
 
+    fn describe(&self, about: &About, span: &mut Record<'_>) {
+        span.set("rpc.system.name", "grpc");
+        span.set("rpc.method", about.operation);
+        span.set("rpc.response.status_code", code_name(self.code));
+        span.set_some(
+            "network.peer.address",
+            about.peer.map(|peer| peer.ip().to_string()),
+        );
+        span.set("request.id", about.request_id.as_str().to_owned());
+        // The other codes tell the client what it has done wrong.
+        if matches!(
+            self.code,
+            Code::Unknown
+                | Code::DeadlineExceeded
+                | Code::Unimplemented
+                | Code::Internal
+                | Code::Unavailable
+                | Code::DataLoss
+        ) {
+            span.fail(code_name(self.code));
+        }
+    }
+
     fn log(&self, about: &About) {
         let error = self.source.as_ref().map(source_chain);
-        let trace_id = about.trace_parent.as_ref().map(TraceParent::trace_id);
+        let trace = about.trace_parent.as_ref();
         let duration_ms = about.elapsed().as_secs_f64() * 1_000.0;
         // The level has to be a constant of each call site.
         macro_rules! line {
@@ -320,7 +343,8 @@ impl Exchange for RpcExchange {
                     rpc.method = about.operation,
                     rpc.response.status_code = code_name(self.code),
                     request.id = about.request_id.as_str(),
-                    trace.id = trace_id,
+                    trace.id = trace.map(TraceParent::trace_id),
+                    span.id = trace.map(TraceParent::span_id),
                     network.peer.address = about.peer.map(tracing::field::display),
                     duration_ms,
                     error,

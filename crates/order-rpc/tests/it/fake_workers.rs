@@ -52,6 +52,7 @@ impl FakeWorkers {
             attempt: Attempt {
                 number: n + 1,
                 is_last: n % 2 == 1,
+                trace_parent: None,
             },
         };
         let fake = Self::default();

@@ -88,5 +88,14 @@ async fn shared_call_has_the_position_of_its_first_order() {
             "{trace} of {n}"
         );
     }
+    // Each order keeps its own.
+    let batches = server.api.batches.lock().expect("not poisoned").clone();
+    assert!(!batches.is_empty());
+    for request in batches.into_iter().flatten() {
+        let order_id = request.order_id.expect("an id");
+        let n = (0..30_u8).find(|n| id((*n).into()) == order_id);
+        let own = TRACE.replace("4bf9", &format!("4b{:02x}", n.expect("one of these")));
+        assert_eq!(request.trace_parent, TraceParent::parse(&own));
+    }
     server.stop().await;
 }

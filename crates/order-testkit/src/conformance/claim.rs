@@ -69,6 +69,7 @@ pub async fn abandoned_attempt_counts_if_it_began(subject: &dyn Subject) {
         token,
         moves_order: false,
         counts: true,
+        trace_parent: None,
     };
     let mut token = token;
     for in_round in 2..5 {

@@ -44,6 +44,7 @@ pub async fn change_is_applied_with_its_event(subject: &dyn Subject) {
         status: OrderStatus::Cancelled,
         at: order.updated_at,
         cause: change.cause,
+        trace_parent: None,
     };
     assert_eq!(event, expected);
     assert_eq!(scene.find(before.id).await, *order);
@@ -247,6 +248,7 @@ pub async fn requeue_creates_a_missing_job(subject: &dyn Subject) {
         cause: None,
         key: None,
         id: None,
+        trace_parent: None,
     };
 
     let applied = scene.commit(change).await;

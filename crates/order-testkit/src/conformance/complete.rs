@@ -39,6 +39,7 @@ pub async fn processed_ends_the_order_and_its_job(subject: &dyn Subject) {
         status: OrderStatus::Processed,
         at: order.updated_at,
         cause: None,
+        trace_parent: None,
     };
     assert_eq!(event, expected);
     assert_eq!((order.status, order.version), (OrderStatus::Processed, 2));

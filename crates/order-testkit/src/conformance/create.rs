@@ -37,6 +37,7 @@ pub async fn new_order_is_pending_at_version_1(subject: &dyn Subject) {
         status: OrderStatus::Pending,
         at: order.created_at,
         cause: None,
+        trace_parent: None,
     };
     assert_eq!(scene.events(new.id).await, [created]);
 }

@@ -229,6 +229,7 @@ fn event(n: u128, version: Version) -> OrderEvent {
         status: OrderStatus::Processing,
         at: Timestamp::UNIX_EPOCH,
         cause: None,
+        trace_parent: None,
     }
 }
 

@@ -38,6 +38,7 @@ pub mod prune;
 pub mod read;
 mod scene;
 pub mod tickets;
+pub mod traces;
 pub mod unreadable;
 
 /// The longest lease and the longest retry delay the cases use, except for buried jobs,
@@ -70,6 +71,12 @@ pub trait Subject: Send + Sync + 'static {
     /// Makes the stored row of an order one that no program can read. `false` where orders
     /// are not stored as rows.
     async fn break_order(&self, _order_id: OrderId) -> bool {
+        false
+    }
+
+    /// Makes the stored position of an order in a trace one that is not valid. `false` where
+    /// orders are not stored as rows.
+    async fn break_trace(&self, _order_id: OrderId) -> bool {
         false
     }
 
@@ -224,6 +231,11 @@ macro_rules! store_conformance {
                 unreadable_order_is_left_out_of_claims
                 unreadable_order_is_left_out_of_pages
                 unreadable_order_fails_alone_in_a_batch
+            }
+            traces {
+                trace_is_told_by_every_claim
+                trace_is_kept_with_events_for_others
+                trace_that_is_not_valid_is_ignored
             }
             outbox {
                 outbox_keeps_nothing_until_it_is_enabled

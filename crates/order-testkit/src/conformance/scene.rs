@@ -63,11 +63,16 @@ pub(super) fn processing(token: JobToken) -> Start {
         token,
         moves_order: true,
         counts: true,
+        trace_parent: None,
     }
 }
 
 pub(super) fn completion(token: JobToken, verdict: Verdict) -> Completion {
-    Completion { token, verdict }
+    Completion {
+        token,
+        verdict,
+        trace_parent: None,
+    }
 }
 
 /// The only element of `answers`, which must be a success.

@@ -220,7 +220,7 @@ impl JobQueue for MemoryStore {
         let (mut tables, now) = self.lock();
         starts
             .iter()
-            .map(|start| Ok(tables.start(*start, now)))
+            .map(|start| Ok(tables.start(start, now)))
             .collect()
     }
 

@@ -28,10 +28,10 @@ impl Outbox {
     }
 
     /// Takes an event that is being committed.
-    pub(super) fn keep(&mut self, event: &OrderEvent) {
+    pub(super) fn keep(&mut self, event: OrderEvent) {
         if self.is_enabled {
             self.last_position += 1;
-            self.entries.insert(self.last_position, event.clone());
+            self.entries.insert(self.last_position, event);
         }
     }
 }

@@ -11,7 +11,7 @@ use order_core::{
     Backlog, Cause, Change, Committed, Completed, Completion, Created, DeadLetterGroup, Error,
     Extended, IdempotencyKey, Insertion, Job, JobEffect, JobToken, KeyClaim, KeyOperation, Listing,
     NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStatus, Start,
-    Started, StoredKey, TicketGrant, UserId, Verdict, Version,
+    Started, StoredKey, TicketGrant, TraceParent, UserId, Verdict, Version,
 };
 use uuid::Uuid;
 
@@ -20,6 +20,8 @@ use super::{job::JobRow, later, outbox::Outbox};
 #[derive(Default)]
 pub(super) struct Tables {
     orders: BTreeMap<OrderId, Order>,
+    /// Where the requests that made orders are in sampled traces.
+    traces: BTreeMap<OrderId, TraceParent>,
     jobs: BTreeMap<OrderId, JobRow>,
     /// Every event from version 1 on, in order.
     events: BTreeMap<OrderId, Vec<OrderEvent>>,
@@ -102,6 +104,8 @@ impl Tables {
             job.claim(later(now, lease));
         }
         self.jobs.insert(order.id, job);
+        let trace = new.trace_parent.clone();
+        self.traces.extend(trace.map(|trace| (order.id, trace)));
         self.append_event(order.last_event());
         self.orders.insert(order.id, order.clone());
         if let Some(claim) = &new.key {
@@ -300,7 +304,10 @@ impl Tables {
     }
 
     fn append_event(&mut self, event: OrderEvent) {
-        self.outbox.keep(&event);
+        self.outbox.keep(OrderEvent {
+            trace_parent: self.traces.get(&event.order_id).cloned(),
+            ..event.clone()
+        });
         self.events.entry(event.order_id).or_default().push(event);
     }
 
@@ -402,6 +409,7 @@ impl Tables {
             order,
             attempt: job.attempt,
             attempts_before: job.attempts_before,
+            trace_parent: self.traces.get(&order_id).cloned(),
         })
     }
 
@@ -429,7 +437,7 @@ impl Tables {
         true
     }
 
-    pub(super) fn start(&mut self, start: Start, now: Timestamp) -> Started {
+    pub(super) fn start(&mut self, start: &Start, now: Timestamp) -> Started {
         let order_id = start.token.order_id;
         let Some(job) = self.current(start.token) else {
             return Started::Stale;

@@ -9,6 +9,7 @@ mod change;
 mod create;
 mod redrive;
 mod stream;
+mod traces;
 
 use std::{
     sync::{Arc, Mutex},
@@ -19,8 +20,8 @@ use async_trait::async_trait;
 use order_core::{
     CallContext, Clock, CreateOrder, Deadline, Error, EventBus, IdempotencyKey, JobDispatch, Money,
     Order, OrderApi as _, OrderEvent, OrderEventStream, OrderId, OrderService, OrderServiceConfig,
-    OrderServiceDeps, OrderStatus, OrderWatch, RequestId, Reservation, UpdateStatus, UserId,
-    WatchOrder, supervisor::Supervisor,
+    OrderServiceDeps, OrderStatus, OrderWatch, RequestId, Reservation, TraceParent, UpdateStatus,
+    UserId, WatchOrder, supervisor::Supervisor,
 };
 use order_testkit::{
     clock::{RuntimeClock, SeededIds},
@@ -34,6 +35,8 @@ use uuid::Uuid;
 #[derive(Default)]
 struct Outside {
     dispatched: Mutex<Vec<OrderId>>,
+    /// Where those jobs are in traces.
+    traces: Mutex<Vec<Option<TraceParent>>>,
     published: Mutex<Vec<OrderEvent>>,
 }
 
@@ -46,6 +49,8 @@ impl JobDispatch for Dispatch {
         Some(Reservation::new(Duration::from_hours(1), move |job| {
             let mut dispatched = outside.dispatched.lock().expect("not poisoned");
             dispatched.push(job.order.id);
+            let mut traces = outside.traces.lock().expect("not poisoned");
+            traces.push(job.trace_parent);
         }))
     }
 

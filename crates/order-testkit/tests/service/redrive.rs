@@ -45,6 +45,7 @@ impl Rig {
         let completions = jobs.iter().map(|job| order_core::Completion {
             token: job.token(),
             verdict: verdict.clone(),
+            trace_parent: None,
         });
         let completions: Vec<_> = completions.collect();
         for completed in self.memory.complete(&completions).await {

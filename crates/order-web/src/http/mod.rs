@@ -17,6 +17,7 @@ pub(crate) mod problem;
 pub(crate) mod query;
 mod rfc3339;
 mod routes;
+pub(crate) mod span;
 mod sse;
 mod wait;
 

@@ -15,7 +15,7 @@ use http::{
     request::Parts,
 };
 use http_body::Frame as BodyFrame;
-use order_core::{Clock, Error, IdGen, OrderId, RequestId, TraceParent};
+use order_core::{Clock, Error, IdGen, OrderId, RequestId, TraceParent, span::Record};
 use order_edge::{
     CallStats,
     admission::{Admission, AdmissionConfig, BodyError, Refused},
@@ -29,13 +29,13 @@ use super::{
     media::{self, EVENT_STREAM, JSON},
     problem::{Problem, ProtocolError},
     routes::IDEMPOTENCY_KEY,
-    sse,
+    span, sse,
 };
 
 /// A request on its way to a handler.
 pub(crate) struct Call {
     pub(crate) request_id: RequestId,
-    /// Where the call is in a distributed trace, if the client takes part in one.
+    /// Where the call is in a distributed trace, if it is in one.
     pub(crate) trace_parent: Option<TraceParent>,
     pub(crate) parts: Parts,
     /// Empty if the operation reads none.
@@ -386,6 +386,17 @@ impl Exchange for HttpExchange {
         }
     }
 
+    fn describe(&self, about: &About, record: &mut Record<'_>) {
+        let call = span::Call {
+            method: &self.method,
+            path: &self.path,
+            version: self.version,
+            status: self.status,
+            is_sent: self.is_sent,
+        };
+        call.describe(about, record);
+    }
+
     /// The query stays out of the log: it names users.
     fn log(&self, about: &About) {
         tracing::event!(
@@ -394,6 +405,7 @@ impl Exchange for HttpExchange {
             request.id = %about.request_id,
             trace.id = about.trace_parent.as_ref().map(TraceParent::trace_id),
             order.id = self.order_id.map(tracing::field::display),
+            span.id = about.trace_parent.as_ref().map(TraceParent::span_id),
             http.operation = about.operation,
             http.method = self.method.as_str(),
             http.path = &*self.path,

@@ -27,7 +27,7 @@ use order_core::{Error, OrderEvent, OrderEventStream, RequestId};
 use order_edge::slots::Slot;
 use tokio_util::sync::CancellationToken;
 
-use super::{dto::event_json, media::EVENT_STREAM};
+use super::{dto::event_json, media::EVENT_STREAM, span};
 
 /// How long a client waits before it comes back, in milliseconds. Each is told another time, so
 /// that those of a server that stops do not come back together.
@@ -123,6 +123,7 @@ fn add_headers(headers: &mut HeaderMap) {
 
 /// An event as it is streamed; `None` if the watch was cut.
 fn frame_of(event: Result<OrderEvent, Error>) -> Option<(Bytes, Progress)> {
+    let _pushing = event.as_ref().ok().and_then(span::push);
     let written = event.and_then(|event| Ok((event_json(&event)?, event)));
     let (json, event) = written
         .inspect_err(|error| {

@@ -35,6 +35,7 @@ use super::{
     lookup::{Found, Lookup},
     rate::RateLimit,
 };
+use crate::http::span;
 
 /// How long the closing handshake may take, with all that the client has sent before it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -250,6 +251,8 @@ where
             Step::Received(Some(message)) => self.receive(message?).await,
             Step::Delivered(Ok(())) => {
                 let deliveries = std::mem::take(&mut self.deliveries);
+                let events = deliveries.iter().map(|delivery| delivery.event.event());
+                let _pushing: Vec<_> = events.filter_map(span::push).collect();
                 self.write(deliveries.iter().map(frame::push)).await
             }
             Step::Timer => self.tick().await,

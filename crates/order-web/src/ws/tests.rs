@@ -252,6 +252,7 @@ impl World {
             status,
             at: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(i64::from(version)),
             cause,
+            trace_parent: None,
         };
         history.push(event.clone());
         event

@@ -56,6 +56,7 @@ impl LiveApi {
                 status,
                 at: Timestamp::from_second(i64::from(version)).expect("a time"),
                 cause: (status == OrderStatus::Failed).then(|| Cause::new("NO", "it failed")),
+                trace_parent: None,
             });
         });
     }

@@ -159,6 +159,7 @@ fn known_events(order: &Order) -> Vec<OrderEvent> {
         status,
         at: Timestamp::from_second(i64::from(version)).expect("a time"),
         cause,
+        trace_parent: None,
     };
     vec![
         event(1, OrderStatus::Pending, None),

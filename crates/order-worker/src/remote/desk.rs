@@ -9,7 +9,7 @@ use std::{iter, sync::Arc, time::Duration};
 
 use order_core::{
     Completed, Completion, Error, EventBus, Extended, Job, JobQueue, JobReport, JobToken,
-    LeaseJobs, LeasedJob, Outcome, RetryPolicy, Start, Started, Verdict,
+    LeaseJobs, LeasedJob, OrderEvent, Outcome, RetryPolicy, Start, Started, TraceParent, Verdict,
     group_commit::BATCH_LEN_MAX,
 };
 use tokio::sync::{Notify, oneshot};
@@ -95,6 +95,7 @@ impl Desk {
         let completions = exhausted.iter().map(|job| Completion {
             token: job.token(),
             verdict: exhausted_verdict(),
+            trace_parent: job.trace_parent.clone(),
         });
         self.settle(completions.collect()).await;
     }
@@ -107,6 +108,7 @@ impl Desk {
             token: job.token(),
             moves_order: true,
             counts,
+            trace_parent: job.trace_parent.clone(),
         });
         let starts: Vec<_> = starts.collect();
         let mut answers = Vec::with_capacity(jobs.len());
@@ -163,6 +165,7 @@ impl Desk {
         Completion {
             token: job.token(),
             verdict: verdict(outcome, job.attempt_in_round(), &self.retry),
+            trace_parent: job.trace_parent.clone(),
         }
     }
 
@@ -205,13 +208,19 @@ impl Desk {
         Ok(lost)
     }
 
-    /// Commits what came of jobs, in the order of `reports`.
-    pub(super) async fn report(&self, reports: Vec<JobReport>) -> Vec<Result<Completed, Error>> {
+    /// Commits what came of jobs, in the order of `reports`. The call that reports them is at
+    /// `trace_parent`.
+    pub(super) async fn report(
+        &self,
+        trace_parent: Option<TraceParent>,
+        reports: Vec<JobReport>,
+    ) -> Vec<Result<Completed, Error>> {
         let completions = reports.into_iter().map(|JobReport { token, outcome }| {
             let attempt_in_round = self.rounds.attempt_in_round(token, &self.retry);
             Completion {
                 token,
                 verdict: verdict(outcome, attempt_in_round, &self.retry),
+                trace_parent: trace_parent.clone(),
             }
         });
         self.settle(completions.collect()).await
@@ -233,10 +242,18 @@ impl Desk {
     fn account(&self, completions: &[Completion], answers: &[Result<Completed, Error>]) {
         let mut events = Vec::new();
         let mut done = Vec::new();
-        for (Completion { token, verdict }, answer) in completions.iter().zip(answers) {
+        for (completion, answer) in completions.iter().zip(answers) {
+            let Completion {
+                token,
+                verdict,
+                trace_parent,
+            } = completion;
             match answer {
                 Ok(Completed::Applied(event)) => {
-                    events.extend(event.clone());
+                    events.extend(event.clone().map(|event| OrderEvent {
+                        trace_parent: trace_parent.clone(),
+                        ..event
+                    }));
                     self.stats.completed.inc();
                     if let Verdict::Failed(cause) = verdict {
                         tracing::warn!(

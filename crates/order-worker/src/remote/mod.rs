@@ -265,7 +265,8 @@ impl WorkerApi for RemoteWorkers {
     ) -> Result<Vec<Result<Completed, Error>>, Error> {
         check_len("reports", reports.len())?;
         self.check_deadline(ctx)?;
-        self.run(|desk| async move { desk.report(reports).await })
+        let trace_parent = ctx.trace_parent.clone();
+        self.run(|desk| async move { desk.report(trace_parent, reports).await })
             .await
     }
 

@@ -21,6 +21,7 @@ async fn leave_behind(rig: &Rig, n_jobs: usize) -> Vec<OrderId> {
             order: rig.order(),
             attempt: 1,
             attempts_before: 0,
+            trace_parent: None,
         };
         rig.queue.insert_abandoned(&job, false);
         ids.push(job.order.id);
@@ -91,6 +92,7 @@ async fn last_attempt_of_an_abandoned_job_runs_alone() {
         order: rig.order(),
         attempt: 2,
         attempts_before: 0,
+        trace_parent: None,
     };
     rig.pool.start(&rig.tracker);
     let beside = rig.create();

@@ -128,6 +128,7 @@ async fn job_that_keeps_killing_its_process_is_buried_without_another_try() {
         order,
         attempt: 7,
         attempts_before: 4,
+        trace_parent: None,
     };
     rig.queue.insert_job(&job, Instant::now());
 
@@ -147,6 +148,7 @@ async fn earlier_rounds_do_not_count() {
         order: rig.order(),
         attempt: 7,
         attempts_before: 7,
+        trace_parent: None,
     };
     rig.queue.insert_job(&job, Instant::now());
 
@@ -156,6 +158,7 @@ async fn earlier_rounds_do_not_count() {
     let first_of_round = Attempt {
         number: 8,
         is_last: false,
+        trace_parent: None,
     };
     assert_eq!(rig.processor.attempts(), [first_of_round]);
 }
@@ -234,7 +237,7 @@ async fn start_that_finds_no_store_burns_no_attempt() {
     rig.queue.set_away(&[Statement::Start], false);
     rig.processed(1).await;
 
-    let attempt = rig.processor.attempts()[0];
+    let attempt = rig.processor.attempts()[0].clone();
     assert!(attempt.number > 3, "given back at each heartbeat");
     assert!(!attempt.is_last, "still the first of its round");
 }

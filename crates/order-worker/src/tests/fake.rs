@@ -108,6 +108,7 @@ impl FakeQueue {
             order,
             attempt: u32::from(lease.is_some()),
             attempts_before: 0,
+            trace_parent: None,
         };
         self.insert_job(&job, Instant::now() + lease.unwrap_or_default());
         if lease.is_some() {
@@ -433,7 +434,7 @@ impl FakeProcessor {
     /// The attempts that were begun.
     pub(super) fn attempts(&self) -> Vec<Attempt> {
         let seen = self.seen.lock().unwrap();
-        seen.iter().map(|(_, attempt)| *attempt).collect()
+        seen.iter().map(|(_, attempt)| attempt.clone()).collect()
     }
 
     /// The orders as they were handed over.
@@ -450,7 +451,10 @@ impl Processor for FakeProcessor {
     }
 
     async fn process(&self, order: &Order, attempt: Attempt) -> Outcome {
-        self.seen.lock().unwrap().push((order.clone(), attempt));
+        self.seen
+            .lock()
+            .unwrap()
+            .push((order.clone(), attempt.clone()));
         (self.script)(order.clone(), attempt).await
     }
 }

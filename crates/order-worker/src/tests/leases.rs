@@ -151,6 +151,7 @@ async fn job_with_little_lease_left_is_given_back_and_burns_no_attempt() {
     let first_of_round = Attempt {
         number: 2,
         is_last: false,
+        trace_parent: None,
     };
     assert_eq!(rig.processor.attempts(), [first_of_round]);
 }

@@ -107,6 +107,7 @@ impl RemoteRig {
             order,
             attempt,
             attempts_before,
+            trace_parent: None,
         };
         self.queue.insert_job(&job, Instant::now());
         job.order.id
@@ -152,6 +153,7 @@ async fn leased_order_is_durably_processing() {
     let first = Attempt {
         number: 1,
         is_last: false,
+        trace_parent: None,
     };
     assert_eq!(job.attempt, first);
     assert_eq!(rig.bus.statuses(), [OrderStatus::Processing]);

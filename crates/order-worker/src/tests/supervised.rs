@@ -105,6 +105,7 @@ async fn lease_of_a_worker_that_panics_runs_out() {
         order: rig.order(),
         attempt: 1,
         attempts_before: 0,
+        trace_parent: None,
     };
     rig.queue.insert_abandoned(&job, false);
 

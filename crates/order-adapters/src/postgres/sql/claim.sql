@@ -22,7 +22,7 @@ claimed AS (
 )
 SELECT o.id, o.user_id, o.amount_minor, o.currency, o.status, o.version, o.failure_code,
     o.failure_message, o.created_at, o.updated_at, o.metadata::text, o.external_id, claimed.attempt,
-    claimed.attempts_before, seen.until
+    claimed.attempts_before, o.trace_parent, seen.until
 FROM (
     SELECT CASE
         WHEN count(*) = $1 THEN max(due_at)

@@ -15,7 +15,7 @@ claimed AS (
 )
 SELECT o.id, o.user_id, o.amount_minor, o.currency, o.status, o.version, o.failure_code,
     o.failure_message, o.created_at, o.updated_at, o.metadata::text, o.external_id, claimed.attempt,
-    claimed.attempts_before
+    claimed.attempts_before, o.trace_parent
 FROM claimed
 JOIN orders o ON o.id = claimed.order_id
 WHERE o.id = ANY ($1)

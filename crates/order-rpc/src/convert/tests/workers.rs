@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use order_core::{Attempt, JobReport, JobToken, LeaseJobs, LeasedJob, Outcome};
+use order_core::{Attempt, JobReport, JobToken, LeaseJobs, LeasedJob, Outcome, TraceParent};
 
 use super::{super::worker::REPORTS_MAX, *};
 use crate::proto;
@@ -182,12 +182,15 @@ proptest! {
         order in any_order(),
         number in 1_u32..,
         is_last in any::<bool>(),
+        trace_parent in any_trace(),
     ) {
-        let attempt = Attempt { number, is_last };
+        let sampled = TraceParent::sampled(trace_parent.as_ref());
+        let attempt = Attempt { number, is_last, trace_parent };
         let job = LeasedJob { order: order.clone(), attempt };
         let token = job.token();
         let message = job_to_proto(job);
         prop_assert_eq!(message.is_last_attempt, is_last);
+        prop_assert_eq!(TraceParent::parse(&message.traceparent), sampled);
         let sent = message.token.expect("always there");
         prop_assert_eq!(tokens_from_proto(&[sent]).expect("valid"), [token]);
         prop_assert_eq!(order_from_proto(message.order).expect("valid"), order);

@@ -242,6 +242,7 @@ impl<'a> Driver<'a> {
             .map(|token| Completion {
                 token: *token,
                 verdict: verdict.clone(),
+                trace_parent: None,
             })
             .collect();
         let completed = self.queue.complete(&slice).await;
@@ -285,6 +286,7 @@ impl<'a> Driver<'a> {
             cause: Some(Cause::new("BY_CLIENT", "as the client wished")),
             key: None,
             id: None,
+            trace_parent: None,
         };
         for committed in self.store.commit(std::slice::from_ref(&change)).await {
             let is_applied = match answered(committed)? {

@@ -26,7 +26,7 @@ pub(crate) struct Document {
     pub(super) errors: Vec<FieldError>,
     /// The value of `X-Request-Id`.
     pub(super) request_id: String,
-    /// The trace that the request belongs to, if it came with a `traceparent`.
+    /// The trace that the request belongs to, if it is in one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) trace_id: Option<String>,
     /// Whether the same request may be sent again and have no effect twice.

@@ -48,6 +48,7 @@ pub(in crate::http) async fn create_orders(
         let is_idempotent = request.idempotency_key.is_some();
         requests.push(CreateOrder {
             order_id: Some(order_id),
+            trace_parent: ctx.trace_parent.clone(),
             ..request
         });
         (order_id, is_idempotent)
