@@ -15,7 +15,9 @@ use crate::{
     healthcheck,
     lifecycle::{Exit, stop_on_signal},
     process::Process,
-    telemetry, wire,
+    telemetry,
+    traces::Traces,
+    wire,
 };
 
 /// The `main` of `order-system`.
@@ -25,7 +27,7 @@ pub async fn order_system() -> ExitCode {
     let done = match config.command {
         Some(command) => run_command(command, &config.database_url, config.admin_addr).await,
         None => {
-            serve(async {
+            serve("order-system", async {
                 // On the heap: starting takes a lot of room for a short time.
                 let process = Box::pin(Process::start_system(config)).await?;
                 // Without a terminal to read it, the text is not worth failing for.
@@ -44,7 +46,7 @@ pub async fn order_service() -> ExitCode {
     begin(&config.process);
     let done = match config.command {
         Some(command) => run_command(command, &config.database_url, config.admin_addr).await,
-        None => serve(Process::start_service(config)).await,
+        None => serve("order-service", Process::start_service(config)).await,
     };
     end(done)
 }
@@ -55,7 +57,7 @@ pub async fn order_worker() -> ExitCode {
     begin(&config.process);
     let done = match config.command {
         Some(command) => run_command(command, &config.database_url, config.admin_addr).await,
-        None => serve(Process::start_worker(config)).await,
+        None => serve("order-worker", Process::start_worker(config)).await,
     };
     end(done)
 }
@@ -68,7 +70,7 @@ pub async fn api_gateway() -> ExitCode {
         Some(GatewayCommand::Healthcheck) => healthcheck::check(config.admin_addr)
             .await
             .map(|()| Exit::Clean),
-        None => serve(Process::start_gateway(config)).await,
+        None => serve("api-gateway", Process::start_gateway(config)).await,
     };
     end(done)
 }
@@ -143,13 +145,22 @@ async fn run_command(
     Ok(Exit::Clean)
 }
 
-async fn serve(start: impl Future<Output = anyhow::Result<Process>>) -> anyhow::Result<Exit> {
+async fn serve(
+    program: &'static str,
+    start: impl Future<Output = anyhow::Result<Process>>,
+) -> anyhow::Result<Exit> {
     let stop = stop_on_signal()?;
+    let traces = Traces::start(program)?;
     let process = tokio::select! {
         process = start => process?,
         () = stop.cancelled() => return Ok(Exit::Clean),
     };
-    Ok(process.run_until(stop).await)
+    let exit = process.run_until(stop).await;
+    // The last spans are those of the stop. Without them the exit is as clean.
+    if let Some(traces) = traces {
+        traces.flush().await;
+    }
+    Ok(exit)
 }
 
 fn welcome(process: &Process) -> String {

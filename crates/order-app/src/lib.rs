@@ -14,6 +14,7 @@ mod metrics;
 pub mod process;
 mod starting;
 pub mod telemetry;
+mod traces;
 mod wire;
 
 /// Faster than the C library's allocator on the many small buffers of a server.

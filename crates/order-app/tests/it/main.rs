@@ -27,5 +27,6 @@ mod sick;
 mod simulation;
 mod startup;
 mod support;
+mod traces;
 mod websocket;
 mod workers;
