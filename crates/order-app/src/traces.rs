@@ -24,6 +24,7 @@ use opentelemetry_sdk::{
 };
 use order_core::span;
 
+pub(crate) use self::queue::STATS;
 use self::queue::{Exporting, QueueConfig, SpanQueue};
 
 const ENDPOINTS: [&str; 2] = [

@@ -26,6 +26,7 @@ use prometheus_client::{
 };
 
 use self::collect::{About, SECONDS, gauge, gauges, labelled};
+use crate::traces::STATS;
 
 /// The metrics of a process, while its parts are put together.
 pub(crate) struct Metrics {
@@ -66,11 +67,29 @@ impl Metrics {
             move || Some(started_at),
         );
         process::register(&mut registry);
-        Self {
+        let mut metrics = Self {
             registry,
             connections: Vec::new(),
             commits: Vec::new(),
-        }
+        };
+        metrics.add_counters([
+            (
+                "traces_spans_exported",
+                "Spans that the collector has taken",
+                &STATS.exported,
+            ),
+            (
+                "traces_spans_failed",
+                "Spans of exports that failed",
+                &STATS.failed,
+            ),
+            (
+                "traces_spans_dropped",
+                "Spans that found the queue full",
+                &STATS.dropped,
+            ),
+        ]);
+        metrics
     }
 
     /// Everything, for scrapes. Nothing can be added afterwards.

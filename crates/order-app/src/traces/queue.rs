@@ -3,13 +3,7 @@
 //! A span that does not fit is dropped. A batch that cannot be exported is dropped too: the exporter
 //! has repeated it for as long as its own timeout allows, and the next spans are worth more.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::LazyLock, time::Duration};
 
 use opentelemetry::Context;
 use opentelemetry_otlp::SpanExporter;
@@ -17,6 +11,7 @@ use opentelemetry_sdk::{
     error::OTelSdkResult,
     trace::{Span, SpanData, SpanExporter as _, SpanProcessor},
 };
+use order_core::metrics::Counter;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -50,58 +45,40 @@ impl Default for QueueConfig {
     }
 }
 
-/// What has become of the spans so far.
+/// What has become of the spans of this process, whose tracer is one for all, too.
+pub(crate) static STATS: LazyLock<TraceStats> = LazyLock::new(TraceStats::default);
+
+/// Counters of spans.
 #[derive(Debug, Default)]
 pub(crate) struct TraceStats {
-    exported: AtomicU64,
-    failed: AtomicU64,
-    dropped: AtomicU64,
-}
-
-impl TraceStats {
     /// Spans that the collector has taken.
-    pub(crate) fn exported(&self) -> u64 {
-        self.exported.load(Ordering::Relaxed)
-    }
-
+    pub(crate) exported: Counter,
     /// Spans of exports that failed.
-    pub(crate) fn failed(&self) -> u64 {
-        self.failed.load(Ordering::Relaxed)
-    }
-
+    pub(crate) failed: Counter,
     /// Spans that found the queue full.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
+    pub(crate) dropped: Counter,
 }
 
 /// Where spans go when they end.
 #[derive(Debug)]
 pub(super) struct SpanQueue {
     spans: mpsc::Sender<SpanData>,
-    stats: Arc<TraceStats>,
 }
 
 impl SpanQueue {
     /// Builds the queue and starts the task that exports what is in it.
     pub(super) fn new(config: QueueConfig, exporter: SpanExporter) -> (Self, Exporting) {
         let (sender, spans) = mpsc::channel(config.len_max);
-        let stats = Arc::new(TraceStats::default());
         let stop = CancellationToken::new();
         let exporter = Exporter {
             config,
             collector: exporter,
             spans,
-            stats: Arc::clone(&stats),
             failing_since: None,
         };
         let mut task = JoinSet::new();
         task.spawn(exporter.run(stop.clone()));
-        let queue = Self {
-            spans: sender,
-            stats: Arc::clone(&stats),
-        };
-        (queue, Exporting { stop, task, stats })
+        (Self { spans: sender }, Exporting { stop, task })
     }
 }
 
@@ -110,7 +87,7 @@ impl SpanProcessor for SpanQueue {
 
     fn on_end(&self, span: SpanData) {
         if span.span_context.is_sampled() && self.spans.try_send(span).is_err() {
-            self.stats.dropped.fetch_add(1, Ordering::Relaxed);
+            STATS.dropped.inc();
         }
     }
 
@@ -127,7 +104,6 @@ impl SpanProcessor for SpanQueue {
 pub(super) struct Exporting {
     stop: CancellationToken,
     task: JoinSet<()>,
-    stats: Arc<TraceStats>,
 }
 
 impl Exporting {
@@ -137,9 +113,9 @@ impl Exporting {
         let is_done = timeout(limit, self.task.join_next()).await.is_ok();
         tracing::info!(
             is_done,
-            spans.exported = self.stats.exported(),
-            spans.failed = self.stats.failed(),
-            spans.dropped = self.stats.dropped(),
+            spans.exported = STATS.exported.get(),
+            spans.failed = STATS.failed.get(),
+            spans.dropped = STATS.dropped.get(),
             "export of traces ended"
         );
     }
@@ -149,7 +125,6 @@ struct Exporter {
     config: QueueConfig,
     collector: SpanExporter,
     spans: mpsc::Receiver<SpanData>,
-    stats: Arc<TraceStats>,
     /// `Some` while exports fail.
     failing_since: Option<Instant>,
 }
@@ -194,13 +169,13 @@ impl Exporter {
         };
         match exported {
             Ok(()) => {
-                self.stats.exported.fetch_add(n_spans, Ordering::Relaxed);
+                STATS.exported.inc_by(n_spans);
                 if let Some(since) = self.failing_since.take() {
                     tracing::info!(outage = ?since.elapsed(), "exporting traces works again");
                 }
             }
             Err(error) => {
-                self.stats.failed.fetch_add(n_spans, Ordering::Relaxed);
+                STATS.failed.inc_by(n_spans);
                 if self.failing_since.is_none() {
                     tracing::warn!(error, "exporting traces failed");
                 } else {

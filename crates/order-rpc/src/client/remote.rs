@@ -79,7 +79,6 @@ pub(super) struct Remote {
 
 /// The labels of an attempt to make a call.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-#[expect(clippy::struct_field_names, reason = "the names of the labels")]
 pub struct AttemptLabels {
     rpc_method: &'static str,
     rpc_response_status_code: &'static str,

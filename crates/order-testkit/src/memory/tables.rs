@@ -1,6 +1,8 @@
 //! The tables and what each element of a call does to them. Every method is one
 //! transaction: it changes everything it should or nothing.
 
+mod backlog;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -8,10 +10,10 @@ use std::{
 
 use jiff::Timestamp;
 use order_core::{
-    Backlog, Cause, Change, Committed, Completed, Completion, Created, DeadLetterGroup, Error,
-    Extended, IdempotencyKey, Insertion, Job, JobEffect, JobToken, KeyClaim, KeyOperation, Listing,
-    NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStatus, Start,
-    Started, StoredKey, TicketGrant, TraceParent, UserId, Verdict, Version,
+    Cause, Change, Committed, Completed, Completion, Created, Error, Extended, IdempotencyKey,
+    Insertion, Job, JobEffect, JobToken, KeyClaim, KeyOperation, Listing, NewOrder, NewTicket,
+    Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStatus, Start, Started, StoredKey,
+    TicketGrant, TraceParent, UserId, Verdict, Version,
 };
 use uuid::Uuid;
 
@@ -189,46 +191,6 @@ impl Tables {
     pub(super) fn take_ticket(&mut self, digest: &[u8; 32], now: Timestamp) -> Option<TicketGrant> {
         let row = self.tickets.remove(digest)?;
         (!row.is_expired(now)).then_some(row.value)
-    }
-
-    pub(super) fn dead_letters(&self) -> Vec<DeadLetterGroup> {
-        let mut groups: BTreeMap<&str, (u32, OrderId)> = BTreeMap::new();
-        for (id, order) in &self.orders {
-            if let Some(failure) = &order.failure {
-                let (count, newest) = groups.entry(&failure.code).or_insert((0, *id));
-                *count += 1;
-                *newest = *id;
-            }
-        }
-        let groups = groups
-            .into_iter()
-            .map(|(code, (count, example))| DeadLetterGroup {
-                code: code.to_owned(),
-                count,
-                example,
-            });
-        let mut groups: Vec<_> = groups.collect();
-        groups.sort_by_key(|group| std::cmp::Reverse(group.count));
-        groups
-    }
-
-    pub(super) fn backlog(&self, now: Timestamp) -> Backlog {
-        let mut backlog = Backlog::default();
-        for job in self.jobs.values() {
-            let count = match job.due_at {
-                None => &mut backlog.dead,
-                Some(due_at) if due_at <= now => &mut backlog.due,
-                Some(_) if job.is_held => &mut backlog.leased,
-                Some(_) => &mut backlog.scheduled,
-            };
-            *count += 1;
-        }
-        let age = |since: Timestamp| now.duration_since(since).unsigned_abs();
-        let due = self.jobs.values().filter_map(|job| job.due_at);
-        backlog.oldest_due = due.filter(|due_at| *due_at <= now).min().map(age);
-        backlog.events = self.outbox.len();
-        backlog.oldest_event = self.outbox.oldest().map(age);
-        backlog
     }
 
     pub(super) fn prune(&mut self, limit: usize, now: Timestamp) -> usize {

@@ -20,9 +20,8 @@ use tokio::{
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
-        self, Message, Utf8Bytes,
-        error::ProtocolError,
-        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+        self, Message,
+        protocol::{CloseFrame, Role, WebSocketConfig},
     },
 };
 
@@ -31,6 +30,7 @@ use super::{
     admission::Admitted,
     close::{self, Close},
     command::{self, Action, Command, Subject},
+    end::End,
     frame,
     lookup::{Found, Lookup},
     rate::RateLimit,
@@ -59,49 +59,6 @@ const WRITE_BUFFER_LEN_MAX: usize = 1024 * 1024;
 
 /// How many orders of a list count as one message.
 const ORDERS_PER_MESSAGE: u32 = 10;
-
-/// Why the loop of a connection ended.
-enum End {
-    /// Nobody is there any more.
-    Gone,
-    /// The client has said goodbye.
-    Left,
-    /// The server says goodbye.
-    Close(CloseFrame),
-}
-
-impl End {
-    fn code(&self) -> u16 {
-        match self {
-            Self::Gone => CloseCode::Abnormal.into(),
-            Self::Left => CloseCode::Normal.into(),
-            Self::Close(frame) => frame.code.into(),
-        }
-    }
-}
-
-impl From<Close> for End {
-    fn from(close: Close) -> Self {
-        Self::Close(CloseFrame {
-            code: close.code.into(),
-            reason: Utf8Bytes::from_static(close.reason),
-        })
-    }
-}
-
-impl From<tungstenite::Error> for End {
-    fn from(error: tungstenite::Error) -> Self {
-        match error {
-            tungstenite::Error::Capacity(_) => close::MESSAGE_TOO_BIG.into(),
-            tungstenite::Error::Utf8(_) => close::INVALID_TEXT.into(),
-            tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Gone,
-            tungstenite::Error::Protocol(_) => close::PROTOCOL_ERROR.into(),
-            tungstenite::Error::WriteBufferFull(_) => close::SLOW_READER.into(),
-            // The rest is about the transport, or cannot happen after the handshake.
-            _ => Self::Gone,
-        }
-    }
-}
 
 /// A command that reads the store: gives the session back.
 type Running = BoxFuture<'static, (Session, Found)>;

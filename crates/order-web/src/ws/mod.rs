@@ -42,6 +42,7 @@ mod admission;
 pub mod close;
 mod command;
 mod connection;
+mod end;
 mod frame;
 mod handshake;
 mod lookup;
