@@ -136,7 +136,10 @@ impl Metrics {
         let help = "Orders that became FAILED, by the code of the cause";
         self.add("jobs_dead_lettered", help, stats.dead_letters.by_code);
         let help = "Unix time at which all leases were last extended";
-        self.add_seconds("jobs_last_heartbeat", help, stats.last_heartbeat);
+        // A process without workers sends no heartbeats, and no alert should wait for them.
+        if pool.n_workers() > 0 {
+            self.add_seconds("jobs_last_heartbeat", help, stats.last_heartbeat);
+        }
         self.add("workers_busy", "Workers with a job", stats.busy);
         let n_workers = number(pool.n_workers());
         let registry = &mut self.registry;

@@ -203,6 +203,8 @@ fn figures_tell_what_happened() {
             http_route=\"/orders\",http_response_status_code=\"201\"}";
         assert_eq!(value(&text, calls), Some(3.0));
         assert_eq!(value(&text, "http_server_active_requests"), Some(0.0));
+        // It has no workers, so an alert on late heartbeats must not see it.
+        assert_eq!(value(&text, "jobs_last_heartbeat_seconds"), None);
 
         // Another process sees the same backlog, and works it off.
         let worker = Running::worker(&database, &[]).await;
