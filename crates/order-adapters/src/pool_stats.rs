@@ -1,10 +1,10 @@
-//! What the connections of a database are counted by.
+//! Counters of database connections.
 
 use std::fmt;
 
 use order_core::metrics::{Counter, Steps};
 
-/// What a pool of connections has done.
+/// Counters of one connection pool.
 #[derive(Clone, Debug, Default)]
 pub struct PoolStats {
     /// How long statements waited for a connection.
@@ -30,9 +30,9 @@ pub struct PoolUsage {
 
 /// A pool, for the metrics.
 pub struct MeasuredPool {
-    /// What it is for.
+    /// The kind of work it serves.
     pub name: &'static str,
-    /// What it has done.
+    /// Its counters.
     pub stats: PoolStats,
     /// Looks at its connections.
     pub usage: Box<dyn Fn() -> PoolUsage + Send + Sync>,

@@ -96,7 +96,7 @@ pub struct RedriveProgress {
     pub matched: u32,
     /// Orders among them that have a new round of attempts.
     pub redriven: u32,
-    /// Orders among them that somebody else has moved meanwhile.
+    /// Orders among them that another caller has moved meanwhile.
     pub skipped: u32,
     /// Redriven orders that have ended well.
     pub processed: u32,

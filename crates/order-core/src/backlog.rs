@@ -1,4 +1,4 @@
-//! How much work waits in the store, for operators.
+//! The backlog in the store, for operators.
 
 use std::time::Duration;
 

@@ -58,7 +58,7 @@ pub struct GroupCommitConfig {
     pub overlap_below: usize,
 }
 
-/// What a group commit has done so far.
+/// Counters of a group commit.
 #[derive(Clone, Debug, Default)]
 pub struct GroupCommitStats {
     /// Items of each flush.
@@ -203,7 +203,7 @@ where
         self.close.send_replace(true);
     }
 
-    /// What counts the work of the lanes.
+    /// Counters of the lanes.
     pub fn stats(&self) -> &GroupCommitStats {
         &self.stats
     }

@@ -78,7 +78,7 @@ pub struct Pipeline<E: Exchange> {
     pub admission: Option<Admission>,
     /// `None` where handlers end calls themselves.
     pub deadlines: Option<Deadlines>,
-    /// What counts the calls; `None` for probes, which are neither counted nor logged.
+    /// Counters of calls; `None` for probes, which are neither counted nor logged.
     pub stats: Option<CallStats<E::Labels>>,
 }
 

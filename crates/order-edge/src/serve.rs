@@ -65,7 +65,7 @@ const READ_BUFFER_LEN_MIN: usize = 8 * 1024;
 pub struct ServeConfig {
     /// Names the listener in logs.
     pub name: &'static str,
-    /// What counts its connections.
+    /// Counters of its connections.
     pub stats: ConnectionStats,
     /// From the accept to the first byte.
     pub first_byte_timeout: Duration,

@@ -58,7 +58,7 @@ impl Default for HubConfig {
     }
 }
 
-/// What a hub has done so far.
+/// Counters of a hub.
 #[derive(Clone, Debug, Default)]
 pub struct HubStats {
     /// Events published to this hub by its own process: changes that it has committed.
@@ -204,7 +204,7 @@ impl Hub {
         self.shared.closed.cancel();
     }
 
-    /// What counts the work of the hub.
+    /// Counters of the hub.
     pub fn stats(&self) -> &HubStats {
         &self.shared.stats
     }

@@ -38,7 +38,7 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the end may take: the events are hints, and nothing waits for them.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What an outlet has done so far.
+/// Counters of an outlet.
 #[derive(Clone, Debug, Default)]
 pub struct OutletStats {
     /// Events that the transport has taken.
@@ -78,7 +78,7 @@ impl Outlet {
         (Arc::new(outlet), task)
     }
 
-    /// What counts the events.
+    /// Counters of events.
     pub fn stats(&self) -> &OutletStats {
         &self.stats
     }

@@ -140,7 +140,7 @@ impl RemoteOrderApi {
         self.remote.stats().clone()
     }
 
-    /// What counts the calls that creates share, by operation.
+    /// Counters of the calls that creates share, by operation.
     pub fn commits(&self) -> [(&'static str, GroupCommitStats); 2] {
         self.creates.commits()
     }

@@ -57,9 +57,9 @@ pub struct RpcServerDeps {
     /// Cancelled when the process is about to stop: health says `NOT_SERVING` from then on,
     /// while everything is served, so that whoever goes by it sends new calls elsewhere.
     pub leaving: CancellationToken,
-    /// What counts the calls.
+    /// Counters of calls.
     pub calls: CallStats<RpcLabels>,
-    /// What counts the connections.
+    /// Counters of connections.
     pub connections: ConnectionStats,
 }
 

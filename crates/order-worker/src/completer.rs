@@ -91,7 +91,7 @@ impl Completer {
         }
     }
 
-    /// What counts the commits of results.
+    /// Counters of the commits of results.
     pub(crate) fn stats(&self) -> &GroupCommitStats {
         self.commits.stats()
     }

@@ -116,7 +116,7 @@ impl Executor {
         (executor, lanes)
     }
 
-    /// What counts the group commits, by operation.
+    /// Counters of the group commits, by operation.
     pub(crate) fn commits(&self) -> Vec<(&'static str, GroupCommitStats)> {
         let starts = self.starts.as_ref();
         let starts = starts.map(|starts| ("start", starts.stats().clone()));

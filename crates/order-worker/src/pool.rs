@@ -317,7 +317,7 @@ impl WorkerPool {
         report
     }
 
-    /// What counts the group commits, by operation.
+    /// Counters of the group commits, by operation.
     pub fn commits(&self) -> Vec<(&'static str, GroupCommitStats)> {
         self.executor.commits()
     }

@@ -1,4 +1,4 @@
-//! What the parts of this crate count.
+//! Counters of this crate.
 
 use std::{
     collections::HashSet,

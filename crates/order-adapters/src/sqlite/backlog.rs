@@ -1,4 +1,4 @@
-//! What waits in the database.
+//! The backlog in the database: jobs, events and dead letters.
 
 use std::time::Duration;
 

@@ -52,7 +52,7 @@ pub struct SqliteStats {
     pub transactions: Counter,
     /// Elements of calls in those transactions, those that were refused among them.
     pub units: Counter,
-    /// What the connection has done.
+    /// Counters of the writing connection.
     pub pool: PoolStats,
 }
 

@@ -18,7 +18,7 @@ use crate::{
     config::{parse_addr, parse_duration_between},
 };
 
-/// What operators do.
+/// Commands of operators.
 #[derive(Clone, Debug, Subcommand)]
 pub enum AdminCommand {
     /// Count FAILED orders by the code of their cause.
@@ -84,7 +84,7 @@ async fn set_log_level(
     let Some(wait) = wait else {
         return Ok(());
     };
-    // Who waits sees what to wait for.
+    // Show the new level before the wait.
     output.flush()?;
     let waited = stop.run_until_cancelled(client.clock.sleep(wait)).await;
     let after = log_level(client, admin_addr, Some(before)).await?;
@@ -124,7 +124,7 @@ async fn log_level(
     })
 }
 
-/// What is read of a problem document.
+/// The part of a problem document that is printed.
 #[derive(Deserialize)]
 struct ProblemJson {
     detail: String,

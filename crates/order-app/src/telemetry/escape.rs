@@ -1,4 +1,4 @@
-//! Makes the lines of a log harmless for whoever reads them in a terminal.
+//! Escapes control and bidirectional characters in log lines.
 
 use std::{
     fmt::Write as _,

@@ -45,7 +45,7 @@ impl Default for QueueConfig {
     }
 }
 
-/// What has become of the spans of this process, whose tracer is one for all, too.
+/// Counters of the spans of this process, which has one tracer, too.
 pub(crate) static STATS: LazyLock<TraceStats> = LazyLock::new(TraceStats::default);
 
 /// Counters of spans.

@@ -151,7 +151,7 @@ impl OrderService {
         self.changes.close();
     }
 
-    /// What counts the group commits, by operation.
+    /// Counters of the group commits, by operation.
     pub fn commits(&self) -> [(&'static str, GroupCommitStats); 3] {
         [
             ("create", self.creates.stats().clone()),

@@ -276,7 +276,7 @@ impl Run {
 /// Steps in a second, by [`TICK`].
 const STEPS_PER_SECOND: u32 = 4;
 
-/// Whether somebody else has moved the order since it was read.
+/// Whether another caller has moved the order since it was read.
 const fn is_moved(error: &Error) -> bool {
     matches!(
         error,

@@ -1,4 +1,4 @@
-//! What operators ask.
+//! Requests of operators, and their answers.
 
 use order_core::{
     DeadLetterFilter, DeadLetterGroup, Error, Redrive, RedriveEnd, RedriveProgress, UserId,

@@ -1,4 +1,4 @@
-//! What waits, as operators see it.
+//! The backlog and the dead letters, as operators see them.
 
 use order_core::{Backlog, Cause, DeadLetterGroup, Order, OrderStatus, Verdict};
 

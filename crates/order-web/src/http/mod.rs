@@ -70,7 +70,7 @@ pub struct HttpDeps {
     pub clock: Arc<dyn Clock>,
     /// Ends event streams and waits, so that a drain need not wait for them.
     pub stop: CancellationToken,
-    /// What counts the calls.
+    /// Counters of calls.
     pub calls: CallStats<HttpLabels>,
 }
 

@@ -90,9 +90,9 @@ pub struct WsDeps {
     pub tracker: TaskTracker,
     /// Says goodbye to every socket and refuses new ones.
     pub stop: CancellationToken,
-    /// What counts the handshakes.
+    /// Counters of handshakes.
     pub calls: CallStats<HttpLabels>,
-    /// What counts the sockets.
+    /// Counters of sockets.
     pub stats: WsStats,
 }
 
