@@ -9,6 +9,7 @@ mod cpu;
 mod idle;
 mod load;
 mod naive;
+mod observe;
 mod scale;
 
 use std::path::Path;
@@ -36,6 +37,9 @@ pub(crate) struct BenchArgs {
     /// Compare several processes and brokers with one service instead.
     #[arg(long)]
     pub(crate) scale: bool,
+    /// Measure the cost of logs, metrics and traces instead.
+    #[arg(long, conflicts_with = "scale")]
+    pub(crate) observe: bool,
 }
 
 impl BenchArgs {
@@ -72,6 +76,9 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     print_machine()?;
     if args.scale {
         return scale::run(&programs, &postgres, args).await;
+    }
+    if args.observe {
+        return observe::run(&programs, &postgres, args).await;
     }
     println!(
         "| round | naive, orders/s | split on PostgreSQL, orders/s | ratio | all in one on SQLite, orders/s |"

@@ -22,48 +22,51 @@ use super::{
 use crate::system::{Process, loopback};
 
 /// A shape of the system.
-struct Shape {
-    name: &'static str,
+pub(super) struct Shape {
+    pub(super) name: &'static str,
     /// How many order services there are.
-    services: usize,
+    pub(super) services: usize,
     /// Whether the services only serve and one `order-worker` works.
-    has_worker: bool,
-    /// `QUEUE_URL` and `EVENTS_URL`.
-    engines: [String; 2],
+    pub(super) has_worker: bool,
+    /// Settings of all processes, beside those of every benchmark.
+    pub(super) settings: Vec<(&'static str, String)>,
 }
 
 /// The processes of a shape, on a database of their own, and what was measured.
-struct Cluster {
-    name: &'static str,
+pub(super) struct Cluster {
+    pub(super) name: &'static str,
     /// In the order in which they start.
     processes: Vec<Process>,
+    /// The admin listeners of the processes.
+    pub(super) admin_ports: Vec<u16>,
     http_port: u16,
     database: TestDatabase,
-    rounds: Vec<load::Round>,
+    pub(super) rounds: Vec<load::Round>,
 }
 
 impl Cluster {
     /// Makes everything ready to start.
-    fn new(programs: &Path, database: TestDatabase, shape: Shape) -> anyhow::Result<Self> {
-        let [queue_url, events_url] = shape.engines;
-        let core = || {
-            let mut settings: Vec<_> = QUIET
-                .iter()
-                .map(|(name, value)| (*name, (*value).to_owned()))
-                .collect();
-            settings.extend([
+    fn new(programs: &Path, database: TestDatabase, shape: &Shape) -> anyhow::Result<Self> {
+        let mut admin_ports = Vec::new();
+        let mut core = || -> anyhow::Result<_> {
+            let admin_port = free_port()?;
+            admin_ports.push(admin_port);
+            let quiet = QUIET.iter();
+            let quiet = quiet.map(|(name, value)| (*name, (*value).to_owned()));
+            let own = [
                 ("DATABASE_URL", database.url.clone()),
-                ("QUEUE_URL", queue_url.clone()),
-                ("EVENTS_URL", events_url.clone()),
-                ("ADMIN_ADDR", loopback(0)),
-            ]);
-            settings
+                ("ADMIN_ADDR", loopback(admin_port)),
+            ];
+            Ok(quiet
+                .chain(own)
+                .chain(shape.settings.clone())
+                .collect::<Vec<_>>())
         };
         let (mut processes, mut urls) = (Vec::new(), Vec::new());
         for _ in 0..shape.services {
             let grpc = loopback(free_port()?);
             urls.push(format!("http://{grpc}"));
-            let mut settings = core();
+            let mut settings = core()?;
             settings.extend([("GRPC_ADDR", grpc), ("WS_ADDR", loopback(0))]);
             if shape.has_worker {
                 settings.push(("WORKERS", "0".to_owned()));
@@ -71,10 +74,10 @@ impl Cluster {
             processes.push(Process::new(programs.join("order-service"), settings));
         }
         if shape.has_worker {
-            processes.push(Process::new(programs.join("order-worker"), core()));
+            processes.push(Process::new(programs.join("order-worker"), core()?));
         }
         let http_port = free_port()?;
-        let mut settings = core();
+        let mut settings = core()?;
         settings.extend([
             ("HTTP_ADDR", loopback(http_port)),
             ("ORDER_SERVICE_URL", urls.join(",")),
@@ -83,6 +86,7 @@ impl Cluster {
         Ok(Self {
             name: shape.name,
             processes,
+            admin_ports,
             http_port,
             database,
             rounds: Vec::new(),
@@ -124,9 +128,7 @@ const WARM_UP_SECONDS: u32 = 2;
 /// process happen to lie in memory makes some percent, for as long as it runs.
 const ROUNDS_OF_A_START: u32 = 5;
 
-/// Measures all shapes in turns and prints their median ratios to the first. Each round
-/// begins with another shape, and every other round goes backwards, so that none is always
-/// measured after the same one.
+/// Measures several processes and brokers, and prints the median ratios to one service.
 pub(super) async fn run(
     programs: &Path,
     postgres: &PostgresServer,
@@ -134,21 +136,39 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let redis = RedisServer::start(&[]).await?;
     let kafka = KafkaServer::start().await?;
-    let mut clusters = Vec::new();
     let shapes = shapes(&redis.url(), &format!("{}/order-jobs", kafka.url()));
+    let mut clusters = clusters(programs, postgres, shapes).await?;
+    take_turns(&mut clusters, args).await?;
+    print_medians(&clusters)?;
+    print_counters(&clusters).await
+}
+
+/// Makes the processes of each shape ready to start, on a database of its own.
+pub(super) async fn clusters(
+    programs: &Path,
+    postgres: &PostgresServer,
+    shapes: impl IntoIterator<Item = Shape>,
+) -> anyhow::Result<Vec<Cluster>> {
+    let mut clusters = Vec::new();
     let url = postgres.url();
     let postgres = SharedPostgres { url };
     for shape in shapes {
         let database = database(&postgres).await?;
-        clusters.push(Cluster::new(programs, database, shape)?);
+        clusters.push(Cluster::new(programs, database, &shape)?);
     }
+    Ok(clusters)
+}
+
+/// Measures all shapes in turns. Each round begins with another shape, and every other round goes
+/// backwards, so that none is always measured after the same one.
+pub(super) async fn take_turns(clusters: &mut [Cluster], args: BenchArgs) -> anyhow::Result<()> {
     let names: Vec<&str> = clusters.iter().map(|cluster| cluster.name).collect();
     println!("{} connections; orders/s:\n", args.connections);
     println!("| round | {} |", names.join(" | "));
     println!("|---|{}", "---|".repeat(names.len()));
     for round in 0..args.rounds {
         if round % ROUNDS_OF_A_START == 0 {
-            for cluster in &mut clusters {
+            for cluster in &mut *clusters {
                 if round > 0 {
                     cluster.stop().await?;
                 }
@@ -169,11 +189,10 @@ pub(super) async fn run(
         let cells: Vec<_> = last.map(|round| format!("{:.0}", round.rate)).collect();
         println!("| {} | {} |", round + 1, cells.join(" | "));
     }
-    for cluster in &mut clusters {
+    for cluster in clusters {
         cluster.stop().await?;
     }
-    print_medians(&clusters)?;
-    print_counters(&clusters).await
+    Ok(())
 }
 
 fn shapes(redis: &str, kafka: &str) -> [Shape; 8] {
@@ -181,7 +200,10 @@ fn shapes(redis: &str, kafka: &str) -> [Shape; 8] {
         name,
         services,
         has_worker,
-        engines: [queue.to_owned(), events.to_owned()],
+        settings: vec![
+            ("QUEUE_URL", queue.to_owned()),
+            ("EVENTS_URL", events.to_owned()),
+        ],
     };
     [
         shape("one service", 1, false, ["local", "local"]),
@@ -232,21 +254,24 @@ impl fmt::Display for Median {
 
 /// The medians of the ratios of rates of the same round.
 fn print_medians(clusters: &[Cluster]) -> anyhow::Result<()> {
-    let print = |of: usize, to: usize| {
-        let (of, to) = (clusters.get(of)?, clusters.get(to)?);
-        let pairs = of.rounds.iter().zip(&to.rounds);
-        let ratio = Median::of(pairs.map(|(a, b)| a.rate / b.rate).collect())?;
-        println!("- {}: {ratio}", of.name);
-        Some(())
-    };
     println!("\nmedian of the ratio to one service, and its 95 % confidence interval:");
     for idx in 1..clusters.len() {
-        print(idx, 0).context("no rounds")?;
+        print_ratio(clusters, idx, 0)?;
     }
     println!("\nof three services to one with the same settings:");
     for (three, one) in [(1, 0), (3, 2), (5, 4)] {
-        print(three, one).context("no rounds")?;
+        print_ratio(clusters, three, one)?;
     }
+    Ok(())
+}
+
+/// Prints the median of the ratios of two shapes, by their positions.
+pub(super) fn print_ratio(clusters: &[Cluster], of: usize, to: usize) -> anyhow::Result<()> {
+    let pair = clusters.get(of).zip(clusters.get(to));
+    let (of, to) = pair.context("no such shape")?;
+    let pairs = of.rounds.iter().zip(&to.rounds);
+    let ratio = Median::of(pairs.map(|(a, b)| a.rate / b.rate).collect()).context("no rounds")?;
+    println!("- {} to {}: {ratio}", of.name, to.name);
     Ok(())
 }
 
