@@ -122,6 +122,7 @@ fn choose_cryptography() {
 }
 
 fn end(done: anyhow::Result<Exit>) -> ExitCode {
+    telemetry::flush();
     match done {
         Ok(exit) => exit.into(),
         Err(error) => {

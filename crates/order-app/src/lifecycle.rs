@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry;
+
 /// Exit code of a process that was told twice to stop: 128 + SIGINT, as shells have it.
 const EXIT_CODE_SECOND_SIGNAL: i32 = 130;
 
@@ -60,6 +62,7 @@ pub fn stop_on_signal() -> anyhow::Result<CancellationToken> {
                 tracing::info!(signal = name, "stopping; a second signal ends at once");
             } else {
                 tracing::warn!(signal = name, "ending at once");
+                telemetry::flush();
                 std::process::exit(EXIT_CODE_SECOND_SIGNAL);
             }
         }

@@ -3,13 +3,14 @@
 mod escape;
 
 use std::{
-    io::{self, IsTerminal as _},
+    io::{self, BufWriter, IsTerminal as _},
     net::SocketAddr,
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use order_core::RequestId;
 use order_web::admin::LogFilter;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
@@ -32,6 +33,30 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// The filter of the log of this process. There is one log in a process, so there is one filter.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
+/// How many lines wait to be written: a collector of logs that is slow or stuck delays nothing, and
+/// lines beyond these are dropped.
+const LINES_MAX: usize = 8_192;
+
+/// How many bytes are written at once, while lines wait.
+const WRITE_LEN: usize = 64 * 1024;
+
+/// Counts the lines that were dropped.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Writes the lines that wait, when it is dropped.
+static GUARD: Mutex<Option<WorkerGuard>> = Mutex::new(None);
+
+/// Lines that were dropped because too many waited.
+pub(crate) fn n_dropped() -> usize {
+    DROPPED.get().map_or(0, ErrorCounter::dropped_lines)
+}
+
+/// Writes the lines that wait, before the process ends; gives up after about a second. Nothing is
+/// logged afterwards.
+pub(crate) fn flush() {
+    drop(GUARD.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
+
 /// The filter in RUST_LOG; `None` if it is unset or empty.
 pub(crate) fn filter() -> Option<String> {
     let filter = std::env::var(EnvFilter::DEFAULT_ENV).ok()?;
@@ -50,9 +75,14 @@ pub fn init(format: LogFormat) {
         reload::Layer::new(parsed.unwrap_or_else(|_| EnvFilter::new(FILTER_DEFAULT)));
     // Colours are for people; a file or a collector would store the escape codes.
     let has_colours = io::stderr().is_terminal();
+    let (log, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LINES_MAX)
+        .thread_name("log")
+        .finish(BufWriter::with_capacity(WRITE_LEN, io::stderr()));
+    let dropped = log.error_counter();
     let lines = fmt::layer()
         .with_ansi(has_colours)
-        .with_writer(move || Escaped::new(io::stderr(), has_colours))
+        .with_writer(move || Escaped::new(log.clone(), has_colours))
         // A line that cannot be written is dropped. Saying so would mean to print to the same
         // broken place, which panics.
         .log_internal_errors(false);
@@ -64,6 +94,8 @@ pub fn init(format: LogFormat) {
     // The only failure is that a subscriber is already set.
     if started.is_ok() {
         let _ = FILTER.set(handle);
+        let _ = DROPPED.set(dropped);
+        *GUARD.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
     }
     if is_bad {
         tracing::warn!(log.filter = given, "RUST_LOG is ignored: it {FILTER_RULE}");

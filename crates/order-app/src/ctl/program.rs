@@ -28,6 +28,7 @@ pub async fn main() -> ExitCode {
             failure.exit_status()
         }
     };
+    telemetry::flush();
     status.into()
 }
 

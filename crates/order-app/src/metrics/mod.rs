@@ -25,8 +25,8 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use self::collect::{About, SECONDS, gauge, gauges, labelled};
-use crate::traces::STATS;
+use self::collect::{About, SECONDS, counter, gauge, gauges, labelled};
+use crate::{telemetry, traces::STATS};
 
 /// The metrics of a process, while its parts are put together.
 pub(crate) struct Metrics {
@@ -67,6 +67,10 @@ impl Metrics {
             move || Some(started_at),
         );
         process::register(&mut registry);
+        let help = "Lines of the log dropped because too many waited to be written";
+        counter(&mut registry, about("logs_lines_dropped", help), || {
+            Some(number(telemetry::n_dropped()))
+        });
         let mut metrics = Self {
             registry,
             connections: Vec::new(),

@@ -1,13 +1,16 @@
 //! What an operator sees of the log, and changes about it while a process runs.
 
+use std::cell::RefCell;
 use std::process::{Command, Output, Stdio};
 
+use hyper::Method;
 use order_testkit::server::process::{ChildServer, Signal};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::{
     processes::{self, Ports},
-    support::{Database, Engine, Http, PATIENCE, database, run},
+    support::{Database, Engine, Http, PATIENCE, database, run, wait_for},
 };
 
 /// `orderctl admin log-level` for the process with this admin port.
@@ -154,5 +157,56 @@ fn lines_in_json_are_flat_and_name_the_order() {
             let line = lines.iter().find(is_access).expect("a line");
             assert_eq!(line["order.id"], id, "{line}");
         }
+    });
+}
+
+/// A collector of logs that is stuck: the pipe behind standard error is full.
+#[test]
+fn log_that_is_not_read_delays_nothing() {
+    run(async {
+        let database = database!(Engine::Sqlite);
+        let ports = Ports::free();
+        let admin = order_testkit::server::free_port().expect("a port");
+        let mut command = processes::command(&database, &ports, &[]);
+        command
+            .env("ADMIN_ADDR", format!("127.0.0.1:{admin}"))
+            .env("RUST_LOG", "trace")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut process = command.spawn().expect("the binary runs");
+        // Open, and never read.
+        let log = process.stderr.take();
+        let process = RefCell::new(process);
+        let http = Http::new(([127, 0, 0, 1], ports.http).into());
+        wait_for("the process", async || {
+            let ready = http.try_send(Method::GET, "/readyz", None).await.ok();
+            ready.filter(|answer| answer.status == 200)
+        })
+        .await;
+        let metrics = Http::new(([127, 0, 0, 1], admin).into());
+        let requests = wait_for("more lines than wait", async || {
+            for _ in 0..200 {
+                http.get("/orders?page_size=1").await;
+            }
+            let metrics = metrics.get("/metrics").await;
+            let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+            let mut lines = metrics.lines();
+            let dropped = lines.find_map(|line| line.strip_prefix("logs_lines_dropped_total "));
+            let dropped: f64 = dropped.expect("a counter").parse().expect("a number");
+            (dropped > 0.0).then_some(())
+        });
+        timeout(PATIENCE, requests).await.expect("answers");
+        let order_id = http.create_order().await;
+        http.wait_for_status(&order_id, "PROCESSED").await;
+        let stop = Command::new("kill")
+            .arg(process.borrow().id().to_string())
+            .status();
+        assert!(stop.expect("kill runs").success());
+        let status = wait_for("the end", async || {
+            process.borrow_mut().try_wait().expect("a child")
+        });
+        let status = status.await;
+        assert!(status.success(), "{status}");
+        drop(log);
     });
 }
