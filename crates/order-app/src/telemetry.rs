@@ -3,9 +3,12 @@
 mod escape;
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     io::{self, BufWriter, IsTerminal as _},
     net::SocketAddr,
+    panic::{self, PanicHookInfo},
     sync::{Mutex, OnceLock, PoisonError},
+    thread,
 };
 
 use order_core::RequestId;
@@ -53,7 +56,7 @@ pub(crate) fn n_dropped() -> usize {
 
 /// Writes the lines that wait, before the process ends; gives up after about a second. Nothing is
 /// logged afterwards.
-pub(crate) fn flush() {
+pub fn flush() {
     drop(GUARD.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
@@ -96,9 +99,28 @@ pub fn init(format: LogFormat) {
         let _ = FILTER.set(handle);
         let _ = DROPPED.set(dropped);
         *GUARD.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
+        panic::set_hook(Box::new(log_panic));
     }
     if is_bad {
         tracing::warn!(log.filter = given, "RUST_LOG is ignored: it {FILTER_RULE}");
+    }
+}
+
+/// Logs a panic like everything else: the hook of the standard library waits for whoever reads
+/// standard error, and writes what the panic says as it is.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    let backtrace = Backtrace::capture();
+    let is_captured = backtrace.status() == BacktraceStatus::Captured;
+    let thread = thread::current();
+    tracing::error!(
+        panic = info.payload_as_str().unwrap_or("without a text"),
+        panic.location = info.location().map(tracing::field::display),
+        panic.backtrace = is_captured.then(|| tracing::field::display(backtrace)),
+        thread = thread.name(),
+        "panicked"
+    );
+    if thread.name() == Some("main") {
+        flush();
     }
 }
 

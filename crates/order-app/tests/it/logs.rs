@@ -210,3 +210,38 @@ fn log_that_is_not_read_delays_nothing() {
         drop(log);
     });
 }
+
+#[test]
+fn panics_are_lines_of_the_log() {
+    const IS_CHILD: &str = "PANICS_ARE_LINES_OF_THE_LOG";
+    if std::env::var_os(IS_CHILD).is_some() {
+        order_app::telemetry::init(order_app::config::LogFormat::Json);
+        let worker = std::thread::Builder::new().name("worker".to_owned());
+        let worker = worker.spawn(|| panic!("bad \u{202e}order\n{{}}"));
+        worker.expect("a thread").join().expect_err("it panics");
+        order_app::telemetry::flush();
+        return;
+    }
+    let this = std::env::current_exe().expect("a program");
+    let ended = Command::new(this)
+        .args([
+            "--exact",
+            "logs::panics_are_lines_of_the_log",
+            "--no-capture",
+        ])
+        .env_remove("RUST_LOG")
+        .envs([("RUST_BACKTRACE", "0"), (IS_CHILD, "1")])
+        .output()
+        .expect("it runs");
+    let log = String::from_utf8(ended.stderr).expect("UTF-8");
+    let [line] = log.lines().collect::<Vec<_>>()[..] else {
+        panic!("one line in {log}");
+    };
+    assert!(line.is_ascii(), "{line}");
+    let line: Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!(line["message"], "panicked");
+    assert_eq!(line["panic"], "bad \u{202e}order\n{}");
+    assert_eq!(line["thread"], "worker");
+    let location = line["panic.location"].as_str().expect("a place");
+    assert!(location.contains("logs.rs"), "{location}");
+}
