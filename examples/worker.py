@@ -42,10 +42,11 @@ class Rejected(Exception):
         self.code = code
 
 
-def process(order):
+def process(order, traceparent):
     """Your business. Raise Rejected to fail the order for good; any other exception is
     retried later. An order can come more than once, so give other systems its order_id as
-    their idempotency key.
+    their idempotency key. If traceparent is not empty, send it along as the header of that
+    name, and their work appears in the trace of the order.
     """
     print(f"{order.order_id} {order.money.minor_units} {order.money.currency}", flush=True)
 
@@ -118,7 +119,7 @@ class Worker:
             if not self.is_held(job.token):
                 continue
             try:
-                process(job.order)
+                process(job.order, job.traceparent)
                 done.append(job.token)
             except Exception as error:
                 failure = self.pb.FailRequest.Failure(token=job.token)
