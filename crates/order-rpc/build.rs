@@ -10,7 +10,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let root = env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?;
     let root = PathBuf::from(root).join("../../proto");
     println!("cargo::rerun-if-changed={}", root.display());
-    let descriptors = protox::compile(["order/v1/order.proto", "order/v1/worker.proto"], [root])?;
+    let files = ["order", "worker", "admin"].map(|name| format!("order/v1/{name}.proto"));
+    let descriptors = protox::compile(files, [root])?;
     let out_dir = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR for build scripts")?;
     fs::write(
         PathBuf::from(out_dir).join("order_descriptor.bin"),

@@ -8,6 +8,7 @@ pub mod kafka;
 #[cfg(feature = "kafka")]
 pub mod kafka_url;
 mod open_orders;
+mod order_record;
 mod pool_stats;
 pub mod postgres;
 pub mod redis;

@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinError,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry;
@@ -26,6 +29,21 @@ impl Exit {
         match (self, other) {
             (Self::Clean, Self::Clean) => Self::Clean,
             _ => Self::Unclean,
+        }
+    }
+
+    /// Logs how a listener ended, if that is a failure.
+    pub(crate) fn of_listener(ended: Result<(&str, anyhow::Result<()>), JoinError>) -> Self {
+        match ended {
+            Ok((_, Ok(()))) => Self::Clean,
+            Ok((listener, Err(error))) => {
+                tracing::error!(listener, error = format!("{error:#}"), "listener failed");
+                Self::Unclean
+            }
+            Err(error) => {
+                tracing::error!(%error, "listener task failed");
+                Self::Unclean
+            }
         }
     }
 }

@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::Context;
-use order_core::{Admin, Clock, IdGen, OrderApi};
+use order_core::{
+    Clock, IdGen, Identity, OrderApi,
+    metrics::{Counter, Registry},
+};
 use order_edge::{CallStats, ServeConfig, serve};
 use order_rpc::{RemoteOrderApi, RpcClientConfig, RpcServerConfig, RpcServerDeps};
 use order_web::{
@@ -34,9 +37,10 @@ use crate::{
     },
     lifecycle::Exit,
     metrics::Metrics,
+    presence::Presence,
     starting::Starting,
     telemetry,
-    wire::{Core, Remote, system_ports},
+    wire::{self, Core, Remote, system_ports},
 };
 
 /// Where a process listens; port 0 in the configuration has become a real one.
@@ -63,6 +67,7 @@ pub struct Process {
     api: Arc<dyn OrderApi>,
     readiness: Readiness,
     metrics: Metrics,
+    identity: Identity,
     http_calls: CallStats<HttpLabels>,
     core: Option<Core>,
     remote: Option<Remote>,
@@ -118,18 +123,20 @@ impl Process {
         let listeners: Vec<_> = [&ws, &admin].into_iter().chain(http).collect();
         let starting = Starting::serve(&listeners, Some(&grpc), (&clock, &ids))?;
         let mut metrics = Metrics::new(program);
+        let identity = wire::identity(program);
         let core = Core::start(
             &config.database_url,
             &config.core,
             Some(serving),
             (&clock, &ids),
+            identity.clone(),
             &mut metrics,
         )
         .await?;
         starting.end().await;
         let api = Arc::clone(&core.service) as Arc<dyn OrderApi>;
         let ports = (clock, ids);
-        let mut process = Self::new(&config.process, ports, Arc::clone(&api), metrics);
+        let mut process = Self::new(&config.process, ports, identity, Arc::clone(&api), metrics);
         process.core = Some(core);
         process.serve_grpc(grpc, api, serving)?;
         process.serve_ws(ws, serving, config.web)?;
@@ -142,10 +149,13 @@ impl Process {
         let (clock, ids) = system_ports();
         let starting = Starting::serve(&[&admin], None, (&clock, &ids))?;
         let (mut metrics, url) = (Metrics::new("order-worker"), &config.database_url);
-        let core = Core::start(url, &config.core, None, (&clock, &ids), &mut metrics).await?;
+        let identity = wire::identity("order-worker");
+        let ports = (&clock, &ids);
+        let named = identity.clone();
+        let core = Core::start(url, &config.core, None, ports, named, &mut metrics).await?;
         starting.end().await;
         let api = Arc::clone(&core.service) as Arc<dyn OrderApi>;
-        let mut process = Self::new(&config.process, (clock, ids), api, metrics);
+        let mut process = Self::new(&config.process, (clock, ids), identity, api, metrics);
         process.core = Some(core);
         process.finish_start("order-worker", admin)
     }
@@ -155,14 +165,19 @@ impl Process {
         let http = bind("HTTP_ADDR", config.http_addr).await?;
         let admin = bind("ADMIN_ADDR", config.admin_addr).await?;
         let (clock, ids) = system_ports();
-        let client = RpcClientConfig::new(config.order_service_url);
+        let identity = wire::identity("api-gateway");
+        let client = RpcClientConfig {
+            gateway: Some(identity.name()),
+            ..RpcClientConfig::new(config.order_service_url)
+        };
         let (remote, lanes) = RemoteOrderApi::new(&client, &clock)?;
         let remote = Remote::start(remote, lanes);
         let api = Arc::clone(&remote.api) as Arc<dyn OrderApi>;
         let mut metrics = Metrics::new("api-gateway");
         metrics.client(&remote.api);
         metrics.hub(&remote.hub);
-        let mut process = Self::new(&config.process, (clock, ids), Arc::clone(&api), metrics);
+        let ports = (clock, ids);
+        let mut process = Self::new(&config.process, ports, identity, Arc::clone(&api), metrics);
         process.remote = Some(remote);
         process.serve_http(http, config.api, config.web)?;
         process.finish_start("api-gateway", admin)
@@ -183,7 +198,7 @@ impl Process {
         let exit = tokio::select! {
             () = stop.cancelled() => Exit::Clean,
             Some(ended) = self.servers.join_next() => {
-                report(ended);
+                Exit::of_listener(ended);
                 Exit::Unclean
             }
         };
@@ -193,6 +208,7 @@ impl Process {
     fn new(
         config: &ProcessConfig,
         (clock, ids): (Arc<dyn Clock>, Arc<dyn IdGen>),
+        identity: Identity,
         api: Arc<dyn OrderApi>,
         mut metrics: Metrics,
     ) -> Self {
@@ -212,6 +228,7 @@ impl Process {
                 calls: http_calls.clone(),
             }),
             metrics,
+            identity,
             http_calls,
             api,
             clock,
@@ -231,11 +248,14 @@ impl Process {
     fn finish_start(mut self, name: &'static str, admin: TcpListener) -> anyhow::Result<Self> {
         self.addrs.admin = Some(admin.local_addr()?);
         let stats = self.metrics.listener("admin");
+        let failures = self.metrics.presence();
+        let registry = self.metrics.finish();
         let router = admin::router(
             self.readiness.clone(),
-            &self.metrics.finish(),
+            &registry,
             Arc::new(telemetry::Filter),
         );
+        self.start_presence(registry, failures);
         let config = ServeConfig {
             drain_timeout: Duration::ZERO,
             stats,
@@ -246,6 +266,23 @@ impl Process {
             .spawn(async move { serve(admin, router, config, stop).await.map_err(Into::into) });
         self.log_start(name);
         Ok(self)
+    }
+
+    /// Has the process report itself from now on.
+    fn start_presence(&self, registry: Arc<Registry>, failures: Counter) {
+        let presence = Presence {
+            identity: self.identity.clone(),
+            started_at: self.clock.now(),
+            registry,
+            failures,
+            clock: Arc::clone(&self.clock),
+            ids: Arc::clone(&self.ids),
+        };
+        if let Some(core) = &self.core {
+            core.run_presence(presence);
+        } else if let Some(remote) = &self.remote {
+            remote.run_presence(presence);
+        }
     }
 
     fn log_start(&self, name: &'static str) {
@@ -359,7 +396,7 @@ impl Process {
         let deps = RpcServerDeps {
             clock: Arc::clone(&self.clock),
             ids: Arc::clone(&self.ids),
-            admin: Arc::new(Admin::new(&core.service)),
+            admin: core.admin(),
             follow: Arc::clone(&core.hub) as _,
             workers: Some(Arc::clone(&core.remote_workers) as _),
             leaving: self.leaving.clone(),
@@ -428,7 +465,7 @@ impl Process {
         let mut exit = Exit::Clean;
         let ended = timeout_at(drain_end, async {
             while let Some(ended) = self.servers.join_next().await {
-                exit = exit.and(report(ended));
+                exit = exit.and(Exit::of_listener(ended));
             }
         });
         if ended.await.is_err() {
@@ -444,20 +481,6 @@ const LISTENER_SLACK: usize = 64;
 
 /// How long a part may take to end after its own deadline has passed.
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
-
-fn report(ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>) -> Exit {
-    match ended {
-        Ok((_, Ok(()))) => Exit::Clean,
-        Ok((listener, Err(error))) => {
-            tracing::error!(listener, error = format!("{error:#}"), "listener failed");
-            Exit::Unclean
-        }
-        Err(error) => {
-            tracing::error!(%error, "listener task failed");
-            Exit::Unclean
-        }
-    }
-}
 
 /// Binds a listener; the error names the setting to change.
 async fn bind(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {

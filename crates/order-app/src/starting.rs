@@ -5,10 +5,11 @@ use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use order_core::{
-    AdminApi, CallContext, CancelOrder, Clock, Completed, CreateOrder, DeadLetterGroup, Error,
-    EventPage, Follower, IdGen, JobReport, JobToken, LeaseJobs, LeasedJob, ListEvents, ListOrders,
-    Order, OrderApi, OrderEventStream, OrderFollow, OrderId, OrderPage, Receipt, Redrive,
-    RedriveStream, RetryOrder, StreamTicket, TicketGrant, UpdateStatus, WatchOrder, WorkerApi,
+    AdminApi, CallContext, CancelOrder, Clock, ClusterState, Completed, CreateOrder,
+    DeadLetterGroup, Directive, Error, EventPage, Follower, IdGen, JobReport, JobToken, LeaseJobs,
+    LeasedJob, ListEvents, ListOrders, Order, OrderApi, OrderEventStream, OrderFollow, OrderId,
+    OrderPage, OrderRecord, ProcessId, ProcessReport, Receipt, Redrive, RedriveStream, RetryOrder,
+    StreamTicket, TicketGrant, UpdateStatus, WatchOrder, WorkerApi,
 };
 use order_edge::{CallStats, ConnectionStats, ServeConfig, serve};
 use order_rpc::{RpcServerConfig, RpcServerDeps};
@@ -90,6 +91,27 @@ impl AdminApi for NotStarted {
     }
 
     async fn redrive(&self, _: &CallContext, _: Redrive) -> Result<RedriveStream, Error> {
+        not_started()
+    }
+
+    async fn record(&self, _: &CallContext, _: OrderId) -> Result<OrderRecord, Error> {
+        not_started()
+    }
+
+    async fn cluster(&self, _: &CallContext) -> Result<ClusterState, Error> {
+        not_started()
+    }
+
+    async fn report(&self, _: &CallContext, _: ProcessReport) -> Result<Directive, Error> {
+        not_started()
+    }
+
+    async fn set_paused(
+        &self,
+        _: &CallContext,
+        _: Option<ProcessId>,
+        _: bool,
+    ) -> Result<(), Error> {
         not_started()
     }
 }

@@ -1,11 +1,15 @@
 //! What operators do with many orders at once: dead letters, grouped and given a new round of
 //! attempts.
+#![allow(unused_variables)]
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 
-use crate::{CallContext, Error, Order, OrderId, UserId, Violations};
+use crate::{
+    CallContext, ClusterState, Directive, Error, Order, OrderId, OrderRecord, ProcessId,
+    ProcessReport, UserId, Violations,
+};
 
 /// FAILED orders with the same code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,4 +136,55 @@ pub trait AdminApi: Send + Sync + 'static {
     /// have ended. Of several redrives at the same time, one redrives an order and the others skip
     /// it.
     async fn redrive(&self, ctx: &CallContext, request: Redrive) -> Result<RedriveStream, Error>;
+
+    /// Reads everything that is known about an order.
+    async fn record(&self, ctx: &CallContext, order_id: OrderId) -> Result<OrderRecord, Error>;
+
+    /// Reads the processes that have reported lately, and the work that waits.
+    async fn cluster(&self, ctx: &CallContext) -> Result<ClusterState, Error>;
+
+    /// Stores the report of a process. Repeating it is harmless.
+    async fn report(&self, ctx: &CallContext, report: ProcessReport) -> Result<Directive, Error>;
+
+    /// Pauses or resumes processing: of one process until it ends, or of all processes, those that
+    /// start later included. They follow within a few seconds. Repeating it is harmless.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for `process_id` if no such process reports.
+    async fn set_paused(
+        &self,
+        ctx: &CallContext,
+        process_id: Option<ProcessId>,
+        is_paused: bool,
+    ) -> Result<(), Error>;
+}
+
+/// What operators see beside orders, in the database. [`AdminApi`] says what the methods do.
+///
+/// # Cancel safety
+/// Futures may be dropped at any point.
+#[async_trait]
+pub trait AdminStore: Send + Sync + 'static {
+    /// Reads everything that is known about an order, in one round trip; `None` if it does not
+    /// exist.
+    async fn record(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+    ) -> Result<Option<OrderRecord>, Error>;
+
+    /// Reads the processes, in one round trip. The backlog is left empty.
+    async fn cluster(&self, ctx: &CallContext) -> Result<ClusterState, Error>;
+
+    /// Stores the report of a process in one round trip, and removes those of processes that
+    /// have not reported for an hour.
+    async fn report(&self, ctx: &CallContext, report: &ProcessReport) -> Result<Directive, Error>;
+
+    /// Pauses or resumes one or all processes. Returns whether there is such a process.
+    async fn set_paused(
+        &self,
+        ctx: &CallContext,
+        process_id: Option<ProcessId>,
+        is_paused: bool,
+    ) -> Result<bool, Error>;
 }

@@ -1,6 +1,9 @@
 //! What every transport calls and what every transport's client implements.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -53,6 +56,8 @@ pub struct CallContext {
     /// Names the change that the call makes, if the caller may repeat it: a store that keeps
     /// the id answers the repetition as it answered the first call.
     pub change_id: Option<Uuid>,
+    /// The process that took the request from the client, if that is not this one.
+    pub gateway: Option<Arc<str>>,
 }
 
 impl CallContext {
@@ -63,6 +68,7 @@ impl CallContext {
             deadline,
             trace_parent: None,
             change_id: None,
+            gateway: None,
         }
     }
 }
@@ -105,6 +111,8 @@ pub struct CreateOrder {
     /// Of an order in a batch: where its request is in a trace. Any other has the position of its
     /// call.
     pub trace_parent: Option<TraceParent>,
+    /// Of an order in a batch: the id of its request, if that is not the one of the call.
+    pub request_id: Option<RequestId>,
 }
 
 impl CreateOrder {
@@ -118,6 +126,7 @@ impl CreateOrder {
             external_id: None,
             idempotency_key: None,
             trace_parent: None,
+            request_id: None,
         }
     }
 }

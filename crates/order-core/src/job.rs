@@ -70,6 +70,8 @@ pub struct Completion {
     pub token: JobToken,
     /// What to do.
     pub verdict: Verdict,
+    /// How long the attempt took; `None` if that is not known.
+    pub took: Option<Duration>,
     /// Where the attempt is in a trace.
     pub trace_parent: Option<TraceParent>,
 }

@@ -10,6 +10,7 @@ pub mod admin;
 pub mod api;
 mod backlog;
 pub mod broker;
+mod cluster;
 pub mod contention;
 mod currency;
 mod error;
@@ -26,10 +27,12 @@ pub mod metrics;
 mod money;
 mod order;
 pub mod outbox;
+pub mod overview;
 mod page_token;
 pub mod port;
 pub mod processor;
 mod reason;
+mod record;
 mod response;
 mod service;
 pub mod span;
@@ -41,7 +44,7 @@ pub mod violations;
 pub mod worker_api;
 
 pub use admin::{
-    AdminApi, DeadLetterFilter, DeadLetterGroup, Redrive, RedriveEnd, RedriveProgress,
+    AdminApi, AdminStore, DeadLetterFilter, DeadLetterGroup, Redrive, RedriveEnd, RedriveProgress,
     RedriveStream,
 };
 pub use api::{
@@ -52,6 +55,9 @@ pub use backlog::Backlog;
 pub use broker::{
     BrokerError, EventReceiver, EventTransport, HintCapabilities, HintConsumer, HintQueue, Topic,
     TopicChange,
+};
+pub use cluster::{
+    ClusterState, Directive, Figures, Identity, ProcessId, ProcessReport, ProcessState,
 };
 pub use error::{BoxError, Error, SharedError, Violation, error_chain};
 pub use event::{EventPage, ListEvents, OrderEvent, OrderEventStream, OrderState};
@@ -74,6 +80,7 @@ pub use port::{
 };
 pub use processor::{Attempt, Effects, Outcome, Processor};
 pub use reason::{GrpcCode, Reason, Repeat};
+pub use record::{AttemptOutcome, AttemptRecord, JobRecord, JobState, OrderRecord, Origin};
 pub use response::{RESPONSE_BYTES_MAX, Room};
 pub use service::{Admin, OrderService, OrderServiceConfig, OrderServiceDeps};
 pub use status::{Change, Command, JobEffect, OrderStatus, TRANSITIONS, Transition, decide};

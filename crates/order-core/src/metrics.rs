@@ -16,12 +16,7 @@ pub use prometheus_client::{
     registry::Registry,
 };
 
-use crate::TraceParent;
-
-/// Upper bounds for the duration of a request or of an attempt, in seconds.
-const DURATIONS: [f64; 14] = [
-    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
-];
+use crate::{Figures, TraceParent};
 
 /// Upper bounds for a single step, of which there are many kinds: fewer, to keep a scrape small.
 const STEPS: [f64; 7] = [0.0005, 0.002, 0.01, 0.05, 0.2, 1.0, 5.0];
@@ -32,13 +27,17 @@ pub struct TraceLabel {
     trace_id: String,
 }
 
-/// Durations, each with the trace of one of its observations.
+/// Durations of requests, attempts and the like, each with the trace of one of its observations.
 #[derive(Clone, Debug)]
 pub struct Durations(HistogramWithExemplars<TraceLabel>);
 
 impl Default for Durations {
     fn default() -> Self {
-        Self(HistogramWithExemplars::new(DURATIONS.into_iter()))
+        // The library adds the infinite one.
+        let bounds = Figures::BOUNDS.into_iter();
+        Self(HistogramWithExemplars::new(
+            bounds.filter(|bound| bound.is_finite()),
+        ))
     }
 }
 

@@ -1,12 +1,12 @@
 //! The order itself.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
 use crate::{
-    Error, ExternalId, KeyClaim, Metadata, Money, OrderEvent, OrderId, OrderStatus, TraceParent,
-    UserId, id::check_text,
+    Error, ExternalId, KeyClaim, Metadata, Money, OrderEvent, OrderId, OrderStatus, RequestId,
+    TraceParent, UserId, id::check_text,
 };
 
 /// The position of an order in its own history: 1 when it is created, raised by one with
@@ -134,6 +134,10 @@ pub struct NewOrder {
     /// Where the request is in a sampled trace. It is stored with the order, so that whoever works
     /// on the order later continues the trace.
     pub trace_parent: Option<TraceParent>,
+    /// The id of the request, for the record of the order.
+    pub request_id: Option<RequestId>,
+    /// The process that took the request from the client, for the record of the order.
+    pub gateway: Option<Arc<str>>,
 }
 
 impl NewOrder {
@@ -148,6 +152,8 @@ impl NewOrder {
             key: None,
             lease: None,
             trace_parent: None,
+            request_id: None,
+            gateway: None,
         }
     }
 }

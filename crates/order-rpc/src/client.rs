@@ -21,10 +21,11 @@ use std::sync::{Arc, OnceLock, Weak};
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, future::BoxFuture};
 use order_core::{
-    AdminApi, CallContext, CancelOrder, Cause, Clock, CreateOrder, DeadLetterGroup, Error,
-    EventPage, IfMatch, ListEvents, ListOrders, Order, OrderApi, OrderEventStream, OrderId,
-    OrderPage, OrderWatch, Receipt, Redrive, RedriveStream, RetryOrder, StreamTicket, TicketGrant,
-    UpdateStatus, WatchOrder,
+    AdminApi, CallContext, CancelOrder, Cause, Clock, ClusterState, CreateOrder, DeadLetterGroup,
+    Directive, Error, EventPage, IfMatch, ListEvents, ListOrders, Order, OrderApi,
+    OrderEventStream, OrderId, OrderPage, OrderRecord, OrderWatch, ProcessId, ProcessReport,
+    Receipt, Redrive, RedriveStream, RetryOrder, StreamTicket, TicketGrant, UpdateStatus,
+    WatchOrder,
     group_commit::GroupCommitStats,
     metrics::{Durations, Family},
     supervisor::{STEP_TIME_MAX, Supervisor, Task},
@@ -408,6 +409,71 @@ impl AdminApi for RemoteOrderApi {
             Err(status) => Err(from_status(status)),
         });
         Ok(steps.boxed())
+    }
+
+    async fn record(&self, ctx: &CallContext, order_id: OrderId) -> Result<OrderRecord, Error> {
+        let answer = self.remote.call(
+            ctx,
+            "order.v1.AdminService/GetOrderRecord",
+            Repeat::Harmless,
+            |attempt| {
+                let order_id = order_id.to_string();
+                let message = attempt.request(proto::GetOrderRecordRequest { order_id });
+                async move { attempt.admin().get_order_record(message).await }
+            },
+        );
+        convert::record_from_proto(answer.await?)
+    }
+
+    async fn cluster(&self, ctx: &CallContext) -> Result<ClusterState, Error> {
+        let answer = self.remote.call(
+            ctx,
+            "order.v1.AdminService/GetCluster",
+            Repeat::Harmless,
+            |attempt| {
+                let message = attempt.request(proto::GetClusterRequest {});
+                async move { attempt.admin().get_cluster(message).await }
+            },
+        );
+        convert::cluster_from_proto(answer.await?)
+    }
+
+    async fn report(&self, ctx: &CallContext, report: ProcessReport) -> Result<Directive, Error> {
+        let report = convert::report_to_proto(report);
+        let answer = self.remote.call(
+            ctx,
+            "order.v1.AdminService/ReportProcess",
+            Repeat::Harmless,
+            |attempt| {
+                let report = Some(report.clone());
+                let message = attempt.request(proto::ReportProcessRequest { report });
+                async move { attempt.admin().report_process(message).await }
+            },
+        );
+        Ok(Directive {
+            is_paused: answer.await?.paused,
+        })
+    }
+
+    async fn set_paused(
+        &self,
+        ctx: &CallContext,
+        process_id: Option<ProcessId>,
+        is_paused: bool,
+    ) -> Result<(), Error> {
+        let answer = self.remote.call(
+            ctx,
+            "order.v1.AdminService/SetPaused",
+            Repeat::Harmless,
+            |attempt| {
+                let message = attempt.request(proto::SetPausedRequest {
+                    process_id: convert::process_id_to_proto(process_id),
+                    paused: is_paused,
+                });
+                async move { attempt.admin().set_paused(message).await }
+            },
+        );
+        answer.await.map(|_| ())
     }
 }
 

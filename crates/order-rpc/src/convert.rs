@@ -6,15 +6,21 @@
 
 mod admin;
 mod check;
+mod cluster;
 mod create;
 mod etag;
 mod order;
+mod record;
 mod request;
 mod worker;
 
 pub(crate) use admin::{
     dead_letters_from_proto, dead_letters_to_proto, progress_from_proto, progress_to_proto,
     redrive_from_proto, redrive_to_proto,
+};
+pub(crate) use cluster::{
+    cluster_from_proto, cluster_to_proto, process_id_from_proto, process_id_to_proto,
+    report_from_proto, report_to_proto,
 };
 pub(crate) use create::{
     CREATES_MAX, bytes_max, create_from_proto, create_to_proto, creates_from_proto, take_origin,
@@ -24,6 +30,7 @@ pub(crate) use order::{
     event_from_proto, event_to_proto, order_from_proto, order_to_proto, page_from_proto,
     ticket_from_proto, ticket_to_proto,
 };
+pub(crate) use record::{record_from_proto, record_to_proto};
 pub(crate) use request::{
     cancel_from_proto, cancel_to_proto, change_id_from_proto, events_from_proto, events_to_proto,
     follow_from_proto, follow_to_proto, list_from_proto, list_to_proto, order_id_from_proto,

@@ -55,6 +55,9 @@ pub(crate) const TRACE_STATE_HEADER: &str = "tracestate";
 /// Metadata that carries the key of a request that may be repeated.
 pub(crate) const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
 
+/// Metadata that carries the name of the process that took the request from a client.
+pub(crate) const GATEWAY_HEADER: &str = "x-gateway";
+
 /// Metadata that says `true` where an earlier call with the same key did the work.
 pub(crate) const IDEMPOTENT_REPLAYED_HEADER: &str = "idempotent-replayed";
 

@@ -11,10 +11,11 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    Backlog, CallContext, Change, Committed, Completed, Completion, Created, DeadLetterGroup,
-    Error, Extended, IdempotencyKey, Job, JobQueue, JobToken, KeyOperation, NewOrder, NewTicket,
-    Order, OrderEvent, OrderId, OrderQuery, OrderReads, OrderState, OrderStore, PageTokenKey,
-    Start, Started, StoredKey, TicketGrant, UserId, Version,
+    AdminStore, Backlog, CallContext, Change, ClusterState, Committed, Completed, Completion,
+    Created, DeadLetterGroup, Directive, Error, Extended, IdempotencyKey, Job, JobQueue, JobToken,
+    KeyOperation, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderReads,
+    OrderRecord, OrderState, OrderStore, PageTokenKey, ProcessId, ProcessReport, Start, Started,
+    StoredKey, TicketGrant, UserId, Version,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use uuid::Uuid;
@@ -283,5 +284,34 @@ impl<S: JobQueue> JobQueue for FaultStore<S> {
 
     async fn release(&self, tokens: &[JobToken]) -> Result<usize, Error> {
         self.call(self.inner.release(tokens)).await?
+    }
+}
+
+#[async_trait]
+impl<S: AdminStore> AdminStore for FaultStore<S> {
+    async fn record(
+        &self,
+        ctx: &CallContext,
+        order_id: OrderId,
+    ) -> Result<Option<OrderRecord>, Error> {
+        self.call(self.inner.record(ctx, order_id)).await?
+    }
+
+    async fn cluster(&self, ctx: &CallContext) -> Result<ClusterState, Error> {
+        self.call(self.inner.cluster(ctx)).await?
+    }
+
+    async fn report(&self, ctx: &CallContext, report: &ProcessReport) -> Result<Directive, Error> {
+        self.call(self.inner.report(ctx, report)).await?
+    }
+
+    async fn set_paused(
+        &self,
+        ctx: &CallContext,
+        process_id: Option<ProcessId>,
+        is_paused: bool,
+    ) -> Result<bool, Error> {
+        self.call(self.inner.set_paused(ctx, process_id, is_paused))
+            .await?
     }
 }

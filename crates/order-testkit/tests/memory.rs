@@ -3,10 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use order_core::{EventOutbox, HintCapabilities, HintQueue, JobQueue, OrderId, OrderStore};
+use order_core::{
+    AdminStore, EventOutbox, HintCapabilities, HintQueue, JobQueue, OrderId, OrderStore,
+};
 use order_testkit::{
     clock::SimClock,
-    conformance::{LEASE, Subject, hints::HintSubject, lease::check_lease_protocol},
+    conformance::{LEASE, Subject, hints::HintSubject, identity, lease::check_lease_protocol},
     memory::{MemoryHintQueue, MemoryStore},
 };
 use uuid::Uuid;
@@ -30,6 +32,14 @@ impl Subject for Memory {
         Arc::clone(&self.store) as _
     }
 
+    fn admin(&self) -> Arc<dyn AdminStore> {
+        Arc::clone(&self.store) as _
+    }
+
+    async fn age_processes(&self, age: Duration) {
+        self.clock.advance(age);
+    }
+
     async fn expire_leases(&self) {
         self.clock.advance(2 * LEASE);
     }
@@ -41,7 +51,7 @@ impl Subject for Memory {
 
 async fn memory() -> Option<Memory> {
     let clock = Arc::new(SimClock::new());
-    let store = Arc::new(MemoryStore::new(Arc::clone(&clock) as _));
+    let store = Arc::new(MemoryStore::new(Arc::clone(&clock) as _, identity()));
     Some(Memory { clock, store })
 }
 

@@ -22,11 +22,11 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{backoff::Backoff, shared::Shared};
+use crate::{backoff::Backoff, ends::Finished, shared::Shared};
 
 /// Takes results from workers.
 pub(crate) struct Completer {
-    commits: GroupCommit<Completion, ()>,
+    commits: GroupCommit<Finished, ()>,
     ledger: Arc<Ledger>,
 }
 
@@ -66,14 +66,14 @@ impl Completer {
 
     /// Hands a result over. Waits only while too many are not committed yet, and gives up
     /// when the pool stops.
-    pub(crate) async fn submit(&self, completion: Completion) {
+    pub(crate) async fn submit(&self, finished: Finished) {
         let Ledger { shared, free, .. } = &*self.ledger;
         let place = tokio::select! {
             biased;
             place = free.acquire() => place,
             () = shared.stops.running.cancelled() => return,
         };
-        if !shared.leases.begin_completing(completion.token) {
+        if !shared.leases.begin_completing(finished.completion.token) {
             shared.stats.fenced.inc();
             return;
         }
@@ -81,10 +81,10 @@ impl Completer {
             // The lane that commits the result gives the place back.
             place.forget();
         }
-        let order_id = completion.token.order_id;
+        let order_id = finished.completion.token.order_id;
         // Submitting queues the result when it is first polled; the rest of the future
         // only waits for an answer nobody needs.
-        let refused = self.commits.submit(completion, Deadline::NONE);
+        let refused = self.commits.submit(finished, Deadline::NONE);
         if let Some(Err(error)) = refused.now_or_never() {
             tracing::warn!(order.id = %order_id, error = error.chain(), "result was not queued");
             free.add_permits(1);
@@ -106,31 +106,28 @@ impl Completer {
 #[derive(Default)]
 struct Unsettled {
     /// The store did not answer for them.
-    again: Vec<Completion>,
+    again: Vec<Finished>,
     /// Another transaction has locked their orders.
-    locked: Vec<Completion>,
+    locked: Vec<Finished>,
 }
 
 /// Results whose fate is not known yet. If their task ends without it, their jobs are given
 /// back: whatever was committed, giving back changes nothing of it.
 struct Open<'a> {
     shared: &'a Shared,
-    completions: Vec<Completion>,
+    results: Vec<Finished>,
 }
 
 impl<'a> Open<'a> {
-    const fn new(shared: &'a Shared, completions: Vec<Completion>) -> Self {
-        Self {
-            shared,
-            completions,
-        }
+    const fn new(shared: &'a Shared, results: Vec<Finished>) -> Self {
+        Self { shared, results }
     }
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        for completion in &self.completions {
-            self.shared.leases.give_back(completion.token);
+        for result in &self.results {
+            self.shared.leases.give_back(result.completion.token);
         }
     }
 }
@@ -153,48 +150,46 @@ struct Ledger {
     /// Places for results that are not committed yet.
     free: Semaphore,
     /// Results that could not be committed while others could.
-    aside: mpsc::Sender<Completion>,
+    aside: mpsc::Sender<Finished>,
 }
 
 impl Ledger {
     /// Commits a batch. While the store is away it is tried again, each result for as long
     /// as its lease lasts.
-    async fn commit(&self, completions: Vec<Completion>) -> Vec<Result<(), Error>> {
-        let n_completions = completions.len();
+    async fn commit(&self, results: Vec<Finished>) -> Vec<Result<(), Error>> {
+        let n_results = results.len();
         // Given back however this ends, a panic included.
         let _places = Places {
             free: &self.free,
-            n_taken: n_completions,
+            n_taken: n_results,
         };
-        let mut open = Open::new(&self.shared, completions);
+        let mut open = Open::new(&self.shared, results);
         let mut backoff = Backoff::default();
         loop {
-            let unsettled = self.commit_once(&open.completions).await;
+            let unsettled = self.commit_once(&open.results).await;
             self.set_aside(unsettled.locked);
-            open.completions = unsettled.again;
-            if open.completions.is_empty() || self.shared.stops.running.is_cancelled() {
+            open.results = unsettled.again;
+            if open.results.is_empty() || self.shared.stops.running.is_cancelled() {
                 break;
             }
             tokio::select! {
                 () = sleep(backoff.next_delay()) => {}
                 () = self.shared.stops.running.cancelled() => break,
             }
-            self.drop_expired(&mut open.completions);
-            if open.completions.is_empty() {
+            self.drop_expired(&mut open.results);
+            if open.results.is_empty() {
                 break;
             }
         }
-        std::iter::repeat_with(|| Ok(()))
-            .take(n_completions)
-            .collect()
+        std::iter::repeat_with(|| Ok(())).take(n_results).collect()
     }
 
     /// Lets results wait apart whose orders another transaction has locked: nothing else should
     /// wait for that.
-    fn set_aside(&self, locked: Vec<Completion>) {
-        for completion in locked {
-            let token = completion.token;
-            if self.aside.try_send(completion).is_err() {
+    fn set_aside(&self, locked: Vec<Finished>) {
+        for result in locked {
+            let token = result.completion.token;
+            if self.aside.try_send(result).is_err() {
                 self.shared.leases.give_back(token);
             }
         }
@@ -204,7 +199,7 @@ impl Ledger {
     /// until no more jobs are taken. What is left then is given back by the drain.
     async fn commit_aside(
         self: Arc<Self>,
-        set_aside: Arc<Mutex<mpsc::Receiver<Completion>>>,
+        set_aside: Arc<Mutex<mpsc::Receiver<Finished>>>,
         beat: Beat,
     ) {
         let mut set_aside = set_aside.lock().await;
@@ -213,7 +208,7 @@ impl Ledger {
         let taking = &self.shared.stops.taking;
         loop {
             let pause = async {
-                if open.completions.is_empty() {
+                if open.results.is_empty() {
                     pending::<()>().await;
                 }
                 sleep(backoff.next_delay()).await;
@@ -221,20 +216,20 @@ impl Ledger {
             tokio::select! {
                 biased;
                 () = taking.cancelled() => return,
-                Some(completion) = set_aside.recv(), if open.completions.len() < set_aside.max_capacity() => {
-                    open.completions.push(completion);
+                Some(result) = set_aside.recv(), if open.results.len() < set_aside.max_capacity() => {
+                    open.results.push(result);
                     backoff.reset();
                     continue;
                 }
                 () = pause => {}
             }
-            self.drop_expired(&mut open.completions);
-            for completion in open.completions.clone() {
+            self.drop_expired(&mut open.results);
+            for result in open.results.clone() {
                 beat.busy();
-                let token = completion.token;
-                let Unsettled { again, locked } = self.commit_once(&[completion]).await;
+                let token = result.completion.token;
+                let Unsettled { again, locked } = self.commit_once(&[result]).await;
                 if again.is_empty() && locked.is_empty() {
-                    open.completions.retain(|open| open.token != token);
+                    open.results.retain(|open| open.completion.token != token);
                 }
             }
             beat.idle();
@@ -242,11 +237,13 @@ impl Ledger {
     }
 
     /// Commits once and returns what is to be tried again.
-    async fn commit_once(&self, completions: &[Completion]) -> Unsettled {
+    async fn commit_once(&self, results: &[Finished]) -> Unsettled {
+        let completions = results.iter().map(|result| result.completion.clone());
+        let completions: Vec<_> = completions.collect();
         let traces = completions.iter();
         let traces = traces.map(|completion| completion.trace_parent.as_ref());
         let committing = SharedSpan::begin("commit results", traces);
-        let answers = self.shared.queue.complete(completions).await;
+        let answers = self.shared.queue.complete(&completions).await;
         drop(committing);
         debug_assert_eq!(answers.len(), completions.len(), "a queue answers each");
         let missing = || Err(Error::internal("the queue did not answer for this result"));
@@ -254,10 +251,12 @@ impl Ledger {
         let mut events = Vec::new();
         let mut settled = Vec::new();
         let mut unsettled = Unsettled::default();
-        for (completion, answer) in completions.iter().zip(answers) {
+        for (result, answer) in results.iter().zip(answers) {
+            let completion = &result.completion;
             match answer {
                 Ok(Completed::Applied(event)) => {
                     self.count(completion);
+                    self.shared.stats.ends.count(result, event.as_ref());
                     events.extend(event.map(|event| OrderEvent {
                         trace_parent: completion.trace_parent.clone(),
                         ..event
@@ -268,11 +267,11 @@ impl Ledger {
                     if unsettled.again.is_empty() {
                         tracing::warn!(error = error.chain(), "committing results failed");
                     }
-                    unsettled.again.push(completion.clone());
+                    unsettled.again.push(result.clone());
                     continue;
                 }
                 Err(Error::RequestInProgress { .. }) => {
-                    unsettled.locked.push(completion.clone());
+                    unsettled.locked.push(result.clone());
                     continue;
                 }
                 Err(error) => self.drop_failed(completion, &error),
@@ -300,7 +299,6 @@ impl Ledger {
                     failure.code = cause.code,
                     "order failed"
                 );
-                stats.dead_letters.count(&cause.code);
                 &stats.failed
             }
         };
@@ -328,12 +326,13 @@ impl Ledger {
         self.shared.stats.dropped.inc();
     }
 
-    fn drop_expired(&self, open: &mut Vec<Completion>) {
+    fn drop_expired(&self, open: &mut Vec<Finished>) {
         let mut expired = Vec::new();
-        open.retain(|completion| {
-            let is_held = self.shared.leases.is_held(completion.token);
+        open.retain(|result| {
+            let token = result.completion.token;
+            let is_held = self.shared.leases.is_held(token);
             if !is_held {
-                expired.push(completion.token);
+                expired.push(token);
             }
             is_held
         });

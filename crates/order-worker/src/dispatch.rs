@@ -18,7 +18,7 @@ pub(crate) struct Dispatch {
 
 impl JobDispatch for Dispatch {
     fn try_reserve(&self) -> Option<Reservation> {
-        if self.shared.stops.claiming.is_cancelled() {
+        if self.shared.stops.claiming.is_cancelled() || self.shared.pause.is_on() {
             return None;
         }
         let slot = self.slots.try_take()?;

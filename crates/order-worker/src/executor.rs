@@ -24,6 +24,7 @@ use crate::{
     AttemptLabels, WorkerConfig,
     abandoned::{Abandoned, Turn},
     completer::Completer,
+    ends::Finished,
     lease::Begin,
     shared::Shared,
     slots::{Slot, Slots},
@@ -156,14 +157,30 @@ impl Executor {
     /// Waits for work. All waits are safe to drop.
     async fn next(&self) -> Next {
         // Before the queue, which may never be empty.
-        let is_claiming = !self.shared.stops.claiming.is_cancelled();
-        if is_claiming && let Some(turn) = self.abandoned.try_turn() {
+        let Shared { stops, pause, .. } = &*self.shared;
+        let is_claiming = !stops.claiming.is_cancelled();
+        if is_claiming
+            && !pause.is_on()
+            && let Some(turn) = self.abandoned.try_turn()
+        {
             return Next::Abandoned(turn);
         }
         tokio::select! {
             biased;
             (job, slot) = self.slots.recv() => Next::Queued(job, slot),
-            turn = self.abandoned.turn(), if is_claiming => Next::Abandoned(turn),
+            turn = self.turn(), if is_claiming => Next::Abandoned(turn),
+        }
+    }
+
+    /// Waits for the turn to look for an abandoned job; nobody has it during a pause.
+    async fn turn(&self) -> Turn {
+        let pause = &self.shared.pause;
+        loop {
+            pause.over().await;
+            let turn = self.abandoned.turn().await;
+            if !pause.is_on() {
+                return turn;
+            }
         }
     }
 
@@ -207,7 +224,8 @@ impl Executor {
         let mut span = begin_span(&mut job);
         let _running = Running::new(&self.shared, token);
         if self.retry.is_exhausted(job.attempt_in_round()) {
-            return self.complete(&job, exhausted_verdict(), &mut span).await;
+            let verdict = exhausted_verdict();
+            return self.complete(&job, (verdict, None), &mut span).await;
         }
         let begun_at = Instant::now();
         let ended = self.attempt(&mut job, is_abandoned).await;
@@ -215,11 +233,8 @@ impl Executor {
         let outcome = match ended {
             Ended::With(outcome) => {
                 let verdict = verdict(outcome, job.attempt_in_round(), &self.retry);
-                let outcome = match &verdict {
-                    Verdict::Processed => "processed",
-                    Verdict::Failed(_) => "failed",
-                    Verdict::Retry { .. } => "retried",
-                };
+                let AttemptLabels { outcome } = AttemptLabels::of(&verdict);
+                let verdict = (verdict, Some(duration));
                 self.complete(&job, verdict, &mut span).await;
                 outcome
             }
@@ -244,7 +259,13 @@ impl Executor {
         attempts.observe(duration, job.trace_parent.as_ref());
     }
 
-    async fn complete(&self, job: &Job, verdict: Verdict, span: &mut Span) {
+    /// Hands over the result of an attempt and how long it took, if it began.
+    async fn complete(
+        &self,
+        job: &Job,
+        (verdict, took): (Verdict, Option<Duration>),
+        span: &mut Span,
+    ) {
         span.record(|span| match &verdict {
             Verdict::Processed => span.set("job.outcome", "processed"),
             Verdict::Retry { .. } => {
@@ -257,11 +278,16 @@ impl Executor {
             }
         });
         let completion = Completion {
+            took,
             token: job.token(),
             verdict,
             trace_parent: job.trace_parent.clone(),
         };
-        self.completer.submit(completion).await;
+        let finished = Finished {
+            completion,
+            created_at: Some(job.order.created_at),
+        };
+        self.completer.submit(finished).await;
     }
 
     fn fence(&self, job: &Job) {

@@ -2,7 +2,7 @@
 //!
 //! Claims due jobs, as many as there are free slots, in one statement, and puts them into
 //! the local queue. It looks when somebody says that jobs are due, when the last claim left
-//! some behind and slots are free again, and otherwise every `poll_interval`.
+//! some behind and slots are free again, when a pause is over, and otherwise every `poll_interval`.
 //!
 //! There is no separate rescue of dead workers: a lease that has run out *is* a due job, so
 //! the poll of any living process claims it. Hints may therefore all be lost without harm.
@@ -61,14 +61,23 @@ impl Fetcher {
     /// claiming is over.
     async fn wait(&self, is_backlog: bool) -> Option<usize> {
         let ready = async {
+            let Shared { due, pause, .. } = &*self.shared;
             if !is_backlog {
                 let poll = self.poll_interval.mul_f64(rand::random_range(POLL_JITTER));
                 tokio::select! {
-                    () = self.shared.due.notified() => {}
+                    () = due.notified() => {}
                     () = sleep(poll) => {}
+                    // What comes due meanwhile is claimed when it is over.
+                    () = pause.begun() => {}
                 }
             }
-            self.slots.wait_for_room().await
+            loop {
+                pause.over().await;
+                let room = self.slots.wait_for_room().await;
+                if !pause.is_on() {
+                    return room;
+                }
+            }
         };
         self.shared.stops.while_claiming(ready).await
     }

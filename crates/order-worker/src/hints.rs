@@ -147,60 +147,70 @@ struct Received {
 pub(crate) struct HintFetcher {
     pub(crate) shared: Arc<Shared>,
     pub(crate) slots: Slots,
-    pub(crate) consumer: Box<dyn HintConsumer>,
+    pub(crate) hints: Arc<dyn HintQueue>,
     pub(crate) beat: Beat,
 }
 
 impl HintFetcher {
     /// Runs until claiming is stopped, then leaves the broker. A claim that is under way is
-    /// finished, as in the other fetcher.
-    pub(crate) async fn run(mut self) {
-        let shared = Arc::clone(&self.shared);
+    /// finished, as in the other fetcher. During a pause the broker is left, so that the hints go to
+    /// other processes.
+    pub(crate) async fn run(self) {
+        let Shared { stops, pause, .. } = &*self.shared;
+        while stops.while_claiming(pause.over()).await.is_some() {
+            let mut consumer = self.hints.consumer();
+            self.take_all(&mut *consumer).await;
+            self.beat.idle();
+            consumer.close().await;
+        }
+    }
+
+    /// Takes hints until claiming is stopped or paused.
+    async fn take_all(&self, consumer: &mut dyn HintConsumer) {
+        let shared = &*self.shared;
         let outage = Outage::new("receiving hints");
         let mut backoff = Backoff::default();
-        while let Some(hints) = shared.stops.while_claiming(self.receive()).await {
+        while let Some(hints) = shared.unless_paused(self.receive(consumer)).await {
             match hints {
                 Ok(hints) => {
                     outage.end();
                     backoff.reset();
                     let next_claim = Instant::now() + BATCH_INTERVAL;
-                    self.take(&hints.ids).await;
+                    self.take(consumer, &hints.ids).await;
                     self.beat.idle();
                     if !hints.is_full {
                         let wait = sleep_until(next_claim);
-                        if shared.stops.while_claiming(wait).await.is_none() {
-                            break;
+                        if shared.unless_paused(wait).await.is_none() {
+                            return;
                         }
                     }
                 }
                 Err(error) => {
                     outage.fail(&error.chain());
                     let wait = sleep(backoff.next_delay());
-                    if shared.stops.while_claiming(wait).await.is_none() {
-                        break;
+                    if shared.unless_paused(wait).await.is_none() {
+                        return;
                     }
                 }
             }
         }
-        self.consumer.close().await;
     }
 
     /// Waits for room, then for hints.
-    async fn receive(&mut self) -> Result<Received, BrokerError> {
+    async fn receive(&self, consumer: &mut dyn HintConsumer) -> Result<Received, BrokerError> {
         let limit = self.slots.wait_for_room().await;
-        let ids = self.consumer.receive(limit).await?;
+        let ids = consumer.receive(limit).await?;
         let is_full = ids.len() >= limit;
         Ok(Received { ids, is_full })
     }
 
     /// Claims what the hints name. While the store is away the hints are kept: there is
     /// nothing else that could be done.
-    async fn take(&mut self, hints: &[OrderId]) {
+    async fn take(&self, consumer: &mut dyn HintConsumer, hints: &[OrderId]) {
         let Shared {
             queue,
             leases,
             stats,
-            stops,
             ..
         } = &*self.shared;
         let outage = Outage::new("claiming hinted jobs");
@@ -213,7 +223,7 @@ impl HintFetcher {
                 Err(error) => {
                     outage.fail(&error.chain());
                     let wait = sleep(backoff.next_delay());
-                    if stops.while_claiming(wait).await.is_none() {
+                    if self.shared.unless_paused(wait).await.is_none() {
                         return;
                     }
                 }
@@ -227,12 +237,9 @@ impl HintFetcher {
             .idle_hints
             .inc_by(hints.len().saturating_sub(jobs.len()) as u64);
         leases.hold(jobs.iter().map(Job::token), sent_at);
-        let acknowledge = async {
-            if let Err(error) = self.consumer.acknowledge().await {
-                tracing::debug!(error = error.chain(), "hints were not acknowledged");
-            }
-        };
         self.slots.hand_over(jobs);
-        acknowledge.await;
+        if let Err(error) = consumer.acknowledge().await {
+            tracing::debug!(error = error.chain(), "hints were not acknowledged");
+        }
     }
 }

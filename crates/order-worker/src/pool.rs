@@ -25,6 +25,7 @@ use crate::{
     heartbeat::Heartbeat,
     hints::HintFetcher,
     lease::Leases,
+    pause::Pause,
     shared::{Shared, Stops},
     slots::Slots,
 };
@@ -163,6 +164,7 @@ impl WorkerPool {
             stats: WorkerStats::default(),
             due: Notify::new(),
             stops: Stops::default(),
+            pause: Pause::default(),
         });
         if config.workers == 0 {
             shared.stops.claiming.cancel();
@@ -259,13 +261,19 @@ impl WorkerPool {
                 let fetcher = HintFetcher {
                     shared: Arc::clone(&shared),
                     slots: slots.clone(),
-                    consumer: hints.consumer(),
+                    hints: Arc::clone(&hints),
                     beat,
                 };
                 fetcher.run()
             });
             self.spawn(tracker, &self.tasks.fetching, fetcher);
         }
+    }
+
+    /// Pauses or resumes claiming: while it is paused, no place can be reserved either. What was
+    /// claimed is still processed. Once it is resumed, what is due is claimed at once.
+    pub fn set_paused(&self, is_paused: bool) {
+        self.shared.pause.set(is_paused);
     }
 
     /// Ends claiming, now and for good: no place can be reserved any more either. What is

@@ -6,7 +6,7 @@ use order_core::{EventBus, JobQueue};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{WorkerStats, lease::Leases};
+use crate::{WorkerStats, lease::Leases, pause::Pause};
 
 /// Ports, leases, counters and the way down.
 pub(crate) struct Shared {
@@ -17,6 +17,24 @@ pub(crate) struct Shared {
     /// Somebody knows of due jobs.
     pub(crate) due: Notify,
     pub(crate) stops: Stops,
+    pub(crate) pause: Pause,
+}
+
+impl Shared {
+    /// The outcome of `future`, or `None` if claiming is over or paused.
+    ///
+    /// # Cancel safety
+    /// That of `future`.
+    pub(crate) async fn unless_paused<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let unless_paused = async {
+            tokio::select! {
+                biased;
+                () = self.pause.begun() => None,
+                outcome = future => Some(outcome),
+            }
+        };
+        self.stops.while_claiming(unless_paused).await.flatten()
+    }
 }
 
 /// The steps in which a pool is taken down. Each is set once and stays set.

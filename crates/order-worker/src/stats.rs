@@ -5,8 +5,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use order_core::metrics::{Counter, Durations, Family, Gauge};
+use order_core::{
+    Verdict,
+    metrics::{Counter, Durations, Family, Gauge},
+};
 use prometheus_client::encoding::EncodeLabelSet;
+
+use crate::EndStats;
 
 /// What a worker pool has done since the process began.
 #[derive(Clone, Debug, Default)]
@@ -47,10 +52,22 @@ pub struct WorkerStats {
     pub last_heartbeat: Gauge,
     /// Attempts, by their outcome.
     pub attempts: Family<AttemptLabels, Durations>,
-    /// Orders that became FAILED, by the code of the cause.
-    pub dead_letters: DeadLetters,
+    /// Orders that ended, by workers outside as well.
+    pub ends: EndStats,
     /// Workers that have a job.
     pub busy: Gauge,
+}
+
+impl AttemptLabels {
+    /// The outcome of an attempt with this verdict.
+    pub(crate) const fn of(verdict: &Verdict) -> Self {
+        let outcome = match verdict {
+            Verdict::Processed => "processed",
+            Verdict::Failed(_) => "failed",
+            Verdict::Retry { .. } => "retried",
+        };
+        Self { outcome }
+    }
 }
 
 impl WorkerStats {
@@ -107,17 +124,34 @@ pub struct HintStats {
 }
 
 /// What workers outside this process have done through it since it began.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RemoteWorkersStats {
     /// Jobs that were handed out, each with its order durably PROCESSING.
     pub leased: Counter,
-    /// Results that are durable, those of exhausted jobs included.
-    pub completed: Counter,
+    /// Results that are durable, those of exhausted jobs included, by the outcome: `processed`,
+    /// `failed` or `retried`.
+    pub completed: Family<AttemptLabels, Counter>,
     /// Starts and results that were dropped because their token was not current.
     pub fenced: Counter,
     /// Jobs given back unfinished: by their worker, because a start failed, or because
     /// nobody was there any more to take them.
     pub released: Counter,
+}
+
+impl Default for RemoteWorkersStats {
+    fn default() -> Self {
+        let completed = Family::default();
+        // What has not happened yet is a zero in a scrape, and not absent.
+        for outcome in ["processed", "failed", "retried"] {
+            drop(completed.get_or_create(&AttemptLabels { outcome }));
+        }
+        Self {
+            leased: Counter::default(),
+            completed,
+            fenced: Counter::default(),
+            released: Counter::default(),
+        }
+    }
 }
 
 /// What the relay of events has done in this process since it began.

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use order_core::{
-    Created, Error, ExternalId, Insertion, Money, NewOrder, Order, OrderId, OrderStatus, StoredKey,
-    TraceParent, UserId,
+    Created, Error, ExternalId, Insertion, Money, NewOrder, Order, OrderId, OrderStatus, RequestId,
+    StoredKey, TraceParent, UserId,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -19,7 +19,6 @@ use super::{
     errors::Fault,
     key::{KeyId, key_columns, key_id, read_stored},
     pool::{Answers, BatchStatement, Columns},
-    queue::new_claim_id,
     row::{self, ids, metadata_text, micros},
 };
 
@@ -93,6 +92,8 @@ fn order_columns<'a>(sent: &'a [Sent<'_>]) -> Columns<'a> {
     let external_ids = external_ids.map(|id| id.as_ref().map(ExternalId::as_str));
     let leases = orders().map(|order| order.lease.map(micros));
     let traces = orders().map(|order| order.trace_parent.as_ref());
+    let request_ids = orders().map(|order| order.request_id.as_ref());
+    let gateways = orders().map(|order| order.gateway.as_deref());
     vec![
         Box::new(ids(orders().map(|order| &order.id))),
         Box::new(users.collect::<Vec<_>>()),
@@ -107,6 +108,12 @@ fn order_columns<'a>(sent: &'a [Sent<'_>]) -> Columns<'a> {
                 .map(|trace| trace.map(TraceParent::as_str))
                 .collect::<Vec<_>>(),
         ),
+        Box::new(
+            request_ids
+                .map(|id| id.map(RequestId::as_str))
+                .collect::<Vec<_>>(),
+        ),
+        Box::new(gateways.collect::<Vec<_>>()),
     ]
 }
 
@@ -245,7 +252,7 @@ impl PostgresStore {
         let sent_at = Instant::now();
         let sent = orders.iter().map(|order| Sent {
             order,
-            claim_id: new_claim_id(),
+            claim_id: self.new_claim_id(),
         });
         let sent: Vec<_> = sent.collect();
         let n_broken = self.requests.n_broken();

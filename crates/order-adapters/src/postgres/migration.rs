@@ -64,10 +64,14 @@ const MIGRATIONS: &[(&str, &str)] = &[
         "V12__store_traces",
         include_str!("../../../../migrations/postgres/V12__store_traces.sql"),
     ),
+    (
+        "V13__record_orders_and_processes",
+        include_str!("../../../../migrations/postgres/V13__record_orders_and_processes.sql"),
+    ),
 ];
 
 /// The schema this program needs: the version of the last of [`MIGRATIONS`].
-pub(super) const VERSION_NEEDED: i32 = 12;
+pub(super) const VERSION_NEEDED: i32 = 13;
 
 /// Whether the schema has at least version $1, and the server takes writes. One row of an
 /// index: cheap enough for a readiness probe.

@@ -12,6 +12,7 @@
 //! Works with PostgreSQL 14 and newer, connected to directly: sessions keep settings and
 //! prepared statements, which a pooler in transaction mode would mix up.
 
+mod admin;
 mod backlog;
 mod change;
 mod connect;
@@ -38,7 +39,7 @@ use std::{
     time::Duration,
 };
 
-use order_core::{CallContext, Deadline, OrderStore, RESPONSE_BYTES_MAX, RequestId};
+use order_core::{CallContext, Deadline, Identity, OrderStore, RESPONSE_BYTES_MAX, RequestId};
 use tokio_postgres::Config;
 use uuid::Uuid;
 
@@ -123,6 +124,7 @@ impl fmt::Debug for PostgresConfig {
 /// Dropping the future of any method cancels its statement. A write that is dropped has happened
 /// as a whole or not at all.
 pub struct PostgresStore {
+    identity: Identity,
     database: Config,
     requests: Arc<Pool>,
     lists: Arc<Pool>,
@@ -139,13 +141,14 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Waits for the database, brings its schema up to date and checks that it can be used.
+    /// Waits for the database, brings its schema up to date and checks that it can be used. Claims
+    /// and attempts are recorded as those of `identity`.
     ///
     /// # Errors
     /// At once if waiting cannot help: a URL that is not valid, a wrong password, a database
     /// that does not exist, a migration that fails. After
     /// [`startup_timeout`](PostgresConfig::startup_timeout) if nobody answers.
-    pub async fn connect(config: PostgresConfig) -> Result<Self, ConnectError> {
+    pub async fn connect(config: PostgresConfig, identity: Identity) -> Result<Self, ConnectError> {
         let target = Target::parse(&config.url)?;
         let (database, _) = target.prepare(config.startup_timeout).await?;
         let unusable = |source| ConnectError::Unusable {
@@ -164,6 +167,7 @@ impl PostgresStore {
                 .map_err(|error| unusable(error.into()))
         };
         let store = Self {
+            identity,
             requests: pool("requests", config.requests_pool, REQUESTS_WAIT)?.into(),
             lists: pool("lists", LISTS_POOL, LISTS_WAIT)?
                 .with_rows_bytes_max(RESPONSE_BYTES_MAX)
@@ -200,6 +204,7 @@ impl PostgresStore {
         };
         let workers = Pool::new(&self.database, &config, &self.cancels, &self.is_exhausted);
         Ok(Self {
+            identity: self.identity.clone(),
             database: self.database.clone(),
             requests: Arc::clone(&self.requests),
             lists: Arc::clone(&self.lists),

@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use order_core::{
     Cause, Completed, Completion, Error, Extended, Job, JobQueue, JobToken, OrderEvent, OrderId,
-    OrderStatus, Start, Started, Verdict,
+    OrderRecord, OrderStatus, Start, Started, Verdict,
 };
 use tokio::time::Instant;
 use tokio_postgres::{Row, types::ToSql};
@@ -50,11 +50,29 @@ fn start() -> BatchStatement<Start, TokenKey, Option<OrderEvent>> {
     }
 }
 
-fn processed() -> BatchStatement<JobToken, TokenKey, Reported> {
+/// The end of an attempt.
+struct Ended<'a> {
+    token: JobToken,
+    took: Option<Duration>,
+    /// The process that ran it.
+    worker: &'a str,
+}
+
+fn ended_columns<'a>(ended: impl Iterator<Item = &'a Ended<'a>> + Clone) -> Columns<'a> {
+    let mut columns = token_columns(ended.clone().map(|ended| &ended.token));
+    let took = ended.clone().map(|ended| ended.took.map(micros));
+    columns.push(Box::new(took.collect::<Vec<_>>()));
+    // All are of this process.
+    let worker = ended.map(|ended| ended.worker).next();
+    columns.push(Box::new(worker));
+    columns
+}
+
+fn processed<'a>() -> BatchStatement<Ended<'a>, TokenKey, Reported> {
     BatchStatement {
         sql: include_str!("sql/complete_processed.sql"),
-        columns: |tokens| token_columns(tokens.iter()),
-        key: token_key,
+        columns: |processed| ended_columns(processed.iter()),
+        key: |ended| token_key(&ended.token),
         read_key: read_token_key,
         read: |row| {
             let event = row::event(row, OrderStatus::Processed, None)?;
@@ -63,11 +81,11 @@ fn processed() -> BatchStatement<JobToken, TokenKey, Reported> {
     }
 }
 
-fn failed<'a>() -> BatchStatement<(JobToken, &'a Cause), TokenKey, Reported> {
+fn failed<'a>() -> BatchStatement<(Ended<'a>, &'a Cause), TokenKey, Reported> {
     BatchStatement {
         sql: include_str!("sql/complete_failed.sql"),
         columns: |failed| {
-            let mut columns = token_columns(failed.iter().map(|(token, _)| token));
+            let mut columns = ended_columns(failed.iter().map(|(ended, _)| ended));
             let causes = || failed.iter().map(|(_, cause)| *cause);
             columns.push(Box::new(
                 causes().map(|cause| &*cause.code).collect::<Vec<_>>(),
@@ -77,7 +95,7 @@ fn failed<'a>() -> BatchStatement<(JobToken, &'a Cause), TokenKey, Reported> {
             ));
             columns
         },
-        key: |(token, _)| token_key(token),
+        key: |(ended, _)| token_key(&ended.token),
         read_key: read_token_key,
         read: |row| {
             let event = row::event(row, OrderStatus::Failed, row::cause(row, 5)?)?;
@@ -86,20 +104,21 @@ fn failed<'a>() -> BatchStatement<(JobToken, &'a Cause), TokenKey, Reported> {
     }
 }
 
-fn retry<'a>() -> BatchStatement<(JobToken, Duration, &'a str, bool), TokenKey, Reported> {
+fn retry<'a>() -> BatchStatement<(Ended<'a>, Duration, &'a str, bool), TokenKey, Reported> {
     BatchStatement {
         sql: include_str!("sql/complete_retry.sql"),
         columns: |retries| {
-            let mut columns = token_columns(retries.iter().map(|(token, ..)| token));
+            let mut columns = ended_columns(retries.iter().map(|(ended, ..)| ended));
             let delays = retries.iter().map(|(_, delay, ..)| micros(*delay));
             let errors = retries.iter().map(|(_, _, error, _)| last_error(error));
             let counted = retries.iter().map(|(.., is_counted)| *is_counted);
             columns.push(Box::new(delays.collect::<Vec<_>>()));
             columns.push(Box::new(errors.collect::<Vec<_>>()));
             columns.push(Box::new(counted.collect::<Vec<_>>()));
+            columns.push(Box::new(number_code(OrderRecord::LEN_MAX)));
             columns
         },
-        key: |(token, ..)| token_key(token),
+        key: |(ended, ..)| token_key(&ended.token),
         read_key: read_token_key,
         read: |_| Ok(Reported::Retried),
     }
@@ -281,9 +300,11 @@ impl PostgresStore {
     }
 }
 
-/// The name of a claim.
-pub(super) fn new_claim_id() -> Uuid {
-    Uuid::from_u128(rand::random())
+impl PostgresStore {
+    /// The name of a claim: this process, and a random number.
+    pub(super) fn new_claim_id(&self) -> Uuid {
+        Uuid::from_u64_pair(self.identity.id.as_u64(), rand::random())
+    }
 }
 
 #[async_trait]
@@ -298,7 +319,7 @@ impl JobQueue for PostgresStore {
             return Ok(Vec::new());
         }
         self.give_back_unsure().await?;
-        let claim_id = new_claim_id();
+        let claim_id = self.new_claim_id();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let sql = include_str!("sql/claim.sql");
         let scan = self.due.scan();
@@ -321,7 +342,7 @@ impl JobQueue for PostgresStore {
         if order_ids.is_empty() {
             return Ok(Vec::new());
         }
-        let claim_id = new_claim_id();
+        let claim_id = self.new_claim_id();
         let sql = include_str!("sql/claim_hinted.sql");
         let params: [&(dyn ToSql + Sync); 3] = [&ids(order_ids), &micros(lease), &claim_id];
         let rows = self.claim_by(sql, &params, claim_id, lease).await?;
@@ -330,7 +351,7 @@ impl JobQueue for PostgresStore {
 
     async fn claim_abandoned(&self, lease: Duration) -> Result<Option<Job>, Error> {
         self.give_back_unsure().await?;
-        let claim_id = new_claim_id();
+        let claim_id = self.new_claim_id();
         let scan = self.abandoned.scan();
         let sql = include_str!("sql/claim_abandoned.sql");
         let params: [&(dyn ToSql + Sync); 3] = [&micros(lease), &claim_id, &scan.from];
@@ -383,17 +404,22 @@ impl JobQueue for PostgresStore {
     }
 
     async fn complete(&self, completions: &[Completion]) -> Vec<Result<Completed, Error>> {
+        let worker = self.identity.name();
         let (mut successes, mut failures, mut retries) = (Vec::new(), Vec::new(), Vec::new());
         for completion in ascending(completions, |completion| token_key(&completion.token)) {
-            let token = completion.token;
+            let ended = Ended {
+                token: completion.token,
+                took: completion.took,
+                worker: &worker,
+            };
             match &completion.verdict {
-                Verdict::Processed => successes.push(token),
-                Verdict::Failed(cause) => failures.push((token, cause)),
+                Verdict::Processed => successes.push(ended),
+                Verdict::Failed(cause) => failures.push((ended, cause)),
                 Verdict::Retry {
                     delay,
                     error,
                     is_counted,
-                } => retries.push((token, *delay, error.as_str(), *is_counted)),
+                } => retries.push((ended, *delay, error.as_str(), *is_counted)),
             }
         }
         let mut reported = self.workers.query_batch(processed(), &successes).await;

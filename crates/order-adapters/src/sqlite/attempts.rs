@@ -1,11 +1,13 @@
 //! The SQL of attempts: what their beginning and their end do to a job and its order.
 
-use order_core::{Completed, Completion, JobToken, OrderStatus, Start, Started, Verdict};
+use order_core::{
+    Completed, Completion, JobToken, OrderRecord, OrderStatus, Start, Started, Verdict,
+};
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
 use super::{
     jobs::is_current,
-    orders,
+    orders::{self, Ended},
     rows::{BURIED, key, later},
 };
 
@@ -55,13 +57,60 @@ const SET_BACK: &str = concat!(
     is_current!()
 );
 
-/// Commits the result of an attempt, if its token is current.
+const INSERT_RETRIED: &str = "\
+INSERT INTO order_attempts
+  (order_id, attempt, worker, begun_at, ended_at, outcome, error, next_at)
+VALUES (:order_id, :attempt, :worker, :begun_at, :ended_at, 1, :error, :next_at)
+ON CONFLICT DO NOTHING";
+
+/// Postponed attempts do not count, so there may be any number of them.
+const FORGET: &str = "\
+DELETE FROM order_attempts WHERE order_id = :order_id AND attempt <= :attempt - :n_kept";
+
+/// Records an attempt whose job is due again at `next_at`.
+fn record_retried(
+    connection: &Connection,
+    now: i64,
+    completion: &Completion,
+    ended: Ended<'_>,
+    (next_at, error): (i64, &str),
+) -> rusqlite::Result<()> {
+    let order_id = key(completion.token.order_id);
+    connection
+        .prepare_cached(INSERT_RETRIED)?
+        .execute(named_params! {
+            ":order_id": order_id,
+            ":attempt": ended.attempt,
+            ":worker": ended.worker,
+            ":begun_at": ended.begun_at(now),
+            ":ended_at": now,
+            ":error": error,
+            ":next_at": next_at,
+        })?;
+    let n_kept = OrderRecord::LEN_MAX;
+    if ended.attempt > n_kept {
+        connection.prepare_cached(FORGET)?.execute(named_params! {
+            ":order_id": order_id,
+            ":attempt": ended.attempt,
+            ":n_kept": n_kept,
+        })?;
+    }
+    Ok(())
+}
+
+/// Commits the result of an attempt that process `worker` ran, if its token is current.
 pub(super) fn complete(
     connection: &Connection,
     now: i64,
     completion: &Completion,
+    worker: &str,
 ) -> rusqlite::Result<Completed> {
     let token = completion.token;
+    let ended = Ended {
+        attempt: token.attempt,
+        took: completion.took,
+        worker,
+    };
     let set_back = |due_at: i64, error: &str, is_counted: bool| {
         connection.prepare_cached(SET_BACK)?.execute(named_params! {
             ":order_id": key(token.order_id),
@@ -88,7 +137,11 @@ pub(super) fn complete(
             error,
             is_counted,
         } => {
-            let n_current = set_back(later(now, *delay), error, *is_counted)?;
+            let due_at = later(now, *delay);
+            let n_current = set_back(due_at, error, *is_counted)?;
+            if n_current > 0 {
+                record_retried(connection, now, completion, ended, (due_at, error))?;
+            }
             (n_current, None)
         }
     };
@@ -98,14 +151,13 @@ pub(super) fn complete(
     let Some((status, cause)) = moved else {
         return Ok(Completed::Applied(None));
     };
-    let attempt = Some(token.attempt);
     let (_, event) = orders::advance(
         connection,
         now,
         token.order_id,
         status,
         cause,
-        attempt,
+        Some(ended),
         None,
     )?;
     Ok(Completed::Applied(Some(event)))

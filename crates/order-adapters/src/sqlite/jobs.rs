@@ -2,28 +2,34 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use order_core::{Extended, Job, JobToken, NewOrder, OrderId};
+use order_core::{Cause, Extended, Job, JobToken, NewOrder, OrderId, ProcessId};
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use crate::UNREADABLE_REST;
 
 use super::rows::{
-    BURIED, ORDER_COLUMNS, key, later, order_columns, read_order, read_trace_parent, readable,
-    to_limit,
+    BURIED, ORDER_COLUMNS, key, later, order_columns, process_key, read_order, read_trace_parent,
+    readable, to_limit,
 };
 
 const INSERT: &str = "\
-INSERT INTO jobs (order_id, attempt, attempts_before, due_at, is_held)
-VALUES (:order_id, :attempt, 0, :due_at, :attempt)";
+INSERT INTO jobs (order_id, attempt, attempts_before, due_at, is_held, holder)
+VALUES (:order_id, :attempt, 0, :due_at, :attempt, :holder)";
 
-/// Stores the job of a new order, due or born leased.
-pub(super) fn insert(connection: &Connection, now: i64, new: &NewOrder) -> rusqlite::Result<()> {
+/// Stores the job of a new order, due or born leased by process `holder`.
+pub(super) fn insert(
+    connection: &Connection,
+    now: i64,
+    new: &NewOrder,
+    holder: ProcessId,
+) -> rusqlite::Result<()> {
     connection
         .prepare_cached(INSERT)?
         .execute(named_params! {
             ":order_id": key(new.id),
             ":attempt": u32::from(new.lease.is_some()),
             ":due_at": new.lease.map_or(now, |lease| later(now, lease)),
+            ":holder": process_key(holder),
         })
         .map(drop)
 }
@@ -36,13 +42,23 @@ pub(super) fn delete(connection: &Connection, order_id: OrderId) -> rusqlite::Re
         .map(drop)
 }
 
+const BURY: &str = "\
+UPDATE jobs SET due_at = :buried, last_error = :last_error, is_held = 0, is_begun = 0
+WHERE order_id = :order_id";
+
 /// Buries a job until its order is redriven. Its tokens are stale from now on.
-pub(super) fn bury(connection: &Connection, order_id: OrderId) -> rusqlite::Result<()> {
+pub(super) fn bury(
+    connection: &Connection,
+    order_id: OrderId,
+    cause: Option<&Cause>,
+) -> rusqlite::Result<()> {
     connection
-        .prepare_cached(
-            "UPDATE jobs SET due_at = :buried, is_held = 0, is_begun = 0 WHERE order_id = :order_id",
-        )?
-        .execute(named_params! { ":order_id": key(order_id), ":buried": BURIED })
+        .prepare_cached(BURY)?
+        .execute(named_params! {
+            ":order_id": key(order_id),
+            ":buried": BURIED,
+            ":last_error": cause.map(|cause| &cause.message),
+        })
         .map(drop)
 }
 
@@ -51,7 +67,7 @@ const REQUEUE: &str = "\
 INSERT INTO jobs (order_id, attempt, attempts_before, due_at)
 VALUES (:order_id, 0, 0, :now)
 ON CONFLICT (order_id) DO UPDATE
-SET due_at = :now, attempts_before = attempt, is_held = 0, is_begun = 0";
+SET due_at = :now, attempts_before = attempt, last_error = NULL, is_held = 0, is_begun = 0";
 
 /// Makes a job due, with a new round of attempts.
 pub(super) fn requeue(connection: &Connection, now: i64, id: OrderId) -> rusqlite::Result<()> {
@@ -98,8 +114,17 @@ const LEASE: &str = "\
 UPDATE jobs
 SET due_at = :due_at, attempt = attempt + 1,
     attempts_before = min(attempts_before + (is_held AND NOT is_begun), attempt),
-    is_held = 1, is_begun = 0
+    is_held = 1, is_begun = 0, holder = :holder
 WHERE order_id = :order_id";
+
+/// What a claim asks for.
+#[derive(Clone, Copy)]
+pub(super) struct Lease {
+    /// How long it lasts.
+    pub(super) length: Duration,
+    /// The process that claims.
+    pub(super) holder: ProcessId,
+}
 
 /// A due job, as its next claim sees it; `None` if it or its order cannot be read, which is
 /// logged.
@@ -128,7 +153,7 @@ pub(super) fn claim(
     connection: &Connection,
     now: i64,
     limit: usize,
-    lease: Duration,
+    lease: Lease,
     due_by: i64,
 ) -> rusqlite::Result<Vec<Job>> {
     let due: Vec<Due> = connection
@@ -150,7 +175,7 @@ pub(super) fn claim_hinted(
     connection: &Connection,
     now: i64,
     order_ids: &[OrderId],
-    lease: Duration,
+    lease: Lease,
 ) -> rusqlite::Result<Vec<Job>> {
     let mut find = connection.prepare_cached(DUE_HINTED)?;
     let mut jobs = Vec::with_capacity(order_ids.len());
@@ -165,18 +190,30 @@ pub(super) fn claim_hinted(
     Ok(jobs)
 }
 
+/// An attempt under an abandoned claim that was marked as begun is lost.
+const INSERT_LOST: &str = "\
+INSERT INTO order_attempts (order_id, attempt, worker, ended_at, outcome)
+SELECT order_id, attempt, (SELECT program || ' ' || place FROM processes WHERE id = holder), :now, 2
+FROM jobs
+WHERE order_id = :order_id AND is_begun
+ON CONFLICT DO NOTHING";
+
 /// Claims the longest due abandoned job.
 pub(super) fn claim_abandoned(
     connection: &Connection,
     now: i64,
-    lease: Duration,
+    lease: Lease,
 ) -> rusqlite::Result<Option<Job>> {
     let due = connection
         .prepare_cached(DUE_ABANDONED)?
         .query_row(named_params! { ":due_by": now }, read_due)
         .optional()?;
     match due {
-        Some(due) => lease_due(connection, now, lease, due),
+        Some(due) => {
+            let params = named_params! { ":order_id": due.key, ":now": now };
+            connection.prepare_cached(INSERT_LOST)?.execute(params)?;
+            lease_due(connection, now, lease, due)
+        }
         None => Ok(None),
     }
 }
@@ -191,16 +228,21 @@ WHERE order_id = :order_id";
 fn lease_due(
     connection: &Connection,
     now: i64,
-    lease: Duration,
+    lease: Lease,
     due: Due,
 ) -> rusqlite::Result<Option<Job>> {
-    let (statement, rest) = match due.job {
-        Some(_) => (LEASE, lease),
-        None => (SET_ASIDE, UNREADABLE_REST),
-    };
-    connection
-        .prepare_cached(statement)?
-        .execute(named_params! { ":order_id": due.key, ":due_at": later(now, rest) })?;
+    if due.job.is_none() {
+        let due_at = later(now, UNREADABLE_REST);
+        connection
+            .prepare_cached(SET_ASIDE)?
+            .execute(named_params! { ":order_id": due.key, ":due_at": due_at })?;
+        return Ok(None);
+    }
+    connection.prepare_cached(LEASE)?.execute(named_params! {
+        ":order_id": due.key,
+        ":due_at": later(now, lease.length),
+        ":holder": process_key(lease.holder),
+    })?;
     Ok(due.job)
 }
 

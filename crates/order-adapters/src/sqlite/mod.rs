@@ -9,6 +9,7 @@
 //! must share a clock, which processes of one machine do. A network file system is not
 //! supported: the write-ahead log needs shared memory.
 
+mod admin;
 mod attempts;
 mod backlog;
 mod jobs;
@@ -29,15 +30,16 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
     Backlog, CallContext, Change, Clock, Committed, Completed, Completion, Created,
-    DeadLetterGroup, Deadline, Error, Extended, IdempotencyKey, Job, JobQueue, JobToken,
+    DeadLetterGroup, Deadline, Error, Extended, IdempotencyKey, Identity, Job, JobQueue, JobToken,
     KeyOperation, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderReads,
-    OrderState, OrderStore, PageTokenKey, Start, Started, StoredKey, TicketGrant, UserId, Version,
+    OrderState, OrderStore, PageTokenKey, ProcessId, Start, Started, StoredKey, TicketGrant,
+    UserId, Version,
 };
 use rusqlite::Connection;
 use uuid::Uuid;
 
+use self::{jobs::Lease, readers::Readers, rows::to_micros, time::TxClock, writer::Writer};
 pub use self::{open::OpenError, writer::SqliteStats};
-use self::{readers::Readers, rows::to_micros, time::TxClock, writer::Writer};
 use crate::{MeasuredPool, PoolUsage};
 
 /// How many queries run at the same time. They come from memory most of the time, so more
@@ -52,13 +54,19 @@ pub struct SqliteStore {
     readers: Readers,
     writer: Arc<Writer>,
     clock: Arc<dyn Clock>,
+    process_id: ProcessId,
+    process_name: Arc<str>,
 }
 
 impl SqliteStore {
     /// Opens the database file at `path`, which is created if it is missing, and migrates
-    /// its schema. Leases run by `clock`. Blocks for some milliseconds, and longer while
-    /// another process migrates.
-    pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+    /// its schema. Leases run by `clock`. Claims and attempts are recorded as those of `identity`.
+    /// Blocks for some milliseconds, and longer while another process migrates.
+    pub fn open(
+        path: &Path,
+        clock: Arc<dyn Clock>,
+        identity: &Identity,
+    ) -> Result<Self, OpenError> {
         open::migrate(path)?;
         let readers = (0..READERS)
             .map(|_| open::open_reader(path))
@@ -78,7 +86,17 @@ impl SqliteStore {
             readers: Readers::new(readers, Arc::clone(&clock)),
             writer: Arc::new(writer),
             clock,
+            process_id: identity.id,
+            process_name: identity.name().into(),
         })
+    }
+
+    /// A lease of this process.
+    fn lease(&self, length: Duration) -> Lease {
+        Lease {
+            length,
+            holder: self.process_id,
+        }
     }
 
     /// Creates the database file if it is missing and migrates its schema, as
@@ -121,7 +139,7 @@ impl SqliteStore {
     async fn write_each<I, T>(
         &self,
         items: &[I],
-        write: fn(&Connection, i64, &I) -> rusqlite::Result<T>,
+        write: impl Fn(&Connection, i64, &I) -> rusqlite::Result<T> + Send + 'static,
     ) -> Vec<Result<T, Error>>
     where
         I: Clone + Send + 'static,
@@ -206,7 +224,11 @@ impl OrderReads for SqliteStore {
 #[async_trait]
 impl OrderStore for SqliteStore {
     async fn create(&self, orders: &[NewOrder]) -> Vec<Result<Created, Error>> {
-        let answers = self.write_each(orders, orders::create).await;
+        let holder = self.process_id;
+        let create = move |connection: &Connection, now, new: &NewOrder| {
+            orders::create(connection, now, new, holder)
+        };
+        let answers = self.write_each(orders, create).await;
         answers.into_iter().map(Result::flatten).collect()
     }
 
@@ -319,6 +341,7 @@ impl JobQueue for SqliteStore {
         lease: Duration,
         overdue: Duration,
     ) -> Result<Vec<Job>, Error> {
+        let lease = self.lease(lease);
         self.write(move |connection, now| {
             let due_by = rows::earlier(now, overdue);
             jobs::claim(connection, now, limit, lease, due_by)
@@ -331,12 +354,13 @@ impl JobQueue for SqliteStore {
         order_ids: &[OrderId],
         lease: Duration,
     ) -> Result<Vec<Job>, Error> {
-        let order_ids = order_ids.to_vec();
+        let (order_ids, lease) = (order_ids.to_vec(), self.lease(lease));
         self.write(move |connection, now| jobs::claim_hinted(connection, now, &order_ids, lease))
             .await
     }
 
     async fn claim_abandoned(&self, lease: Duration) -> Result<Option<Job>, Error> {
+        let lease = self.lease(lease);
         self.write(move |connection, now| jobs::claim_abandoned(connection, now, lease))
             .await
     }
@@ -352,7 +376,11 @@ impl JobQueue for SqliteStore {
     }
 
     async fn complete(&self, completions: &[Completion]) -> Vec<Result<Completed, Error>> {
-        self.write_each(completions, attempts::complete).await
+        let worker = Arc::clone(&self.process_name);
+        let complete = move |connection: &Connection, now, completion: &Completion| {
+            attempts::complete(connection, now, completion, &worker)
+        };
+        self.write_each(completions, complete).await
     }
 
     async fn release(&self, tokens: &[JobToken]) -> Result<usize, Error> {

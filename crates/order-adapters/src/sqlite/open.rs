@@ -262,6 +262,6 @@ mod tests {
 
     #[test]
     fn schema_version_is_that_of_the_last_migration() {
-        assert_eq!(schema_version(), 10);
+        assert_eq!(schema_version(), 11);
     }
 }

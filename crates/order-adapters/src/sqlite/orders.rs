@@ -1,8 +1,11 @@
 //! The SQL of orders and their history: one function per element of a call.
 
+use std::time::Duration;
+
 use order_core::{
     Cause, Change, Committed, Created, Error, ExternalId, Insertion, JobEffect, NewOrder, Order,
-    OrderEvent, OrderId, OrderState, OrderStatus, StoredKey, TraceParent, Version,
+    OrderEvent, OrderId, OrderState, OrderStatus, ProcessId, RequestId, StoredKey, TraceParent,
+    Version,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 use uuid::Uuid;
@@ -10,7 +13,7 @@ use uuid::Uuid;
 use super::{
     jobs, keys,
     rows::{
-        key, metadata_text, order_columns, read_cause, read_id, read_order, read_state,
+        earlier, key, metadata_text, order_columns, read_cause, read_id, read_order, read_state,
         read_status, read_time, read_user_id, state_columns, to_limit, to_micros,
     },
 };
@@ -20,17 +23,18 @@ use super::{
 const INSERT: &str = "\
 INSERT INTO orders
   (id, user_id, amount_minor, currency, status, version, metadata, external_id,
-   trace_parent, created_at, updated_at)
+   trace_parent, request_id, gateway, created_at, updated_at)
 VALUES (:id, :user_id, :amount_minor, :currency, :status, 1, :metadata, :external_id,
-  :trace_parent, :now, :now)
+  :trace_parent, :request_id, :gateway, :now, :now)
 ON CONFLICT DO NOTHING";
 
-/// Stores an order with its job and its key. An order without a key runs no statement more
+/// Stores an order with its job, which is born leased by process `holder` if at all, and its key. An order without a key runs no statement more
 /// than it would if there were no keys.
 pub(super) fn create(
     connection: &Connection,
     now: i64,
     new: &NewOrder,
+    holder: ProcessId,
 ) -> rusqlite::Result<Result<Created, Error>> {
     if let Some(claim) = &new.key
         && let Some(stored) = keys::find_claimed(connection, claim)?
@@ -49,12 +53,14 @@ pub(super) fn create(
         ":metadata": metadata_text(&new.metadata)?,
         ":external_id": new.external_id.as_ref().map(ExternalId::as_str),
         ":trace_parent": new.trace_parent.as_ref().map(TraceParent::as_str),
+        ":request_id": new.request_id.as_ref().map(RequestId::as_str),
+        ":gateway": new.gateway.as_deref(),
         ":now": now,
     })?;
     if n_inserted == 0 {
         return find_same(connection, new);
     }
-    jobs::insert(connection, now, new)?;
+    jobs::insert(connection, now, new, holder)?;
     if let Some(claim) = &new.key {
         keys::insert(connection, now, claim, new.id)?;
     }
@@ -134,13 +140,13 @@ pub(super) fn commit(
         }
         keys::insert(connection, now, claim, change.order_id)?;
     }
+    let cause = change.cause.as_ref();
     match change.job {
         JobEffect::Keep => {}
         JobEffect::Delete => jobs::delete(connection, change.order_id)?,
-        JobEffect::Bury => jobs::bury(connection, change.order_id)?,
+        JobEffect::Bury => jobs::bury(connection, change.order_id, cause)?,
         JobEffect::Requeue => jobs::requeue(connection, now, change.order_id)?,
     }
-    let cause = change.cause.as_ref();
     let (order, event) = advance(
         connection,
         now,
@@ -168,11 +174,28 @@ RETURNING ",
 
 const INSERT_EVENT: &str = "\
 INSERT INTO order_events
-  (order_id, version, status, at, cause_code, cause_message, attempt, change_id)
-VALUES (:order_id, :version, :status, :at, :cause_code, :cause_message, :attempt, :change_id)";
+  (order_id, version, status, at, cause_code, cause_message, attempt, worker, begun_at, change_id)
+VALUES (:order_id, :version, :status, :at, :cause_code, :cause_message, :attempt, :worker, :begun_at,
+  :change_id)";
 
-/// Moves an order that is there to its next version, and appends the event: `attempt` is the
-/// one whose report moves it, `change_id` names the change that does. History does not run backwards, even if the clock does.
+/// The end of an attempt.
+#[derive(Clone, Copy)]
+pub(super) struct Ended<'a> {
+    pub(super) attempt: u32,
+    pub(super) took: Option<Duration>,
+    /// The process that ran it.
+    pub(super) worker: &'a str,
+}
+
+impl Ended<'_> {
+    /// When an attempt began that ended at `at`.
+    pub(super) fn begun_at(&self, at: i64) -> Option<i64> {
+        self.took.map(|took| earlier(at, took))
+    }
+}
+
+/// Moves an order that is there to its next version, and appends the event: `ended` is the
+/// attempt whose report moves it, `change_id` names the change that does. History does not run backwards, even if the clock does.
 ///
 /// The write lock makes the check before and the update here one step.
 pub(super) fn advance(
@@ -181,7 +204,7 @@ pub(super) fn advance(
     order_id: OrderId,
     status: OrderStatus,
     cause: Option<&Cause>,
-    attempt: Option<u32>,
+    ended: Option<Ended<'_>>,
     change_id: Option<Uuid>,
 ) -> rusqlite::Result<(Order, OrderEvent)> {
     let failure = cause.filter(|_| status == OrderStatus::Failed);
@@ -199,16 +222,19 @@ pub(super) fn advance(
         cause: cause.cloned(),
         ..order.last_event()
     };
+    let at = to_micros(order.updated_at);
     connection
         .prepare_cached(INSERT_EVENT)?
         .execute(named_params! {
             ":order_id": key(order_id),
             ":version": order.version,
             ":status": status.code(),
-            ":at": to_micros(order.updated_at),
+            ":at": at,
             ":cause_code": cause.map(|cause| &cause.code),
             ":cause_message": cause.map(|cause| &cause.message),
-            ":attempt": attempt,
+            ":attempt": ended.map(|ended| ended.attempt),
+            ":worker": ended.map(|ended| ended.worker),
+            ":begun_at": ended.and_then(|ended| ended.begun_at(at)),
             ":change_id": change_id.map(Uuid::into_bytes),
         })?;
     Ok((order, event))

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use order_core::{
     BoxError, Cause, Error, ExternalId, Metadata, Money, Order, OrderId, OrderState, OrderStatus,
-    TraceParent, UserId, Version,
+    ProcessId, TraceParent, UserId, Version,
 };
 use rusqlite::{ErrorCode, Row, types::Type};
 use uuid::Uuid;
@@ -40,8 +40,13 @@ pub(super) fn key(order_id: OrderId) -> [u8; 16] {
     order_id.as_uuid().into_bytes()
 }
 
+/// The key of a process. A number of 64 bits is stored with a sign.
+pub(super) fn process_key(id: ProcessId) -> i64 {
+    id.as_u64().cast_signed()
+}
+
 /// Reports that column `index` holds what no version of this program has written.
-fn unreadable(index: usize, kind: Type, source: impl Into<BoxError>) -> rusqlite::Error {
+pub(super) fn unreadable(index: usize, kind: Type, source: impl Into<BoxError>) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(index, kind, source.into())
 }
 

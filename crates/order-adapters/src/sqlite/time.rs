@@ -39,6 +39,8 @@ UPDATE jobs SET due_at = max(due_at - :step, :now) WHERE due_at > :now AND due_a
 
 const MOVE_RELAY: &str = "UPDATE event_relay SET lease_end = lease_end - :step";
 
+const MOVE_PROCESSES: &str = "UPDATE processes SET seen_at = seen_at - :step";
+
 const MOVE_TICKETS: &str = "UPDATE stream_tickets SET expires_at = expires_at - :step";
 
 impl TxClock {
@@ -78,6 +80,7 @@ impl TxClock {
             named_params! { ":step": step, ":now": now, ":buried": BURIED },
         )?;
         connection.execute(MOVE_RELAY, named_params! { ":step": step })?;
+        connection.execute(MOVE_PROCESSES, named_params! { ":step": step })?;
         connection.execute(MOVE_TICKETS, named_params! { ":step": step })?;
         tracing::warn!(
             step_seconds = step / 1_000_000,

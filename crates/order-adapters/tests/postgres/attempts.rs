@@ -22,7 +22,7 @@ async fn claim_whose_commit_takes_too_long_burns_nothing_and_is_given_back() {
     let Ok(server) = PostgresServer::start(&[]).await else {
         skip!("a PostgreSQL of its own");
     };
-    let store = PostgresStore::connect(PostgresConfig::new(server.url()))
+    let store = PostgresStore::connect(PostgresConfig::new(server.url()), identity())
         .await
         .unwrap();
     let (sql, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
@@ -94,6 +94,7 @@ async fn locked_order_fails_alone() {
     let completions: Vec<_> = tokens(&slice)
         .into_iter()
         .map(|token| Completion {
+            took: None,
             token,
             verdict: Verdict::Processed,
             trace_parent: None,
@@ -162,6 +163,7 @@ async fn old_and_new_programs_take_turns_on_one_job() {
     let job = store.claim_abandoned(LEASE).await.unwrap().unwrap();
     assert_eq!((job.attempt, job.attempt_in_round()), (5, 1));
     let done = Completion {
+        took: None,
         token: job.token(),
         verdict: Verdict::Processed,
         trace_parent: None,

@@ -77,7 +77,7 @@ async fn store_follows_the_primary_and_finds_everything_there() {
         skip!("a PostgreSQL of its own");
     };
     let url = pair.url();
-    let store = PostgresStore::connect(PostgresConfig::new(&url)).await;
+    let store = PostgresStore::connect(PostgresConfig::new(&url), identity()).await;
     let store = store.unwrap();
     let (counter, _tasks) = listen(&url);
     for (id, loss) in [(1, Loss::Killed), (2, Loss::Hanging)] {
@@ -128,7 +128,7 @@ async fn connections_to_a_server_that_turned_read_only_are_replaced() {
         .unwrap();
     let name = Forwarder::start(address(&old)).await.unwrap();
     let url = format!("postgres://postgres@{}/postgres", name.address());
-    let store = PostgresStore::connect(PostgresConfig::new(&url)).await;
+    let store = PostgresStore::connect(PostgresConfig::new(&url), identity()).await;
     let store = store.unwrap();
     let (counter, _tasks) = listen(&url);
     works(&store, &url, &counter, 1).await;
@@ -148,7 +148,7 @@ async fn commits_wait_for_the_standby_whatever_the_next_server_has_as_its_defaul
     let Ok(server) = PostgresServer::start(&[("fsync", "off")]).await else {
         skip!("a PostgreSQL of its own");
     };
-    let store = PostgresStore::connect(PostgresConfig::new(server.url())).await;
+    let store = PostgresStore::connect(PostgresConfig::new(server.url()), identity()).await;
     let store = Arc::new(store.unwrap());
     let (sql, mut connections) = raw_connection(&server.url()).await;
     wait_for_standby(&sql, &server.url(), "gone", &mut connections).await;

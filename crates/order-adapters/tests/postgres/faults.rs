@@ -63,6 +63,7 @@ async fn refused_verdict_fails_alone() {
         .into_iter()
         .zip(["A", "\0", "C"])
         .map(|(token, code)| Completion {
+            took: None,
             token,
             verdict: Verdict::Failed(Cause {
                 code: code.to_owned(),
@@ -282,7 +283,7 @@ async fn slow_reads_leave_a_connection_to_readiness() {
         requests_pool: 1,
         ..PostgresConfig::new(&fixture.database.url)
     };
-    let store = PostgresStore::connect(config).await.unwrap();
+    let store = PostgresStore::connect(config, identity()).await.unwrap();
     let ctx = ctx();
     let probe = async {
         fixture.wait_for(N_ASLEEP, 1).await;
@@ -341,7 +342,7 @@ async fn server_that_was_killed_loses_nothing_and_is_used_again() {
     let Ok(mut server) = PostgresServer::start(&[]).await else {
         skip!("a PostgreSQL of its own");
     };
-    let store = PostgresStore::connect(PostgresConfig::new(server.url()))
+    let store = PostgresStore::connect(PostgresConfig::new(server.url()), identity())
         .await
         .unwrap();
     assert!(store.create(&orders(1)).await.iter().all(is_new));

@@ -135,7 +135,7 @@ async fn one_order_comes_of_two_hundred_creates_with_one_key() {
             requests_pool: 10,
             ..PostgresConfig::new(&fixture.database.url)
         };
-        let store = Arc::new(PostgresStore::connect(config).await.unwrap());
+        let store = Arc::new(PostgresStore::connect(config, identity()).await.unwrap());
         for n_task in 0..N_TASKS {
             let store = Arc::clone(&store);
             let first = (n_store * N_TASKS + n_task) * N_CREATES;

@@ -14,13 +14,14 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use order_adapters::postgres::{ConnectError, PostgresConfig, PostgresStore};
 use order_core::{
-    CallContext, Cause, Change, Committed, Completed, Completion, Created, Deadline, Error,
-    EventOutbox, Extended, ExternalId, Fingerprint, IdempotencyKey, Insertion, Job, JobEffect,
-    JobQueue, JobToken, KeyClaim, KeyOperation, Money, NewOrder, NewTicket, OrderId, OrderReads,
-    OrderStatus, OrderStore, Reason, RequestId, Start, Started, TicketGrant, UserId, Verdict,
+    AdminStore, CallContext, Cause, Change, Committed, Completed, Completion, Created, Deadline,
+    Error, EventOutbox, Extended, ExternalId, Fingerprint, IdempotencyKey, Identity, Insertion,
+    Job, JobEffect, JobQueue, JobToken, KeyClaim, KeyOperation, Money, NewOrder, NewTicket,
+    OrderId, OrderReads, OrderStatus, OrderStore, Reason, RequestId, Start, Started, TicketGrant,
+    UserId, Verdict,
 };
 use order_testkit::{
-    conformance::Subject,
+    conformance::{Subject, identity},
     server::{
         Backend,
         postgres::{self, PostgresServer, TestDatabase},
@@ -53,6 +54,7 @@ mod keys;
 mod outbox;
 mod pages;
 mod plans;
+mod records;
 mod repeats;
 mod snapshot;
 mod stall;
@@ -90,6 +92,33 @@ impl Subject for Fixture {
         Arc::clone(&self.store) as _
     }
 
+    fn admin(&self) -> Arc<dyn AdminStore> {
+        Arc::clone(&self.store) as _
+    }
+
+    async fn age_processes(&self, age: Duration) {
+        let secs = age.as_secs_f64();
+        let sql = format!("UPDATE processes SET seen_at = seen_at - interval '{secs} s'");
+        self.run(&sql).await;
+    }
+
+    async fn write_figures(&self, json: &str) -> bool {
+        let sql = format!("UPDATE processes SET figures = '{json}'");
+        self.run(&sql).await;
+        true
+    }
+
+    async fn forget_record(&self, order_id: OrderId) -> bool {
+        self.run(&format!(
+            "UPDATE orders SET request_id = NULL, gateway = NULL WHERE id = '{order_id}';
+            UPDATE jobs SET claim_id = gen_random_uuid()
+                WHERE order_id = '{order_id}' AND claim_id IS NOT NULL;
+            UPDATE order_events SET worker = NULL, begun_at = NULL WHERE order_id = '{order_id}'"
+        ))
+        .await;
+        true
+    }
+
     async fn expire_leases(&self) {
         self.run("UPDATE jobs SET due_at = now() WHERE due_at < 'infinity'")
             .await;
@@ -119,13 +148,19 @@ impl Subject for Fixture {
     async fn another_store(&self) -> Option<Arc<dyn OrderStore>> {
         Some(self.connect().await as _)
     }
+
+    async fn queue_of(&self, identity: Identity) -> Option<Arc<dyn JobQueue>> {
+        let config = PostgresConfig::new(&self.database.url);
+        let store = PostgresStore::connect(config, identity).await;
+        Some(Arc::new(store.expect("the database can be used")))
+    }
 }
 
 impl Fixture {
     /// A store as another process would open it.
     async fn connect(&self) -> Arc<PostgresStore> {
         let config = PostgresConfig::new(&self.database.url);
-        let store = PostgresStore::connect(config).await;
+        let store = PostgresStore::connect(config, identity()).await;
         Arc::new(store.expect("the database can be used"))
     }
 
@@ -215,7 +250,7 @@ async fn fixture() -> Result<Fixture, String> {
 }
 
 async fn fixture_on(database: TestDatabase) -> Fixture {
-    let store = PostgresStore::connect(PostgresConfig::new(&database.url)).await;
+    let store = PostgresStore::connect(PostgresConfig::new(&database.url), identity()).await;
     let (sql, connections) = raw_connection(&database.url).await;
     Fixture {
         store: Arc::new(store.expect("an empty database can be used")),

@@ -103,6 +103,7 @@ async fn run_lifecycle(store: &PostgresStore, id: u128) {
     let new = [order(id, 100)];
     assert!(is_new(&store.create(&new).await[0]));
     let completion = Completion {
+        took: None,
         token: tokens(&new)[0],
         verdict: Verdict::Processed,
         trace_parent: None,

@@ -199,7 +199,7 @@ impl Reader {
             maintenance_pool: 1,
             ..PostgresConfig::new(&fixture.database.url)
         };
-        let store = PostgresStore::connect(config).await.unwrap();
+        let store = PostgresStore::connect(config, identity()).await.unwrap();
         assert_eq!(case.read.run(&store).await, n_found, "{}", case.name);
         let mut pids = pids(fixture).await;
         pids.retain(|pid| !before.contains(pid));

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Counts the statements that ran in the database.
-const N_STATEMENTS: &str = "SELECT sum(calls)::bigint FROM pg_stat_statements s \
+pub(super) const N_STATEMENTS: &str = "SELECT sum(calls)::bigint FROM pg_stat_statements s \
     JOIN pg_database d ON d.oid = s.dbid \
     WHERE d.datname = current_database() AND query NOT LIKE '%pg_stat_statements%'";
 
@@ -46,6 +46,8 @@ async fn status_updates_stay_on_their_page() {
     let mut slice = orders(512);
     for (n, order) in slice.iter_mut().enumerate().filter(|(n, _)| n % 2 == 0) {
         order.external_id = ExternalId::parse(&n.to_string()).ok();
+        order.request_id = RequestId::parse(&"r".repeat(RequestId::CHARS_MAX));
+        order.gateway = Some("g".repeat(64).into());
     }
     assert!(fixture.store.create(&slice).await.iter().all(is_new));
 
@@ -92,6 +94,7 @@ async fn run_everything(store: &PostgresStore, new: &[NewOrder]) {
         .iter()
         .zip(verdicts)
         .map(|(&token, verdict)| Completion {
+            took: None,
             token,
             verdict,
             trace_parent: None,
@@ -122,7 +125,7 @@ pub(super) async fn store_that_keeps_plans(fixture: &Fixture) -> PostgresStore {
         maintenance_pool: 1,
         ..PostgresConfig::new(&fixture.database.url)
     };
-    PostgresStore::connect(config).await.unwrap()
+    PostgresStore::connect(config, identity()).await.unwrap()
 }
 
 /// Runs a statement whose costs do not count. A connection hands in its statistics some time
@@ -162,6 +165,7 @@ async fn plans_made_on_empty_tables_fit_full_ones() {
     // Plans every statement while there is nothing.
     let unknown = tokens(&orders(1));
     let verdict = |verdict| Completion {
+        took: None,
         token: unknown[0],
         verdict,
         trace_parent: None,

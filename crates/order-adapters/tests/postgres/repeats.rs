@@ -38,6 +38,7 @@ fn service(store: &Arc<PostgresStore>, lanes: &mut JoinSet<()>) -> Arc<OrderServ
     let (service, running) = OrderService::new(
         OrderServiceConfig::default(),
         OrderServiceDeps {
+            process_name: None,
             store: Arc::clone(store) as _,
             dispatch: Arc::new(Discard),
             bus: Arc::new(Discard),
@@ -104,7 +105,7 @@ async fn change_whose_commit_was_not_answered_is_answered_as_the_clients_own() {
         skip!("a PostgreSQL of its own");
     };
     let config = PostgresConfig::new(server.url());
-    let store = Arc::new(PostgresStore::connect(config).await.unwrap());
+    let store = Arc::new(PostgresStore::connect(config, identity()).await.unwrap());
     let mut lanes = JoinSet::new();
     let service = service(&store, &mut lanes);
     let (sql, mut connections) = raw_connection(&server.url()).await;

@@ -107,7 +107,7 @@ async fn every_pool_works_again_after_connections_were_silent_from_the_start() {
     let proxy = SilentProxy::start(target.clone()).await;
     let url = database.url.replace(&target, &proxy.address.to_string());
     let store = Arc::new(
-        PostgresStore::connect(PostgresConfig::new(url))
+        PostgresStore::connect(PostgresConfig::new(url), identity())
             .await
             .unwrap(),
     );
@@ -191,7 +191,7 @@ async fn pooler_that_keeps_no_sessions_is_refused_with_a_sentence() {
             Err(reason) => skip!("PgBouncer: {reason}"),
         };
 
-        let refused = PostgresStore::connect(PostgresConfig::new(url)).await;
+        let refused = PostgresStore::connect(PostgresConfig::new(url), identity()).await;
 
         let error = refused
             .err()
@@ -215,7 +215,7 @@ async fn database_that_is_not_utf8_is_refused_before_it_is_migrated() {
     sql.batch_execute(&create).await.unwrap();
     let url = database.url.replace(config.get_dbname().unwrap(), &name);
 
-    let refused = PostgresStore::connect(PostgresConfig::new(&*url)).await;
+    let refused = PostgresStore::connect(PostgresConfig::new(&*url), identity()).await;
 
     let error = refused.err().expect("LATIN1 is refused");
     assert!(
@@ -241,7 +241,7 @@ async fn commit_that_may_not_be_replicated_is_no_success() {
     let Ok(server) = PostgresServer::start(&[]).await else {
         skip!("a PostgreSQL of its own");
     };
-    let store = PostgresStore::connect(PostgresConfig::new(server.url()))
+    let store = PostgresStore::connect(PostgresConfig::new(server.url()), identity())
         .await
         .unwrap();
     let (sql, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();

@@ -10,11 +10,11 @@ async fn replicas_migrate_at_the_same_time() {
     let (one, other, third) = tokio::join!(
         PostgresStore::migrate(config.clone()),
         PostgresStore::migrate(config.clone()),
-        PostgresStore::connect(config.clone()),
+        PostgresStore::connect(config.clone(), identity()),
     );
 
     let n_applied = one.unwrap().len() + other.unwrap().len();
-    assert!(n_applied == 12 || n_applied == 0, "{n_applied}");
+    assert!(n_applied == 13 || n_applied == 0, "{n_applied}");
     third.unwrap().check(&ctx()).await.unwrap();
     assert!(PostgresStore::migrate(config).await.unwrap().is_empty());
 }
@@ -78,7 +78,7 @@ async fn newer_schema_is_used_and_older_one_is_not_ready() {
         .run("INSERT INTO refinery_schema_history (version, name) VALUES (999, 'next')")
         .await;
     let config = PostgresConfig::new(&fixture.database.url);
-    assert!(PostgresStore::connect(config).await.is_ok());
+    assert!(PostgresStore::connect(config, identity()).await.is_ok());
 
     fixture
         .run("DELETE FROM refinery_schema_history WHERE version > 4")
@@ -133,7 +133,9 @@ async fn refused(url: &str, user: &str, database: &str) -> ConnectError {
     let server: tokio_postgres::Config = url.parse().unwrap();
     let port = server.get_ports()[0];
     let url = format!("postgres://{user}:secret@127.0.0.1:{port}/{database}");
-    let error = PostgresStore::connect(PostgresConfig::new(url)).await.err();
+    let error = PostgresStore::connect(PostgresConfig::new(url), identity())
+        .await
+        .err();
     let error = error.expect("the server refuses");
     assert!(
         !format!("{error:?} {error}").contains("secret"),
@@ -151,7 +153,7 @@ async fn what_waiting_cannot_heal_fails_at_once() {
     let user = user.get_user().unwrap();
     let error = refused(&database.url, user, "no_such_database").await;
     assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
-    let error = PostgresStore::connect(PostgresConfig::new("sqlite:x")).await;
+    let error = PostgresStore::connect(PostgresConfig::new("sqlite:x"), identity()).await;
     assert!(matches!(error, Err(ConnectError::InvalidUrl { .. })));
 }
 
@@ -163,7 +165,10 @@ async fn absent_server_is_waited_for_until_the_timeout() {
         ..PostgresConfig::new(format!("postgres://u:secret@127.0.0.1:{port}/orders"))
     };
 
-    let error = PostgresStore::connect(config).await.err().unwrap();
+    let error = PostgresStore::connect(config, identity())
+        .await
+        .err()
+        .unwrap();
 
     assert!(
         matches!(error, ConnectError::Unreachable { .. }),

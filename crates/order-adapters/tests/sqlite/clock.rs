@@ -1,5 +1,8 @@
 //! A clock that is set back.
 
+use jiff::Timestamp;
+use order_core::{Figures, ProcessReport};
+
 use super::*;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -15,6 +18,7 @@ async fn jobs(test: &Sqlite) -> Jobs {
     let leased = create(&test.store, test.new_order(Some(LEASE))).await;
     let retried = create(&test.store, test.new_order(Some(LEASE))).await;
     let retry = Completion {
+        took: None,
         token: JobToken {
             order_id: retried,
             attempt: 1,
@@ -60,6 +64,33 @@ async fn clock_set_back_makes_no_lease_and_no_retry_longer() {
     assert_eq!(claimed(&test.store).await, [jobs.retried]);
     assert_eq!(abandoned(&test.store).await, Some(jobs.leased));
     assert_eq!(abandoned(&test.store).await, None);
+}
+
+/// Otherwise a process that has ended would be shown for as long as the step.
+#[tokio::test]
+async fn clock_set_back_shows_no_process_longer() {
+    let test = Sqlite::make().await;
+    let Identity { id, program, place } = identity();
+    let report = ProcessReport {
+        id,
+        program,
+        place,
+        version: "1".to_owned(),
+        started_at: Timestamp::UNIX_EPOCH,
+        figures: Figures::default(),
+    };
+    test.store.report(&ctx(), &report).await.expect("reports");
+
+    test.clock.set_back(HOUR);
+    create(&test.store, test.new_order(None)).await;
+
+    let shown = async || {
+        let cluster = test.store.cluster(&ctx()).await;
+        cluster.expect("cluster answers").processes.len()
+    };
+    assert_eq!(shown().await, 1);
+    test.clock.advance(ProcessReport::SHOWN_FOR);
+    assert_eq!(shown().await, 0);
 }
 
 /// A step that is not committed is found again by the next transaction.

@@ -17,13 +17,13 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use order_adapters::sqlite::{OpenError, SqliteStore};
 use order_core::{
-    CallContext, Completed, Completion, Deadline, Error, EventOutbox, Fingerprint, IdGen as _,
-    IdempotencyKey, JobQueue, JobToken, KeyClaim, KeyOperation, Money, NewOrder, OrderId,
-    OrderReads, OrderStatus, OrderStore, RequestId, UserId, Verdict,
+    AdminStore, CallContext, Completed, Completion, Deadline, Error, EventOutbox, Fingerprint,
+    IdGen as _, IdempotencyKey, Identity, JobQueue, JobToken, KeyClaim, KeyOperation, Money,
+    NewOrder, OrderId, OrderReads, OrderStatus, OrderStore, RequestId, UserId, Verdict,
 };
 use order_testkit::{
     clock::{SeededIds, SimClock},
-    conformance::{LEASE, Subject, lease::check_lease_protocol},
+    conformance::{LEASE, Subject, identity, lease::check_lease_protocol},
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -50,6 +50,34 @@ impl Subject for Sqlite {
         Arc::clone(&self.store) as _
     }
 
+    fn admin(&self) -> Arc<dyn AdminStore> {
+        Arc::clone(&self.store) as _
+    }
+
+    async fn age_processes(&self, age: Duration) {
+        self.clock.advance(age);
+    }
+
+    async fn write_figures(&self, json: &str) -> bool {
+        let connection = Connection::open(self.path()).expect("the database opens");
+        assert_eq!(
+            connection.execute("UPDATE processes SET figures = ?1", [json]),
+            Ok(1)
+        );
+        true
+    }
+
+    async fn forget_record(&self, order_id: OrderId) -> bool {
+        for sql in [
+            "UPDATE orders SET request_id = NULL, gateway = NULL WHERE id = ?1",
+            "UPDATE jobs SET holder = NULL WHERE order_id = ?1",
+            "UPDATE order_events SET worker = NULL, begun_at = NULL WHERE order_id = ?1",
+        ] {
+            assert!(self.change(sql, order_id) > 0, "{sql}");
+        }
+        true
+    }
+
     async fn expire_leases(&self) {
         self.clock.advance(2 * LEASE);
     }
@@ -59,38 +87,34 @@ impl Subject for Sqlite {
     }
 
     async fn break_order(&self, order_id: OrderId) -> bool {
-        let connection = Connection::open(self.path()).expect("the database opens");
         let sql = "UPDATE orders SET currency = '?1?' WHERE id = ?1";
-        let n_broken = connection.execute(sql, [&order_id.as_uuid().as_bytes()[..]]);
-        assert_eq!(n_broken.ok(), Some(1));
+        assert_eq!(self.change(sql, order_id), 1);
         true
     }
 
     async fn break_trace(&self, order_id: OrderId) -> bool {
-        let connection = Connection::open(self.path()).expect("the database opens");
         let sql = "UPDATE orders SET trace_parent = 'none' WHERE id = ?1";
-        let n_broken = connection.execute(sql, [&order_id.as_uuid().as_bytes()[..]]);
-        assert_eq!(n_broken.ok(), Some(1));
+        assert_eq!(self.change(sql, order_id), 1);
         true
     }
 
     async fn remove_order(&self, order_id: OrderId) -> bool {
-        let connection = Connection::open(self.path()).expect("the database opens");
-        // As in the shell of SQLite, which does not check references.
-        let unchecked = connection.pragma_update(None, "foreign_keys", false);
-        unchecked.expect("references can be left unchecked");
         for sql in [
             "DELETE FROM order_events WHERE order_id = ?1",
             "DELETE FROM orders WHERE id = ?1",
         ] {
-            let removed = connection.execute(sql, [&order_id.as_uuid().as_bytes()[..]]);
-            assert_eq!(removed.ok(), Some(1), "{sql}");
+            assert_eq!(self.change(sql, order_id), 1, "{sql}");
         }
         true
     }
 
     async fn another_store(&self) -> Option<Arc<dyn OrderStore>> {
         Some(open(&self.path(), &self.clock))
+    }
+
+    async fn queue_of(&self, identity: Identity) -> Option<Arc<dyn JobQueue>> {
+        let store = SqliteStore::open(&self.path(), Arc::clone(&self.clock) as _, &identity);
+        Some(Arc::new(store.expect("the database opens")))
     }
 }
 
@@ -107,7 +131,7 @@ async fn sqlite() -> Option<Sqlite> {
 }
 
 fn open(path: &Path, clock: &Arc<SimClock>) -> Arc<SqliteStore> {
-    let store = SqliteStore::open(path, Arc::clone(clock) as _);
+    let store = SqliteStore::open(path, Arc::clone(clock) as _, &identity());
     Arc::new(store.expect("the database opens"))
 }
 
@@ -118,6 +142,16 @@ impl Sqlite {
 
     fn path(&self) -> PathBuf {
         self.directory.path().join("orders.db")
+    }
+
+    /// Runs a statement about an order by hand, and returns how many rows it changed.
+    fn change(&self, sql: &str, order_id: OrderId) -> usize {
+        let connection = Connection::open(self.path()).expect("the database opens");
+        // As in the shell of SQLite, which does not check references.
+        let unchecked = connection.pragma_update(None, "foreign_keys", false);
+        unchecked.expect("references can be left unchecked");
+        let changed = connection.execute(sql, [&order_id.as_uuid().as_bytes()[..]]);
+        changed.expect("the test's own SQL is right")
     }
 
     fn new_order(&self, lease: Option<Duration>) -> NewOrder {
@@ -161,6 +195,7 @@ async fn status(store: &SqliteStore, order_id: OrderId) -> Option<OrderStatus> {
 
 async fn processed(store: &SqliteStore, order_id: OrderId, attempt: u32) {
     let completion = Completion {
+        took: None,
         token: JobToken { order_id, attempt },
         verdict: Verdict::Processed,
         trace_parent: None,
@@ -173,6 +208,7 @@ order_testkit::store_conformance!(sqlite);
 
 mod clock;
 mod disk;
+mod tables;
 
 #[test]
 fn lease_protocol_follows_its_model() {
@@ -324,6 +360,7 @@ async fn poison_row_is_isolated() {
         attempt: 1,
     };
     let completions = [poison.id, healthy].map(|order_id| Completion {
+        took: None,
         token: token(order_id),
         verdict: Verdict::Processed,
         trace_parent: None,
@@ -420,29 +457,11 @@ async fn many_creates_at_once_are_few_transactions() {
     assert!(stats.transactions.get() <= 2, "{stats:?}");
 }
 
-/// Without somebody who wants the events there is nothing that could cost anything.
-#[tokio::test]
-async fn outbox_that_is_off_is_not_there() {
-    let test = Sqlite::make().await;
-    let by_hand = Connection::open(test.path()).expect("opens");
-    let n_triggers = || {
-        let count = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'";
-        by_hand.query_row(count, [], |row| row.get::<_, i64>(0))
-    };
-    assert_eq!(n_triggers(), Ok(0));
-    test.store.enable().await.expect("is enabled");
-    assert_eq!(n_triggers(), Ok(2));
-
-    test.store.disable().await.expect("is disabled");
-
-    assert_eq!(n_triggers(), Ok(0));
-}
-
 #[test]
 fn wrong_paths_are_named() {
     let directory = tempfile::tempdir().expect("a directory for the test");
     let clock = Arc::new(SimClock::new());
-    let error = |path: &Path| match SqliteStore::open(path, Arc::clone(&clock) as _) {
+    let error = |path: &Path| match SqliteStore::open(path, Arc::clone(&clock) as _, &identity()) {
         Ok(_) => panic!("{} opens", path.display()),
         Err(error) => error,
     };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use order_core::metrics::Counter;
 use order_hub::Outlet;
 use order_worker::{EventRelayStats, HintStats, RemoteWorkersStats, WorkerPool};
 
@@ -134,7 +135,9 @@ impl Metrics {
         let help = "Attempts, by their outcome";
         self.add_seconds("jobs_attempt_duration", help, stats.attempts);
         let help = "Orders that became FAILED, by the code of the cause";
-        self.add("jobs_dead_lettered", help, stats.dead_letters.by_code);
+        self.add("jobs_dead_lettered", help, stats.ends.dead_letters.by_code);
+        let help = "Orders, from their creation to their end, by the outcome of their last attempt";
+        self.add_seconds("orders_completion_duration", help, stats.ends.durations);
         let help = "Unix time at which all leases were last extended";
         // A process without workers sends no heartbeats, and no alert should wait for them.
         if pool.n_workers() > 0 {
@@ -164,11 +167,6 @@ impl Metrics {
                 &stats.leased,
             ),
             (
-                "remote_jobs_completed",
-                "Results of workers outside that are durable",
-                &stats.completed,
-            ),
-            (
                 "remote_jobs_fenced",
                 "Reports of workers outside whose leases were lost",
                 &stats.fenced,
@@ -179,6 +177,25 @@ impl Metrics {
                 &stats.released,
             ),
         ]);
+        let help = "Results of workers outside that are durable, by the outcome";
+        self.add("remote_jobs_completed", help, stats.completed.clone());
+    }
+
+    /// New orders.
+    pub(crate) fn created(&mut self, created: &Counter) {
+        self.add(
+            "orders_created",
+            "Orders that were created here",
+            created.clone(),
+        );
+    }
+
+    /// Reports of this process that failed.
+    pub(crate) fn presence(&mut self) -> Counter {
+        let failures = Counter::default();
+        let help = "Reports of this process that failed";
+        self.add("process_reports_failed", help, failures.clone());
+        failures
     }
 
     /// Hints to the broker.

@@ -9,7 +9,7 @@ use order_adapters::{
     sqlite::SqliteStore,
     system::SystemClock,
 };
-use order_core::{Clock, Error, EventOutbox, JobQueue, OrderStore};
+use order_core::{AdminStore, Clock, Error, EventOutbox, Identity, JobQueue, OrderStore};
 use tokio::time::{sleep, timeout};
 
 use crate::config::DatabaseUrl;
@@ -31,7 +31,8 @@ pub(crate) async fn migrate(url: &DatabaseUrl) -> anyhow::Result<()> {
 /// Keeps no events for systems outside any longer, and forgets those that wait.
 pub(crate) async fn drop_event_sink(url: &DatabaseUrl) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let database = Database::open(url, PATIENCE, &clock).await?;
+    let identity = super::identity("drop-event-sink");
+    let database = Database::open(url, PATIENCE, &clock, &identity).await?;
     let outbox = database.outbox();
     let disabled = when_tables_are_free(PATIENCE, async || outbox.disable().await).await;
     drop(outbox);
@@ -93,6 +94,7 @@ impl Database {
         url: &DatabaseUrl,
         startup_timeout: Duration,
         clock: &Arc<dyn Clock>,
+        identity: &Identity,
     ) -> anyhow::Result<Self> {
         match url {
             DatabaseUrl::Postgres(url) => {
@@ -100,7 +102,7 @@ impl Database {
                     startup_timeout,
                     ..PostgresConfig::new(url)
                 };
-                let store = PostgresStore::connect(config).await?;
+                let store = PostgresStore::connect(config, identity.clone()).await?;
                 Ok(Self::Postgres {
                     remote: Arc::new(store.for_remote_workers()?),
                     store: Arc::new(store),
@@ -108,7 +110,8 @@ impl Database {
             }
             DatabaseUrl::Sqlite(path) => {
                 let (path, clock) = (path.clone(), Arc::clone(clock));
-                let open = move || SqliteStore::open(&path, clock);
+                let identity = identity.clone();
+                let open = move || SqliteStore::open(&path, clock, &identity);
                 Ok(Self::Sqlite(Arc::new(
                     tokio::task::spawn_blocking(open).await??,
                 )))
@@ -117,6 +120,13 @@ impl Database {
     }
 
     pub(super) fn store(&self) -> Arc<dyn OrderStore> {
+        match self {
+            Self::Postgres { store, .. } => Arc::clone(store) as _,
+            Self::Sqlite(store) => Arc::clone(store) as _,
+        }
+    }
+
+    pub(super) fn admin_store(&self) -> Arc<dyn AdminStore> {
         match self {
             Self::Postgres { store, .. } => Arc::clone(store) as _,
             Self::Sqlite(store) => Arc::clone(store) as _,

@@ -12,8 +12,8 @@ use order_adapters::{
     system::{SystemClock, UuidV7Ids},
 };
 use order_core::{
-    Clock, IdGen, OrderService, OrderServiceConfig, OrderServiceDeps, OrderStore, Processor,
-    RetryPolicy,
+    Admin, AdminApi, Clock, Directive, IdGen, Identity, OrderService, OrderServiceConfig,
+    OrderServiceDeps, OrderStore, ProcessId, Processor, RetryPolicy,
     group_commit::{GroupCommitConfig, Lanes},
     supervisor::{Beat, Supervisor, Task},
 };
@@ -35,6 +35,7 @@ use crate::{
     lifecycle::Exit,
     maintenance,
     metrics::Metrics,
+    presence::Presence,
 };
 
 /// Everything that touches orders in this process.
@@ -42,7 +43,7 @@ pub(crate) struct Core {
     pub(crate) service: Arc<OrderService>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) remote_workers: Arc<RemoteWorkers>,
-    pool: WorkerPool,
+    pool: Arc<WorkerPool>,
     database: Database,
     /// The lanes, the workers, and statements for workers outside.
     tasks: TaskTracker,
@@ -57,12 +58,14 @@ impl Core {
         config: &CoreConfig,
         serving: Option<&ServingConfig>,
         (clock, ids): (&Arc<dyn Clock>, &Arc<dyn IdGen>),
+        identity: Identity,
         metrics: &mut Metrics,
     ) -> anyhow::Result<Self> {
         // A setting that cannot work is told before anything is touched.
         let processor = processor(&config.processor, clock)?;
         let brokers = Brokers::new(url, config)?;
-        let database = Database::open(url, config.startup_timeout, clock)
+        let process_name = identity.name().into();
+        let database = Database::open(url, config.startup_timeout, clock, &identity)
             .await
             .context("cannot open the database")?;
         let supervisor = Supervisor::new(clock);
@@ -70,26 +73,24 @@ impl Core {
         let hub = Hub::new(hub_config(config), database.store());
         let bus = brokers.event_bus(&hub, serving.is_some(), &background, metrics);
         let tasks = TaskTracker::new();
-        let pool = WorkerPool::new(
-            worker_config(config, database.create_lanes()),
-            WorkerDeps {
-                queue: database.queue(),
-                bus: Arc::clone(&bus),
-                processor,
-                hints: brokers.hints.clone(),
-                clock: Arc::clone(clock),
-                supervisor: Arc::clone(&supervisor),
-            },
-        );
-        let remote_workers = remote_workers(
-            config,
-            RemoteWorkersDeps {
-                queue: database.remote_queue(),
-                bus: Arc::clone(&bus),
-                clock: Arc::clone(clock),
-                tasks: tasks.clone(),
-            },
-        );
+        let deps = WorkerDeps {
+            queue: database.queue(),
+            bus: Arc::clone(&bus),
+            processor,
+            hints: brokers.hints.clone(),
+            clock: Arc::clone(clock),
+            supervisor: Arc::clone(&supervisor),
+        };
+        let workers = worker_config(config, database.create_lanes());
+        let pool = Arc::new(WorkerPool::new(workers, deps));
+        let deps = RemoteWorkersDeps {
+            queue: database.remote_queue(),
+            bus: Arc::clone(&bus),
+            clock: Arc::clone(clock),
+            tasks: tasks.clone(),
+            ends: pool.stats().ends.clone(),
+        };
+        let remote_workers = remote_workers(config, deps);
         // Before the first order, so that it gets the first event.
         brokers
             .start_relay(&database, config.startup_timeout, &background, metrics)
@@ -98,6 +99,7 @@ impl Core {
         let (service, lanes) = OrderService::new(
             service_config(serving, database.create_lanes()),
             OrderServiceDeps {
+                process_name: Some(process_name),
                 store: database.store(),
                 dispatch: remote_workers.dispatch(brokers.dispatch(&pool, &background, metrics)),
                 bus,
@@ -136,11 +138,29 @@ impl Core {
         metrics.backlog(&backlog);
         metrics.supervisor(&self.background.supervisor);
         metrics.hub(&self.hub);
+        metrics.created(self.service.created());
         metrics.commits(self.service.commits());
         metrics.commits(self.pool.commits());
         metrics.workers(&self.pool);
         metrics.remote_workers(self.remote_workers.stats());
         metrics.pools(self.database.pools());
+    }
+
+    /// The system, as its operators see it.
+    pub(crate) fn admin(&self) -> Arc<dyn AdminApi> {
+        Arc::new(Admin::new(&self.service, self.database.admin_store()))
+    }
+
+    /// Has `presence` report until the end, and pauses processing when it is told to.
+    pub(crate) fn run_presence(&self, presence: Presence) {
+        let (pool, remote_workers) = (Arc::clone(&self.pool), Arc::clone(&self.remote_workers));
+        let apply = move |directive: Directive| {
+            pool.set_paused(directive.is_paused);
+            remote_workers.set_paused(directive.is_paused);
+        };
+        let stop = self.background.stop.clone();
+        self.background
+            .run(presence.task(self.admin(), apply, stop));
     }
 
     /// Takes no new jobs; those at hand go on.
@@ -245,12 +265,27 @@ impl Background {
 /// No step of what runs in the background takes longer, a look at all that is watched included.
 const BACKGROUND_STEP_TIME_MAX: Duration = Duration::from_mins(10);
 
+/// The longest name of a host, as Linux has it. A longer one is cut.
+const HOST_LEN_MAX: usize = 64;
+
 /// How long what runs in the background may take to end.
 const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The clock and the ids of a real process.
 pub(crate) fn system_ports() -> (Arc<dyn Clock>, Arc<dyn IdGen>) {
     (Arc::new(SystemClock), Arc::new(UuidV7Ids))
+}
+
+/// Who this process is: made once, at its start.
+pub(crate) fn identity(program: &str) -> Identity {
+    let host = whoami::hostname().unwrap_or_default();
+    let is_plain = |c: &char| c.is_ascii_graphic();
+    let host: String = host.chars().filter(is_plain).take(HOST_LEN_MAX).collect();
+    Identity {
+        id: ProcessId::from_u64(rand::random()),
+        program: program.to_owned(),
+        place: format!("{host}:{}", std::process::id()),
+    }
 }
 
 fn hub_config(config: &CoreConfig) -> HubConfig {

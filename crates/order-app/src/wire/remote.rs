@@ -6,9 +6,9 @@ use order_core::OrderWatch;
 use order_hub::{Hub, HubConfig};
 use order_rpc::{RemoteOrderApi, RunningLanes};
 use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::lifecycle::Exit;
+use crate::{lifecycle::Exit, presence::Presence};
 
 /// How long the calls under way may take to end.
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -18,6 +18,7 @@ pub(crate) struct Remote {
     pub(crate) api: Arc<RemoteOrderApi>,
     pub(crate) hub: Arc<Hub>,
     lanes: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl Remote {
@@ -40,10 +41,18 @@ impl Remote {
             api,
             hub,
             lanes: tracker,
+            stop: CancellationToken::new(),
         }
     }
 
+    /// Has `presence` report until the end. Here is nothing to pause.
+    pub(crate) fn run_presence(&self, presence: Presence) {
+        let task = presence.task(Arc::clone(&self.api) as _, |_| {}, self.stop.clone());
+        self.lanes.spawn(self.api.supervisor().run(task));
+    }
+
     pub(crate) async fn stop(self) -> Exit {
+        self.stop.cancel();
         self.hub.close();
         self.api.close();
         self.lanes.close();

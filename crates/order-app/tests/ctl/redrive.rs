@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream};
 use order_app::ctl::ExitStatus;
 use order_core::{
-    AdminApi, CallContext, DeadLetterGroup, Error, OrderId, Redrive, RedriveEnd, RedriveProgress,
-    RedriveStream,
+    AdminApi, CallContext, ClusterState, DeadLetterGroup, Directive, Error, OrderId, OrderRecord,
+    ProcessId, ProcessReport, Redrive, RedriveEnd, RedriveProgress, RedriveStream,
 };
 use uuid::Uuid;
 
@@ -50,6 +50,27 @@ impl AdminApi for FakeAdmin {
             ..begun
         };
         Ok(stream::iter([Ok(begun), Ok(ended)]).boxed())
+    }
+
+    async fn record(&self, _: &CallContext, order_id: OrderId) -> Result<OrderRecord, Error> {
+        Err(Error::OrderNotFound { order_id })
+    }
+
+    async fn cluster(&self, _: &CallContext) -> Result<ClusterState, Error> {
+        Err(Error::store_unavailable("not in the script"))
+    }
+
+    async fn report(&self, _: &CallContext, _: ProcessReport) -> Result<Directive, Error> {
+        Ok(Directive::default())
+    }
+
+    async fn set_paused(
+        &self,
+        _: &CallContext,
+        _: Option<ProcessId>,
+        _: bool,
+    ) -> Result<(), Error> {
+        Ok(())
     }
 }
 

@@ -24,6 +24,7 @@ use order_core::{
 use order_hub::{Hub, HubConfig};
 use order_testkit::{
     clock::SeededIds,
+    conformance::identity,
     fault::{FaultPlan, FaultStore},
     memory::MemoryStore,
 };
@@ -141,6 +142,7 @@ impl Process {
         let (service, lanes) = OrderService::new(
             OrderServiceConfig::default(),
             OrderServiceDeps {
+                process_name: None,
                 store: Arc::clone(&store) as _,
                 dispatch: pool.dispatch(),
                 bus: Arc::clone(&hub) as _,
@@ -267,7 +269,7 @@ async fn watcher(service: Arc<OrderService>, order_id: OrderId) {
 
 async fn simulate(seed: u64) {
     let clock: Arc<dyn Clock> = Arc::new(PausedClock(tokio::time::Instant::now()));
-    let memory = Arc::new(MemoryStore::new(Arc::clone(&clock)));
+    let memory = Arc::new(MemoryStore::new(Arc::clone(&clock), identity()));
     let processes: Vec<_> = (0..PROCESSES)
         .map(|n| {
             Process::start(

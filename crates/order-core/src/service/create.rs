@@ -7,6 +7,7 @@ use crate::{
     JobDispatch, KeyClaim, KeyOperation, NewOrder, OrderEvent, OrderStore, Receipt, Reservation,
     TraceParent,
     group_commit::{GroupCommit, GroupCommitConfig, Lanes},
+    metrics::Counter,
     service::OrderService,
     span::SharedSpan,
     wait_while_in_progress,
@@ -18,7 +19,7 @@ impl OrderService {
         ctx: &CallContext,
         request: CreateOrder,
     ) -> Result<Receipt, Error> {
-        let order = self.new_order(request, ctx.trace_parent.as_ref());
+        let order = self.new_order(ctx, request, ctx.trace_parent.as_ref());
         if order.key.is_none() {
             let created = self.creates.submit(order, ctx.deadline).await?;
             return Ok(receipt(created));
@@ -38,7 +39,7 @@ impl OrderService {
         let (mut keyed, mut keyless) = (Vec::new(), Vec::with_capacity(requests.len()));
         for request in requests {
             let trace = request.trace_parent.clone();
-            let order = self.new_order(request, trace.as_ref());
+            let order = self.new_order(ctx, request, trace.as_ref());
             is_keyed.push(order.key.is_some());
             if order.key.is_some() {
                 keyed.push(order);
@@ -65,7 +66,13 @@ impl OrderService {
         answers.collect()
     }
 
-    fn new_order(&self, request: CreateOrder, trace: Option<&TraceParent>) -> NewOrder {
+    fn new_order(
+        &self,
+        ctx: &CallContext,
+        request: CreateOrder,
+        trace: Option<&TraceParent>,
+    ) -> NewOrder {
+        let request_id = request.request_id.as_ref();
         let fingerprint = request
             .idempotency_key
             .is_some()
@@ -86,6 +93,8 @@ impl OrderService {
             external_id: request.external_id,
             lease: None,
             trace_parent: TraceParent::sampled(trace),
+            request_id: Some(request_id.unwrap_or(&ctx.request_id).clone()),
+            gateway: ctx.gateway.clone().or_else(|| self.process_name.clone()),
         }
     }
 }
@@ -103,6 +112,8 @@ pub(super) struct Creator {
     pub(super) store: Arc<dyn OrderStore>,
     pub(super) dispatch: Arc<dyn JobDispatch>,
     pub(super) bus: Arc<dyn EventBus>,
+    /// New orders.
+    pub(super) created: Counter,
 }
 
 impl Creator {
@@ -159,6 +170,7 @@ impl Creator {
         if !due_without_worker.is_empty() {
             self.dispatch.notify_due(&due_without_worker);
         }
+        self.created.inc_by(events.len() as u64);
         if !events.is_empty() {
             self.bus.publish(&events);
         }

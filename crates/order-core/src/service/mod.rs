@@ -1,5 +1,6 @@
 //! The use cases, over ports.
 
+mod backlog;
 mod change;
 mod create;
 mod readiness;
@@ -18,6 +19,7 @@ use crate::{
     PageTokenKey, Receipt, RetryOrder, Room, StreamTicket, TICKET_LIFETIME, TicketGrant,
     TicketOffice, TicketSecret, UpdateStatus, WatchOrder,
     group_commit::{GroupCommit, GroupCommitConfig, GroupCommitStats, Lanes},
+    metrics::Counter,
     supervisor::Supervisor,
 };
 
@@ -43,6 +45,8 @@ pub struct OrderServiceDeps {
     pub page_token_key: PageTokenKey,
     /// Knows whether the tasks of the process run.
     pub supervisor: Arc<Supervisor>,
+    /// The name of this process in the records of orders.
+    pub process_name: Option<Arc<str>>,
 }
 
 /// How an [`OrderService`] writes.
@@ -88,6 +92,8 @@ pub struct OrderService {
     ids: Arc<dyn IdGen>,
     page_token_key: PageTokenKey,
     key_retention: Duration,
+    process_name: Option<Arc<str>>,
+    created: Counter,
     creates: GroupCommit<NewOrder, Created>,
     keyed_creates: GroupCommit<NewOrder, Created>,
     changes: GroupCommit<Change, Committed>,
@@ -107,11 +113,13 @@ impl OrderService {
             ids,
             page_token_key,
             supervisor,
+            process_name,
         } = deps;
         let creator = create::Creator {
             store: Arc::clone(&store),
             dispatch: Arc::clone(&dispatch),
             bus: Arc::clone(&bus),
+            created: Counter::default(),
         };
         let (creates, mut lanes) = creator.group_commit(config.creates, &clock);
         let (keyed_creates, keyed_lanes) = creator.group_commit(config.keyed_creates, &clock);
@@ -134,6 +142,8 @@ impl OrderService {
                 ids,
                 page_token_key,
                 key_retention: config.key_retention,
+                process_name,
+                created: creator.created,
                 creates,
                 keyed_creates,
                 changes,
@@ -149,6 +159,11 @@ impl OrderService {
         self.creates.close();
         self.keyed_creates.close();
         self.changes.close();
+    }
+
+    /// Counts new orders.
+    pub fn created(&self) -> &Counter {
+        &self.created
     }
 
     /// Counters of the group commits, by operation.

@@ -14,9 +14,11 @@ use async_trait::async_trait;
 use futures_util::{StreamExt as _, future::join_all, stream};
 use uuid::Uuid;
 
+use super::backlog::SharedBacklog;
 use crate::{
-    AdminApi, CallContext, Clock, DeadLetterGroup, Deadline, Error, IdGen, IfMatch, ListOrders,
-    Order, OrderApi, OrderId, OrderService, OrderStatus, OrderStore, PageSize, Redrive, RedriveEnd,
+    AdminApi, AdminStore, CallContext, Clock, ClusterState, DeadLetterGroup, Deadline, Directive,
+    Error, IdGen, IfMatch, ListOrders, Order, OrderApi, OrderId, OrderRecord, OrderService,
+    OrderStatus, OrderStore, PageSize, ProcessId, ProcessReport, Redrive, RedriveEnd,
     RedriveProgress, RedriveStream, RequestId, RetryOrder, Version,
 };
 
@@ -42,15 +44,19 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// An [`AdminApi`] over a service.
 pub struct Admin {
     api: Arc<OrderService>,
+    system: Arc<dyn AdminStore>,
+    backlog: SharedBacklog,
     store: Arc<dyn OrderStore>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdGen>,
 }
 
 impl Admin {
-    /// Works on the orders of `api`.
-    pub fn new(api: &Arc<OrderService>) -> Self {
+    /// Works on the orders of `api`, and on what `system` holds beside them.
+    pub fn new(api: &Arc<OrderService>, system: Arc<dyn AdminStore>) -> Self {
         Self {
+            system,
+            backlog: SharedBacklog::default(),
             store: Arc::clone(&api.store),
             clock: Arc::clone(&api.clock),
             ids: Arc::clone(&api.ids),
@@ -90,6 +96,37 @@ impl AdminApi for Admin {
             Some((stepped, (!is_over).then_some(run)))
         };
         Ok(stream::unfold(Some(run), step).boxed())
+    }
+
+    async fn record(&self, ctx: &CallContext, order_id: OrderId) -> Result<OrderRecord, Error> {
+        let record = self.system.record(ctx, order_id).await?;
+        record.ok_or(Error::OrderNotFound { order_id })
+    }
+
+    async fn cluster(&self, ctx: &CallContext) -> Result<ClusterState, Error> {
+        let state = self.system.cluster(ctx).await?;
+        let backlog = self.backlog.get(&*self.store, &*self.clock).await?;
+        Ok(ClusterState { backlog, ..state })
+    }
+
+    async fn report(&self, ctx: &CallContext, report: ProcessReport) -> Result<Directive, Error> {
+        report.check()?;
+        self.system.report(ctx, &report).await
+    }
+
+    async fn set_paused(
+        &self,
+        ctx: &CallContext,
+        process_id: Option<ProcessId>,
+        is_paused: bool,
+    ) -> Result<(), Error> {
+        if self.system.set_paused(ctx, process_id, is_paused).await? {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "process_id",
+            "must be the id of a process that reports",
+        ))
     }
 }
 

@@ -22,6 +22,9 @@ pub struct RpcClientConfig {
     pub deadline_default: Duration,
     /// Calls under way at the same time; one more fails with `OVERLOADED`.
     pub in_flight_max: usize,
+    /// The name of this process, if it takes requests from clients: it is recorded with the orders
+    /// that it creates. At most 128 printable ASCII characters; any other name is not sent.
+    pub gateway: Option<String>,
 }
 
 impl RpcClientConfig {
@@ -34,6 +37,7 @@ impl RpcClientConfig {
             resolve_interval: Duration::from_secs(5),
             deadline_default: Duration::from_secs(5),
             in_flight_max: 8192,
+            gateway: None,
         }
     }
 }

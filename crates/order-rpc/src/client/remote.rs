@@ -32,7 +32,7 @@ use super::{
     retry::{ATTEMPTS_MAX, Repeat, RetryBudget, backoff, is_retryable},
 };
 use crate::{
-    REQUEST_ID_HEADER, TRACE_PARENT_HEADER, TRACE_STATE_HEADER,
+    GATEWAY_HEADER, REQUEST_ID_HEADER, TRACE_PARENT_HEADER, TRACE_STATE_HEADER,
     proto::{admin_service_client::AdminServiceClient, order_service_client::OrderServiceClient},
     status::{code_name, from_status},
 };
@@ -73,6 +73,7 @@ pub(super) struct Remote {
     places: Semaphore,
     retry_budget: RetryBudget,
     deadline_default: Duration,
+    gateway: Option<MetadataValue<Ascii>>,
     clock: Arc<dyn Clock>,
     stats: Family<AttemptLabels, Durations>,
 }
@@ -105,6 +106,7 @@ impl Remote {
             places: Semaphore::new(config.in_flight_max),
             retry_budget: RetryBudget::default(),
             deadline_default: config.deadline_default,
+            gateway: config.gateway.as_deref().and_then(|name| name.parse().ok()),
             clock: Arc::clone(clock),
             stats: Family::default(),
         }
@@ -189,7 +191,9 @@ impl Remote {
             let left = self.time_left(progress.deadline)?;
             let mut span = begin_span(ctx, method, &endpoint);
             let request = (ctx, span.position());
-            let answer = work(Attempt::new(&endpoint, channel, request, left, manner)?);
+            let mut attempt = Attempt::new(&endpoint, channel, request, left, manner)?;
+            attempt.gateway.clone_from(&self.gateway);
+            let answer = work(attempt);
             let answering = Arc::clone(&endpoint);
             let begun_at = self.clock.instant();
             running.push(async move {
@@ -335,6 +339,7 @@ pub(super) struct Attempt {
     request_id: MetadataValue<Ascii>,
     trace_parent: Option<MetadataValue<Ascii>>,
     trace_state: Option<MetadataValue<Ascii>>,
+    gateway: Option<MetadataValue<Ascii>>,
     timeout: Option<Duration>,
 }
 
@@ -354,6 +359,7 @@ impl Attempt {
             request_id: value(ctx.request_id.as_str())?,
             trace_parent: trace.map(|trace| value(trace.as_str())).transpose()?,
             trace_state: trace_state.map(value).transpose()?,
+            gateway: None,
             timeout: (manner.send_deadline == SendDeadline::Yes).then_some(left),
         })
     }
@@ -375,11 +381,14 @@ impl Attempt {
         }
         let metadata = request.metadata_mut();
         metadata.insert(REQUEST_ID_HEADER, self.request_id.clone());
-        if let Some(trace_parent) = &self.trace_parent {
-            metadata.insert(TRACE_PARENT_HEADER, trace_parent.clone());
-        }
-        if let Some(trace_state) = &self.trace_state {
-            metadata.insert(TRACE_STATE_HEADER, trace_state.clone());
+        for (name, value) in [
+            (TRACE_PARENT_HEADER, &self.trace_parent),
+            (TRACE_STATE_HEADER, &self.trace_state),
+            (GATEWAY_HEADER, &self.gateway),
+        ] {
+            if let Some(value) = value {
+                metadata.insert(name, value.clone());
+            }
         }
         request
     }

@@ -16,7 +16,7 @@ struct InvalidAnswer {
     what: &'static str,
 }
 
-fn invalid_answer(what: &'static str) -> Error {
+pub(super) fn invalid_answer(what: &'static str) -> Error {
     Error::internal(InvalidAnswer { what })
 }
 
@@ -221,7 +221,14 @@ pub(super) fn time_from_proto(time: prost_types::Timestamp) -> Option<Timestamp>
     Timestamp::new(time.seconds, time.nanos).ok()
 }
 
-fn time_of_answer(time: Option<prost_types::Timestamp>) -> Result<Timestamp, Error> {
+pub(super) fn time_of_answer(time: Option<prost_types::Timestamp>) -> Result<Timestamp, Error> {
     time.and_then(time_from_proto)
         .ok_or_else(|| invalid_answer("a time"))
+}
+
+/// `None` for a time that is absent.
+pub(super) fn optional_time_of_answer(
+    time: Option<prost_types::Timestamp>,
+) -> Result<Option<Timestamp>, Error> {
+    time.map(|time| time_of_answer(Some(time))).transpose()
 }

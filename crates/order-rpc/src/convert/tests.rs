@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::*;
 
+mod admin;
 mod refusals;
 mod workers;
 
@@ -89,7 +90,7 @@ prop_compose! {
         external_id in any_external_id(),
         idempotency_key in any_key(),
     ) -> CreateOrder {
-        CreateOrder { order_id, user_id, money, metadata, external_id, idempotency_key, trace_parent: None }
+        CreateOrder { order_id, user_id, money, metadata, external_id, idempotency_key, trace_parent: None, request_id: None }
     }
 }
 

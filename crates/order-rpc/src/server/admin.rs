@@ -59,6 +59,60 @@ impl AdminService for AdminRpc {
         .await
     }
 
+    async fn get_order_record(
+        &self,
+        request: Request<proto::GetOrderRecordRequest>,
+    ) -> Result<Response<proto::GetOrderRecordResponse>, Status> {
+        let ctx = context(&request);
+        answer(&ctx, async {
+            let order_id = convert::order_id_from_proto(&request.get_ref().order_id)?;
+            let record = self.admin.record(&ctx, order_id).await?;
+            Ok(convert::record_to_proto(record))
+        })
+        .await
+    }
+
+    async fn get_cluster(
+        &self,
+        request: Request<proto::GetClusterRequest>,
+    ) -> Result<Response<proto::GetClusterResponse>, Status> {
+        let ctx = context(&request);
+        answer(&ctx, async {
+            let cluster = self.admin.cluster(&ctx).await?;
+            Ok(convert::cluster_to_proto(cluster))
+        })
+        .await
+    }
+
+    async fn report_process(
+        &self,
+        request: Request<proto::ReportProcessRequest>,
+    ) -> Result<Response<proto::ReportProcessResponse>, Status> {
+        let ctx = context(&request);
+        answer(&ctx, async {
+            let report = convert::report_from_proto(request.into_inner())?;
+            let directive = self.admin.report(&ctx, report).await?;
+            Ok(proto::ReportProcessResponse {
+                paused: directive.is_paused,
+            })
+        })
+        .await
+    }
+
+    async fn set_paused(
+        &self,
+        request: Request<proto::SetPausedRequest>,
+    ) -> Result<Response<proto::SetPausedResponse>, Status> {
+        let ctx = context(&request);
+        answer(&ctx, async {
+            let proto::SetPausedRequest { process_id, paused } = request.into_inner();
+            let process_id = convert::process_id_from_proto(&process_id)?;
+            self.admin.set_paused(&ctx, process_id, paused).await?;
+            Ok(proto::SetPausedResponse {})
+        })
+        .await
+    }
+
     type RedriveStream = WatchStream<proto::RedriveResponse>;
 
     async fn redrive(

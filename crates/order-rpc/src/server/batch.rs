@@ -106,6 +106,7 @@ pub(super) async fn create_batch(
             let shares_call = part.request_id.is_some();
             let call = ctx.trace_parent.as_ref().filter(|_| !shares_call);
             request.trace_parent = part.span.position().or(call).cloned();
+            request.request_id.clone_from(&part.request_id);
         }
     }
     let (valid, refused) = split(requests);

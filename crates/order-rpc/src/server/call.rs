@@ -1,17 +1,23 @@
 //! What all handlers do around their work.
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use order_core::{CallContext, Deadline, Error, RequestId};
-use tonic::{Request, Response, Status};
+use tonic::{
+    Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+};
 
 use crate::{
-    convert,
+    GATEWAY_HEADER, convert,
     status::{to_status_of, unknown_request_id},
 };
 
 /// The target of the access log, as the filters of operators name it.
 pub(super) const ACCESS_LOG: &str = "order_rpc::interceptor::access_log";
+
+/// The longest name of a gateway, in bytes.
+const GATEWAY_LEN_MAX: usize = 128;
 
 /// What the pipeline found out about the call.
 pub(super) fn context<T>(request: &Request<T>) -> CallContext {
@@ -24,7 +30,19 @@ pub(super) fn context<T>(request: &Request<T>) -> CallContext {
         deadline: extensions.get().copied().unwrap_or(Deadline::NONE),
         trace_parent: extensions.get().cloned(),
         change_id: None,
+        gateway: request.metadata().get(GATEWAY_HEADER).and_then(gateway),
     }
+}
+
+/// The name of the process that took the request from a client; any other value is ignored.
+fn gateway(value: &MetadataValue<Ascii>) -> Option<Arc<str>> {
+    let is_name = (1..=GATEWAY_LEN_MAX).contains(&value.as_bytes().len());
+    let is_printable = value
+        .as_bytes()
+        .iter()
+        .all(|byte| matches!(byte, b' '..=b'~'));
+    let name = value.to_str().ok().filter(|_| is_name && is_printable)?;
+    Some(name.into())
 }
 
 /// The context of a change that the caller may repeat under `change_id`.

@@ -1,11 +1,17 @@
 //! What operators call, over the network.
 
+use std::sync::Arc;
+
 use futures_util::StreamExt as _;
-use order_core::{AdminApi as _, DeadLetterFilter, Error, Redrive};
+use order_core::{AdminApi as _, DeadLetterFilter, Error, OrderApi as _, ProcessId, Redrive};
+use order_rpc::{RpcServerConfig, proto};
+use prost::Message as _;
+use tokio::task::JoinSet;
 
 use crate::{
-    fake::{Act, dead_letters, redrive_steps},
-    support::{TestServer, ctx, soon, text, user},
+    fake::{Act, cluster, dead_letters, record, redrive_steps, report},
+    raw::RawClient,
+    support::{TestServer, ctx, id, server_config, soon, text, user},
 };
 
 fn request() -> Redrive {
@@ -37,6 +43,114 @@ async fn dead_letters_and_redrives_arrive_as_they_were_sent() {
     assert_eq!(steps, expected);
     let asked = server.api.redrive.lock().expect("not poisoned").take();
     assert_eq!(asked, Some(request()));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn record_arrives_as_it_was_sent() {
+    let server = TestServer::start([]).await;
+    let answer = soon(server.client().record(&ctx(), id(1))).await;
+    assert_eq!(answer.expect("a record"), record(id(1)));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn report_is_answered_with_a_directive_and_shown_to_operators() {
+    let server = TestServer::start([]).await;
+    let remote = server.client();
+    let directive = soon(remote.report(&ctx(), report())).await;
+    assert!(directive.expect("an answer").is_paused);
+    let reports = server.api.reports.lock().expect("not poisoned").clone();
+    assert_eq!(reports, [report()]);
+    let shown = soon(remote.cluster(&ctx())).await;
+    assert_eq!(shown.expect("an answer"), cluster());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn processes_are_paused_and_resumed() {
+    let server = TestServer::start([]).await;
+    let remote = server.client();
+    let one = Some(ProcessId::from_u64(0xA0));
+    for (process_id, is_paused) in [(None, true), (one, false)] {
+        let done = soon(remote.set_paused(&ctx(), process_id, is_paused)).await;
+        done.expect("an answer");
+    }
+    let pauses = server.api.pauses.lock().expect("not poisoned").clone();
+    assert_eq!(pauses, [(None, true), (one, false)]);
+    server.stop().await;
+}
+
+/// The process of which operators want to hear most is the one under load.
+#[tokio::test]
+async fn report_is_answered_while_the_server_is_full() {
+    let config = RpcServerConfig {
+        in_flight_max: 4,
+        ..server_config()
+    };
+    let hang = (0..4).map(|_| Act::Hang);
+    let server = TestServer::start_with(hang, config).await;
+    let remote = Arc::new(server.client());
+    let mut reads = JoinSet::new();
+    loop {
+        let n_calls = server.api.calls().len();
+        let reader = Arc::clone(&remote);
+        reads.spawn(async move { reader.get_order(&ctx(), id(1)).await });
+        tokio::select! {
+            () = server.api.wait_for_calls(n_calls + 1) => {}
+            refused = reads.join_next() => {
+                let refused = refused.expect("a call").expect("no panic");
+                assert!(matches!(refused, Err(Error::Overloaded { .. })), "{refused:?}");
+                break;
+            }
+        }
+    }
+    soon(remote.report(&ctx(), report()))
+        .await
+        .expect("an answer");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn refused_reports_name_their_fields() {
+    let server = TestServer::start([]).await;
+    let mut raw = RawClient::connect(server.address).await;
+    let bad = proto::ReportProcessRequest {
+        report: Some(proto::ProcessReport {
+            process_id: "9".to_owned(),
+            program: "a\nb".to_owned(),
+            place: "host:7".to_owned(),
+            ..proto::ProcessReport::default()
+        }),
+    };
+    for (request, fields) in [
+        (
+            bad,
+            vec![
+                "report/process_id",
+                "report/started_at",
+                "report/program",
+                "report/version",
+            ],
+        ),
+        (proto::ReportProcessRequest::default(), vec!["report"]),
+    ] {
+        let path = "/order.v1.AdminService/ReportProcess";
+        let refused = raw.send(path, &[], &request.encode_to_vec()).await.error();
+        let Error::InvalidArgument { violations } = refused else {
+            panic!("unexpected {refused:?}");
+        };
+        let named: Vec<_> = violations.iter().map(|found| &*found.field).collect();
+        assert_eq!(named, fields);
+    }
+    let path = "/order.v1.AdminService/SetPaused";
+    let request = proto::SetPausedRequest {
+        process_id: "+".repeat(16),
+        paused: true,
+    };
+    let refused = raw.send(path, &[], &request.encode_to_vec()).await.error();
+    assert!(format!("{refused:?}").contains("process_id"), "{refused:?}");
+    assert!(server.api.calls().is_empty());
     server.stop().await;
 }
 

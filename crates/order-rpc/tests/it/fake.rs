@@ -6,15 +6,18 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use order_core::{
-    AdminApi, CallContext, CancelOrder, Cause, CreateOrder, DeadLetterGroup, Error, EventPage,
-    Follower, IdempotencyKey, IfMatch, ListEvents, ListOrders, Order, OrderApi, OrderEventStream,
-    OrderFollow, OrderId, OrderPage, Receipt, Redrive, RedriveEnd, RedriveProgress, RedriveStream,
+    AdminApi, AttemptOutcome, AttemptRecord, Backlog, CallContext, CancelOrder, Cause,
+    ClusterState, CreateOrder, DeadLetterGroup, Directive, Error, EventPage, Figures, Follower,
+    IdempotencyKey, IfMatch, JobRecord, JobState, ListEvents, ListOrders, Order, OrderApi,
+    OrderEventStream, OrderFollow, OrderId, OrderPage, OrderRecord, Origin, ProcessId,
+    ProcessReport, ProcessState, Receipt, Redrive, RedriveEnd, RedriveProgress, RedriveStream,
     RetryOrder, StreamTicket, TicketGrant, TicketSecret, UpdateStatus, Version, WatchOrder,
 };
 use tokio::sync::{oneshot, watch};
@@ -44,6 +47,10 @@ pub(crate) struct FakeApi {
     pub(crate) created: Mutex<Vec<OrderId>>,
     /// What the last redrive asked for.
     pub(crate) redrive: Mutex<Option<Redrive>>,
+    /// The reports of processes.
+    pub(crate) reports: Mutex<Vec<ProcessReport>>,
+    /// What was paused or resumed.
+    pub(crate) pauses: Mutex<Vec<(Option<ProcessId>, bool)>>,
     calls: watch::Sender<Vec<CallContext>>,
 }
 
@@ -57,6 +64,8 @@ impl FakeApi {
             batches: Mutex::default(),
             created: Mutex::default(),
             redrive: Mutex::default(),
+            reports: Mutex::default(),
+            pauses: Mutex::default(),
             calls: watch::Sender::default(),
         })
     }
@@ -140,6 +149,104 @@ impl AdminApi for FakeApi {
         self.act(ctx).await?;
         *self.redrive.lock().expect("not poisoned") = Some(request);
         Ok(stream::iter(redrive_steps()).boxed())
+    }
+
+    async fn record(&self, ctx: &CallContext, order_id: OrderId) -> Result<OrderRecord, Error> {
+        self.act(ctx).await?;
+        Ok(record(order_id))
+    }
+
+    async fn cluster(&self, ctx: &CallContext) -> Result<ClusterState, Error> {
+        self.act(ctx).await?;
+        Ok(cluster())
+    }
+
+    /// Is not in the script: it is answered whatever becomes of other calls.
+    async fn report(&self, _: &CallContext, report: ProcessReport) -> Result<Directive, Error> {
+        self.reports.lock().expect("not poisoned").push(report);
+        Ok(Directive { is_paused: true })
+    }
+
+    async fn set_paused(
+        &self,
+        ctx: &CallContext,
+        process_id: Option<ProcessId>,
+        is_paused: bool,
+    ) -> Result<(), Error> {
+        self.act(ctx).await?;
+        let mut pauses = self.pauses.lock().expect("not poisoned");
+        pauses.push((process_id, is_paused));
+        Ok(())
+    }
+}
+
+/// A record in which every field is set.
+pub(crate) fn record(order_id: OrderId) -> OrderRecord {
+    let order = order(order_id);
+    let at = order.created_at;
+    let attempt = AttemptRecord {
+        attempt: 2,
+        worker: Some("order-service host:7".to_owned()),
+        begun_at: Some(at),
+        ended_at: at,
+        outcome: AttemptOutcome::Retried,
+        error: Some("no answer".to_owned()),
+        next_at: Some(at),
+    };
+    OrderRecord {
+        origin: Origin {
+            request_id: Some("r-1".to_owned()),
+            gateway: Some("api-gateway host:8".to_owned()),
+            trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
+        },
+        events: vec![order.last_event()],
+        attempts: vec![attempt],
+        job: Some(JobRecord {
+            attempt: 3,
+            attempts_before: 1,
+            state: JobState::Leased(at),
+            holder: Some(ProcessId::from_u64(9)),
+            last_error: Some("no answer".to_owned()),
+        }),
+        unpublished: Some(vec![3]),
+        order,
+    }
+}
+
+/// A process that reports all it can.
+pub(crate) fn report() -> ProcessReport {
+    ProcessReport {
+        id: ProcessId::from_u64(9),
+        program: "order-worker".to_owned(),
+        place: "host:7".to_owned(),
+        version: "1.2.3".to_owned(),
+        started_at: order(id(1)).created_at,
+        figures: Figures {
+            workers: 5,
+            created: u64::MAX,
+            request_times: vec![1; Figures::BOUNDS.len()],
+            failures: [("TIMEOUT".to_owned(), 3)].into(),
+            ..Figures::default()
+        },
+    }
+}
+
+/// A cluster of that process.
+pub(crate) fn cluster() -> ClusterState {
+    let at = order(id(1)).created_at;
+    ClusterState {
+        at,
+        is_paused: true,
+        backlog: Backlog {
+            due: 3,
+            oldest_due: Some(Duration::from_millis(1_500)),
+            ..Backlog::default()
+        },
+        processes: vec![ProcessState {
+            report: report(),
+            seen_at: at,
+            is_paused: true,
+        }],
     }
 }
 

@@ -15,6 +15,8 @@ mod fake;
 #[cfg(test)]
 mod fake_workers;
 #[cfg(test)]
+mod gateway;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod lease;

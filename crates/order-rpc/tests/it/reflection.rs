@@ -123,6 +123,10 @@ async fn reflection_describes_every_service_and_its_imports() {
             "order/v1/worker.proto",
         ),
         (
+            MessageRequest::FileContainingSymbol(ADMIN_SERVICE_NAME.to_owned()),
+            "order/v1/admin.proto",
+        ),
+        (
             MessageRequest::FileByFilename("google/protobuf/duration.proto".to_owned()),
             "google/protobuf/duration.proto",
         ),

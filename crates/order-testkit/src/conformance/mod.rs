@@ -20,10 +20,11 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use order_core::{EventOutbox, JobQueue, OrderId, OrderStore};
+use order_core::{AdminStore, EventOutbox, Identity, JobQueue, OrderId, OrderStore, ProcessId};
 
 pub mod backlog;
 pub mod claim;
+pub mod cluster;
 pub mod commit;
 pub mod complete;
 pub mod create;
@@ -36,6 +37,7 @@ pub mod list;
 pub mod outbox;
 pub mod prune;
 pub mod read;
+pub mod record;
 mod scene;
 pub mod tickets;
 pub mod traces;
@@ -44,6 +46,15 @@ pub mod unreadable;
 /// The longest lease and the longest retry delay the cases use, except for buried jobs,
 /// which have no end. A subject that owns its clock moves it by more than this.
 pub const LEASE: Duration = Duration::from_hours(1);
+
+/// The process as which a subject opens its store.
+pub fn identity() -> Identity {
+    Identity {
+        id: ProcessId::from_u64(u64::MAX - 1),
+        program: "order-test".to_owned(),
+        place: "host:1".to_owned(),
+    }
+}
 
 /// An adapter under test, holding a store without orders.
 #[async_trait]
@@ -56,6 +67,9 @@ pub trait Subject: Send + Sync + 'static {
 
     /// The outbox of the same store. Nobody has enabled it.
     fn outbox(&self) -> Arc<dyn EventOutbox>;
+
+    /// The records of the orders of the same store, and the processes.
+    fn admin(&self) -> Arc<dyn AdminStore>;
 
     /// Makes every job due that is leased or waits for its retry, as if [`LEASE`] had
     /// passed. Buried jobs stay buried.
@@ -86,9 +100,32 @@ pub trait Subject: Send + Sync + 'static {
         false
     }
 
+    /// Lets every process have reported earlier, by `age`.
+    ///
+    /// A database whose time cannot be moved does it by hand.
+    async fn age_processes(&self, age: Duration);
+
+    /// Makes the stored figures of every process this JSON object. `false` where they are not
+    /// stored as text.
+    async fn write_figures(&self, _json: &str) -> bool {
+        false
+    }
+
+    /// Makes an order one that a program wrote which did not know of records. `false` where
+    /// orders are not stored as rows.
+    async fn forget_record(&self, _order_id: OrderId) -> bool {
+        false
+    }
+
     /// Another handle on the same database, as another process would open it. `None` where
     /// the database is the handle.
     async fn another_store(&self) -> Option<Arc<dyn OrderStore>> {
+        None
+    }
+
+    /// The queue over the jobs of the same store, as process `identity` would open it. `None` where
+    /// the database is the handle.
+    async fn queue_of(&self, _identity: Identity) -> Option<Arc<dyn JobQueue>> {
         None
     }
 }
@@ -178,6 +215,30 @@ macro_rules! store_conformance {
                 jobs_are_counted_by_what_they_wait_for
                 events_are_counted_while_they_wait
                 dead_letters_are_grouped_by_their_codes
+            }
+            record {
+                record_tells_the_whole_life_of_an_order
+                record_tells_what_the_job_waits_for
+                record_of_an_order_of_an_older_program_has_gaps
+                record_of_an_unknown_order_is_none
+                record_of_an_unreadable_order_is_an_error
+                long_record_is_cut_to_the_newest_entries
+                lost_attempt_names_the_process_that_was_killed
+                lost_attempt_of_an_unknown_process_has_no_worker
+                long_list_of_retries_is_cut_to_the_newest
+                record_tells_which_events_are_unpublished
+                record_does_not_search_a_long_outbox
+            }
+            cluster {
+                process_is_shown_while_it_reports
+                processes_are_shown_by_program_and_place
+                processes_that_reported_last_are_shown
+                one_process_is_paused_until_it_is_resumed
+                all_processes_are_paused_together
+                unknown_process_is_not_paused
+                operators_who_pause_at_once_agree
+                process_is_forgotten_after_an_hour
+                figures_of_another_version_are_read
             }
             prune {
                 expired_keys_and_tickets_are_removed

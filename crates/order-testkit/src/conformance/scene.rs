@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use order_core::{
-    CallContext, Cause, Change, Command, Committed, Completed, Completion, Created, Deadline,
-    Extended, Fingerprint, IdGen as _, IdempotencyKey, Job, JobQueue, JobToken, KeyClaim,
+    AdminStore, CallContext, Cause, Change, Command, Committed, Completed, Completion, Created,
+    Deadline, Extended, Fingerprint, IdGen as _, IdempotencyKey, Job, JobQueue, JobToken, KeyClaim,
     KeyOperation, Money, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderStatus, OrderStore,
     RequestId, Start, TicketGrant, UserId, Verdict, decide,
 };
@@ -18,6 +18,7 @@ pub(super) struct Scene<'a> {
     pub(super) subject: &'a dyn Subject,
     pub(super) store: Arc<dyn OrderStore>,
     pub(super) queue: Arc<dyn JobQueue>,
+    pub(super) admin: Arc<dyn AdminStore>,
     ids: SeededIds,
 }
 
@@ -69,6 +70,7 @@ pub(super) fn processing(token: JobToken) -> Start {
 
 pub(super) fn completion(token: JobToken, verdict: Verdict) -> Completion {
     Completion {
+        took: None,
         token,
         verdict,
         trace_parent: None,
@@ -86,6 +88,7 @@ impl<'a> Scene<'a> {
     pub(super) fn new(subject: &'a dyn Subject) -> Self {
         Self {
             subject,
+            admin: subject.admin(),
             store: subject.store(),
             queue: subject.queue(),
             ids: SeededIds::new(1),

@@ -14,6 +14,8 @@ pub(super) struct JobRow {
     pub(super) is_begun: bool,
     /// The last attempt that was reported as failed and is retried.
     pub(super) retried: Option<u32>,
+    /// What went wrong last.
+    pub(super) last_error: Option<String>,
 }
 
 impl JobRow {
@@ -26,6 +28,7 @@ impl JobRow {
             is_held: false,
             is_begun: false,
             retried: None,
+            last_error: None,
         }
     }
 

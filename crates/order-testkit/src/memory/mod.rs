@@ -5,6 +5,7 @@
 //! same calls give the same answers in every run. Nothing outlives the process. Time is the
 //! injected [`Clock`]'s.
 
+mod admin;
 mod hints;
 mod job;
 mod outbox;
@@ -19,9 +20,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
     Backlog, CallContext, Change, Clock, Committed, Completed, Completion, Created,
-    DeadLetterGroup, Error, Extended, IdempotencyKey, Job, JobQueue, JobToken, KeyOperation,
-    NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderReads, OrderState,
-    OrderStore, PageTokenKey, Start, Started, StoredKey, TicketGrant, UserId, Version,
+    DeadLetterGroup, Error, Extended, IdempotencyKey, Identity, Job, JobQueue, JobToken,
+    KeyOperation, NewOrder, NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderReads,
+    OrderState, OrderStore, PageTokenKey, Start, Started, StoredKey, TicketGrant, UserId, Version,
 };
 use uuid::Uuid;
 
@@ -36,11 +37,11 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// An empty store whose leases run by `clock`.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
+    /// An empty store whose leases run by `clock`. Claims and attempts are those of `identity`.
+    pub fn new(clock: Arc<dyn Clock>, identity: Identity) -> Self {
         Self {
             clock,
-            tables: Mutex::new(Tables::default()),
+            tables: Mutex::new(Tables::new(identity)),
             page_token_key: PageTokenKey::from_bytes(rand::random()),
         }
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use order_core::{Error, EventOutbox, OrderEvent, OutboxEntry};
+use order_core::{Error, EventOutbox, OrderEvent, OrderId, OrderRecord, OutboxEntry, Version};
 use uuid::Uuid;
 
 use super::{MemoryStore, later};
@@ -25,6 +25,14 @@ impl Outbox {
 
     pub(super) fn oldest(&self) -> Option<Timestamp> {
         self.entries.values().next().map(|event| event.at)
+    }
+
+    /// The versions of an order whose events wait.
+    pub(super) fn unpublished(&self, order_id: OrderId) -> Option<Vec<Version>> {
+        let events = self.entries.values();
+        let own = events.filter(|event| event.order_id == order_id);
+        (self.is_enabled && self.len() < OrderRecord::OUTBOX_READ_MAX)
+            .then(|| own.map(|event| event.version).collect())
     }
 
     /// Takes an event that is being committed.

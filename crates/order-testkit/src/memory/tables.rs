@@ -2,6 +2,7 @@
 //! transaction: it changes everything it should or nothing.
 
 mod backlog;
+mod record;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,15 +12,15 @@ use std::{
 use jiff::Timestamp;
 use order_core::{
     Cause, Change, Committed, Completed, Completion, Created, Error, Extended, IdempotencyKey,
-    Insertion, Job, JobEffect, JobToken, KeyClaim, KeyOperation, Listing, NewOrder, NewTicket,
-    Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStatus, Start, Started, StoredKey,
-    TicketGrant, TraceParent, UserId, Verdict, Version,
+    Identity, Insertion, Job, JobEffect, JobToken, KeyClaim, KeyOperation, Listing, NewOrder,
+    NewTicket, Order, OrderEvent, OrderId, OrderQuery, OrderState, OrderStatus, Start, Started,
+    StoredKey, TicketGrant, TraceParent, UserId, Verdict, Version,
 };
 use uuid::Uuid;
 
-use super::{job::JobRow, later, outbox::Outbox};
+use self::record::Records;
+use super::{admin::Processes, job::JobRow, later, outbox::Outbox};
 
-#[derive(Default)]
 pub(super) struct Tables {
     orders: BTreeMap<OrderId, Order>,
     /// Where the requests that made orders are in sampled traces.
@@ -34,6 +35,8 @@ pub(super) struct Tables {
     keys: BTreeMap<KeyId, Expiring<StoredKey>>,
     tickets: BTreeMap<[u8; 32], Expiring<TicketGrant>>,
     pub(super) outbox: Outbox,
+    records: Records,
+    pub(super) processes: Processes,
 }
 
 /// Whose key it is, what it was used for, and the key.
@@ -85,6 +88,23 @@ fn is_wanted(query: &OrderQuery, order: &Order) -> bool {
 }
 
 impl Tables {
+    /// Empty tables, in which claims are those of `identity`.
+    pub(super) fn new(identity: Identity) -> Self {
+        Self {
+            orders: BTreeMap::new(),
+            traces: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            events: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            change_ids: BTreeSet::new(),
+            keys: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            outbox: Outbox::default(),
+            records: Records::new(identity),
+            processes: Processes::default(),
+        }
+    }
+
     pub(super) fn create(&mut self, new: &NewOrder, now: Timestamp) -> Result<Created, Error> {
         if let Some(created) = self.find_same(new) {
             return created;
@@ -108,6 +128,7 @@ impl Tables {
         self.jobs.insert(order.id, job);
         let trace = new.trace_parent.clone();
         self.traces.extend(trace.map(|trace| (order.id, trace)));
+        self.records.create(new);
         self.append_event(order.last_event());
         self.orders.insert(order.id, order.clone());
         if let Some(claim) = &new.key {
@@ -217,6 +238,7 @@ impl Tables {
             JobEffect::Bury => {
                 if let Some(job) = self.jobs.get_mut(&change.order_id) {
                     job.let_go(None);
+                    job.last_error = change.cause.as_ref().map(|cause| cause.message.clone());
                 }
             }
             JobEffect::Requeue => {
@@ -366,6 +388,7 @@ impl Tables {
     fn claim_one(&mut self, order_id: OrderId, lease: Duration, now: Timestamp) -> Option<Job> {
         let order = self.orders.get(&order_id)?.clone();
         let job = self.jobs.get_mut(&order_id)?;
+        self.records.claim(order_id, job, &self.processes, now);
         job.claim(later(now, lease));
         Some(Job {
             order,
@@ -421,16 +444,20 @@ impl Tables {
         let (status, cause) = match &completion.verdict {
             Verdict::Retry {
                 delay,
-                error: _,
+                error,
                 is_counted,
             } => {
+                let next_at = later(now, *delay);
                 job.attempts_before += u32::from(!is_counted);
-                job.let_go(Some(later(now, *delay)));
+                job.let_go(Some(next_at));
                 job.retried = Some(attempt);
+                job.last_error = Some(error.clone());
+                self.records.retry(completion, now, error, next_at);
                 return Completed::Applied(None);
             }
             Verdict::Failed(cause) => {
                 job.let_go(None);
+                job.last_error = Some(cause.message.clone());
                 (OrderStatus::Failed, Some(cause.clone()))
             }
             Verdict::Processed => {
@@ -441,6 +468,7 @@ impl Tables {
         let moved = self.advance(order_id, status, cause, now);
         let event = moved.map(|(_, event)| event);
         if let Some(event) = &event {
+            self.records.end(completion, event);
             self.ends.insert((order_id, attempt), event.clone());
         }
         Completed::Applied(event)

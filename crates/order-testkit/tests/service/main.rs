@@ -6,6 +6,7 @@
 )]
 
 mod change;
+mod cluster;
 mod create;
 mod redrive;
 mod stream;
@@ -25,6 +26,7 @@ use order_core::{
 };
 use order_testkit::{
     clock::{RuntimeClock, SeededIds},
+    conformance::identity,
     fault::{FaultPlan, FaultStore},
     memory::MemoryStore,
 };
@@ -93,7 +95,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let clock = Arc::new(RuntimeClock::new());
-        let memory = Arc::new(MemoryStore::new(Arc::clone(&clock) as _));
+        let memory = Arc::new(MemoryStore::new(Arc::clone(&clock) as _, identity()));
         let store = FaultStore::new(Arc::clone(&memory), FaultPlan::default(), 1);
         let store = Arc::new(store);
         let outside = Arc::new(Outside::default());
@@ -101,6 +103,7 @@ impl Rig {
         let (service, lanes) = OrderService::new(
             OrderServiceConfig::default(),
             OrderServiceDeps {
+                process_name: None,
                 store: Arc::clone(&store) as _,
                 dispatch: Arc::new(Dispatch(Arc::clone(&outside))),
                 bus: Arc::clone(&outside) as _,

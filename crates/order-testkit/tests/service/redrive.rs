@@ -43,6 +43,7 @@ impl Rig {
     async fn work(&self, verdict: &Verdict) {
         let jobs = self.memory.claim(1_000, LEASE).await.expect("an answer");
         let completions = jobs.iter().map(|job| order_core::Completion {
+            took: None,
             token: job.token(),
             verdict: verdict.clone(),
             trace_parent: None,
@@ -55,7 +56,7 @@ impl Rig {
 
     /// Runs a redrive to its end beside workers that end every order with `verdict`.
     async fn redrive(&self, request: Redrive, verdict: Verdict) -> RedriveProgress {
-        let admin = Admin::new(&self.service);
+        let admin = Admin::new(&self.service, self.store.clone());
         let mut steps = admin.redrive(&ctx(), request).await.expect("a stream");
         let mut last = RedriveProgress::default();
         while let Some(step) = steps.next().await {
@@ -150,7 +151,7 @@ async fn redrive_ends_by_itself_when_too_many_fail_again() {
 async fn slow_workers_hold_a_redrive_back() {
     let rig = Rig::new();
     rig.create_failed(1_500, "TIMEOUT").await;
-    let admin = Admin::new(&rig.service);
+    let admin = Admin::new(&rig.service, rig.store.clone());
     let request = Redrive {
         limit: 1_500,
         ..redrive_all()
@@ -184,7 +185,7 @@ async fn two_redrives_share_the_orders() {
 async fn outage_of_the_store_delays_a_redrive() {
     let rig = Rig::new();
     rig.create_failed(50, "TIMEOUT").await;
-    let admin = Admin::new(&rig.service);
+    let admin = Admin::new(&rig.service, rig.store.clone());
     let mut steps = admin
         .redrive(&ctx(), redrive_all())
         .await
@@ -206,7 +207,7 @@ async fn outage_of_the_store_delays_a_redrive() {
 #[tokio::test]
 async fn bad_limits_are_named() {
     let rig = Rig::new();
-    let admin = Admin::new(&rig.service);
+    let admin = Admin::new(&rig.service, rig.store.clone());
     let request = Redrive {
         limit: 0,
         rate: Redrive::RATE_MAX + 1,

@@ -14,10 +14,11 @@ use order_core::{
 };
 use tokio::sync::{Notify, oneshot};
 
-use super::rounds::Rounds;
+use super::rounds::{Handed, Rounds, attempt_in_round};
 use crate::{
-    RemoteWorkersStats,
+    AttemptLabels, EndStats, RemoteWorkersStats,
     abandoned::Abandoned,
+    ends::Finished,
     start::start_jobs,
     verdict::{apply_start, attempt_of, exhausted_verdict, verdict},
 };
@@ -35,6 +36,7 @@ pub(super) struct Desk {
     pub(super) bus: Arc<dyn EventBus>,
     pub(super) retry: RetryPolicy,
     pub(super) stats: RemoteWorkersStats,
+    pub(super) ends: EndStats,
     pub(super) rounds: Rounds,
     pub(super) abandoned: Abandoned,
     /// Somebody knows of due jobs.
@@ -92,12 +94,10 @@ impl Desk {
     }
 
     async fn bury(&self, exhausted: &[Job]) {
-        let completions = exhausted.iter().map(|job| Completion {
-            token: job.token(),
-            verdict: exhausted_verdict(),
-            trace_parent: job.trace_parent.clone(),
-        });
-        self.settle(completions.collect()).await;
+        let results = exhausted
+            .iter()
+            .map(|job| unbegun(job, exhausted_verdict()));
+        self.settle(results.collect()).await;
     }
 
     /// Starts jobs and returns those whose orders are PROCESSING now. Unless the attempts count
@@ -146,10 +146,8 @@ impl Desk {
         if let Some(error) = outage.filter(|_| leased.is_empty()) {
             return Err(error);
         }
-        let positions = leased
-            .iter()
-            .map(|job| (job.token(), job.attempt_in_round()));
-        self.rounds.remember(positions);
+        let handed = leased.iter().map(|job| (job.order.id, Handed::now(job)));
+        self.rounds.remember(handed);
         let hand_out = |job: Job| LeasedJob {
             attempt: attempt_of(&job, &self.retry),
             order: job.order,
@@ -157,16 +155,13 @@ impl Desk {
         Ok(leased.into_iter().map(hand_out).collect())
     }
 
-    fn failed_start(&self, job: &Job, error: &Error) -> Completion {
+    fn failed_start(&self, job: &Job, error: &Error) -> Finished {
         let outcome = Outcome::Retry {
             error: error.chain(),
             after: None,
         };
-        Completion {
-            token: job.token(),
-            verdict: verdict(outcome, job.attempt_in_round(), &self.retry),
-            trace_parent: job.trace_parent.clone(),
-        }
+        let verdict = verdict(outcome, job.attempt_in_round(), &self.retry);
+        unbegun(job, verdict)
     }
 
     /// Gives back jobs that were claimed and are in nobody's hands.
@@ -215,21 +210,29 @@ impl Desk {
         trace_parent: Option<TraceParent>,
         reports: Vec<JobReport>,
     ) -> Vec<Result<Completed, Error>> {
-        let completions = reports.into_iter().map(|JobReport { token, outcome }| {
-            let attempt_in_round = self.rounds.attempt_in_round(token, &self.retry);
-            Completion {
+        let results = reports.into_iter().map(|JobReport { token, outcome }| {
+            let handed = self.rounds.find(token);
+            let attempt_in_round = attempt_in_round(handed, token, &self.retry);
+            let completion = Completion {
+                took: handed.map(|handed| handed.at.elapsed()),
                 token,
                 verdict: verdict(outcome, attempt_in_round, &self.retry),
                 trace_parent: trace_parent.clone(),
+            };
+            Finished {
+                completion,
+                created_at: handed.map(|handed| handed.created_at),
             }
         });
-        self.settle(completions.collect()).await
+        self.settle(results.collect()).await
     }
 
-    async fn settle(&self, completions: Vec<Completion>) -> Vec<Result<Completed, Error>> {
-        let mut answers = Vec::with_capacity(completions.len());
-        for batch in completions.chunks(BATCH_LEN_MAX) {
-            let settled = self.queue.complete(batch).await;
+    async fn settle(&self, results: Vec<Finished>) -> Vec<Result<Completed, Error>> {
+        let mut answers = Vec::with_capacity(results.len());
+        for batch in results.chunks(BATCH_LEN_MAX) {
+            let completions = batch.iter().map(|result| result.completion.clone());
+            let completions: Vec<_> = completions.collect();
+            let settled = self.queue.complete(&completions).await;
             debug_assert_eq!(settled.len(), batch.len(), "a queue answers each");
             self.account(batch, &settled);
             let settled = settled.into_iter().chain(unanswered());
@@ -239,22 +242,25 @@ impl Desk {
     }
 
     /// Counts and logs what was committed, and tells the watchers.
-    fn account(&self, completions: &[Completion], answers: &[Result<Completed, Error>]) {
+    fn account(&self, results: &[Finished], answers: &[Result<Completed, Error>]) {
         let mut events = Vec::new();
         let mut done = Vec::new();
-        for (completion, answer) in completions.iter().zip(answers) {
+        for (result, answer) in results.iter().zip(answers) {
             let Completion {
                 token,
                 verdict,
                 trace_parent,
-            } = completion;
+                ..
+            } = &result.completion;
             match answer {
                 Ok(Completed::Applied(event)) => {
                     events.extend(event.clone().map(|event| OrderEvent {
                         trace_parent: trace_parent.clone(),
                         ..event
                     }));
-                    self.stats.completed.inc();
+                    let labels = AttemptLabels::of(verdict);
+                    self.stats.completed.get_or_create(&labels).inc();
+                    self.ends.count(result, event.as_ref());
                     if let Verdict::Failed(cause) = verdict {
                         tracing::warn!(
                             order.id = %token.order_id,
@@ -288,6 +294,19 @@ impl Desk {
         if !events.is_empty() {
             self.bus.publish(&events);
         }
+    }
+}
+
+/// The result of a job on which no work has begun.
+fn unbegun(job: &Job, verdict: Verdict) -> Finished {
+    Finished {
+        completion: Completion {
+            took: None,
+            token: job.token(),
+            verdict,
+            trace_parent: job.trace_parent.clone(),
+        },
+        created_at: Some(job.order.created_at),
     }
 }
 

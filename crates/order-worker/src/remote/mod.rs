@@ -35,7 +35,9 @@ use self::{
     desk::{Desk, Handover},
     rounds::Rounds,
 };
-use crate::{RemoteWorkersStats, abandoned::Abandoned, fetcher::POLL_JITTER};
+use crate::{
+    EndStats, RemoteWorkersStats, abandoned::Abandoned, fetcher::POLL_JITTER, pause::Pause,
+};
 
 /// The most tokens or reports of one call.
 const TOKENS_LEN_MAX: usize = LeaseJobs::LIMIT_MAX;
@@ -81,6 +83,8 @@ pub struct RemoteWorkersDeps {
     pub clock: Arc<dyn Clock>,
     /// Where statements are run. Wait for it before the database is closed.
     pub tasks: TaskTracker,
+    /// Where ends of orders are counted, together with those by the workers of this process.
+    pub ends: EndStats,
 }
 
 /// Serves workers outside this process.
@@ -93,6 +97,7 @@ pub struct RemoteWorkers {
     lease_calls_max: usize,
     /// Whoever waits for jobs on behalf of all.
     turn: Mutex<()>,
+    pause: Pause,
     stopping: CancellationToken,
 }
 
@@ -107,6 +112,7 @@ impl RemoteWorkers {
                 bus: deps.bus,
                 retry: config.retry,
                 stats: RemoteWorkersStats::default(),
+                ends: deps.ends,
                 rounds: Rounds::default(),
                 abandoned: Abandoned::new(poll_interval),
                 due: Notify::new(),
@@ -117,6 +123,7 @@ impl RemoteWorkers {
             places: Arc::new(Semaphore::new(lease_calls_max)),
             lease_calls_max,
             turn: Mutex::new(()),
+            pause: Pause::default(),
             stopping: CancellationToken::new(),
         }
     }
@@ -128,6 +135,12 @@ impl RemoteWorkers {
             local,
             desk: Arc::clone(&self.desk),
         })
+    }
+
+    /// Pauses or resumes leasing: while it is paused, calls wait as if nothing was due. Jobs that
+    /// were leased go on.
+    pub fn set_paused(&self, is_paused: bool) {
+        self.pause.set(is_paused);
     }
 
     /// Leases nothing any more, now and for good: calls that wait end at once with
@@ -164,9 +177,12 @@ impl RemoteWorkers {
     ) -> Result<Vec<LeasedJob>, Error> {
         let end = Instant::now() + patience;
         let place = Arc::new(place);
-        // This claim answers every hint there is: jobs are committed before they are hinted.
-        let _ = self.desk.due.notified().now_or_never();
-        let mut jobs = self.lease_once(request, &place).await?;
+        let mut jobs = Vec::new();
+        if !self.pause.is_on() {
+            // This claim answers every hint there is: jobs are committed before they are hinted.
+            let _ = self.desk.due.notified().now_or_never();
+            jobs = self.lease_once(request, &place).await?;
+        }
         if !jobs.is_empty() {
             return Ok(jobs);
         }
@@ -179,13 +195,15 @@ impl RemoteWorkers {
         Ok(jobs)
     }
 
-    /// Waits for a reason to look for jobs.
+    /// Waits for a reason to look for jobs; the end of a pause is one.
     async fn due_or_poll(&self) {
         let poll = self.poll_interval.mul_f64(rand::random_range(POLL_JITTER));
         tokio::select! {
             () = self.desk.due.notified() => {}
             () = sleep(poll) => {}
+            () = self.pause.begun() => {}
         }
+        self.pause.over().await;
     }
 
     /// Leases once. The task keeps the caller's place until it is done, so that callers who

@@ -1,7 +1,8 @@
-//! Which attempt of its round a leased job is.
+//! What is known of the jobs that workers outside have in hand.
 //!
 //! A report names the attempt over the whole life of a job; the retry policy counts within
-//! a round. This memory joins the two for jobs that were leased through this process.
+//! a round. This memory joins the two for jobs that were leased through this process, and knows
+//! when they were handed out.
 //!
 //! # Invariants
 //! Bounded, whatever workers forget to report: two generations of entries, and when the
@@ -14,19 +15,56 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use order_core::{JobToken, OrderId, RetryPolicy};
+use jiff::Timestamp;
+use order_core::{Job, JobToken, OrderId, RetryPolicy};
+use tokio::time::Instant;
 
 /// Entries of one generation: several megabytes at most, and many more jobs than workers
 /// outside have in hand at the same time.
 const GENERATION_LEN_MAX: usize = 1 << 15;
 
-/// An attempt over the life of a job, and the same attempt within its round.
-type Position = (u32, u32);
+/// A job that was handed out.
+#[derive(Clone, Copy)]
+pub(super) struct Handed {
+    /// The attempt over the life of the job.
+    attempt: u32,
+    /// The same attempt within its round.
+    pub(super) in_round: u32,
+    /// When it was handed out.
+    pub(super) at: Instant,
+    /// When its order was created.
+    pub(super) created_at: Timestamp,
+}
+
+impl Handed {
+    /// A job that is handed out now.
+    pub(super) fn now(job: &Job) -> Self {
+        Self {
+            attempt: job.attempt,
+            in_round: job.attempt_in_round(),
+            at: Instant::now(),
+            created_at: job.order.created_at,
+        }
+    }
+}
 
 #[derive(Default)]
 struct Generations {
-    young: HashMap<OrderId, Position>,
-    old: HashMap<OrderId, Position>,
+    young: HashMap<OrderId, Handed>,
+    old: HashMap<OrderId, Handed>,
+}
+
+/// Which attempt of its round a token stands for. For one that is not known here, the nearest
+/// attempt that may be retried.
+pub(super) fn attempt_in_round(
+    handed: Option<Handed>,
+    token: JobToken,
+    retry: &RetryPolicy,
+) -> u32 {
+    match handed {
+        Some(handed) => handed.in_round,
+        None => token.attempt.min(retry.attempts_max.saturating_sub(1)),
+    }
 }
 
 /// The jobs that workers outside have in hand.
@@ -34,29 +72,25 @@ struct Generations {
 pub(super) struct Rounds(Mutex<Generations>);
 
 impl Rounds {
-    /// Enters jobs that are about to be handed out, each with its attempt in its round.
-    pub(super) fn remember(&self, jobs: impl IntoIterator<Item = (JobToken, u32)>) {
+    /// Enters jobs that are about to be handed out.
+    pub(super) fn remember(&self, jobs: impl IntoIterator<Item = (OrderId, Handed)>) {
         let mut generations = self.lock();
-        for (JobToken { order_id, attempt }, in_round) in jobs {
+        for (order_id, handed) in jobs {
             if generations.young.len() >= GENERATION_LEN_MAX {
                 generations.old = mem::take(&mut generations.young);
             }
-            generations.young.insert(order_id, (attempt, in_round));
+            generations.young.insert(order_id, handed);
         }
     }
 
-    /// Which attempt of its round the token stands for. For one that is not known here, the
-    /// nearest attempt that may be retried.
-    pub(super) fn attempt_in_round(&self, token: JobToken, retry: &RetryPolicy) -> u32 {
+    /// The job that the token stands for; `None` if it is not known here.
+    pub(super) fn find(&self, token: JobToken) -> Option<Handed> {
         let generations = self.lock();
-        let position = generations
-            .young
-            .get(&token.order_id)
-            .or_else(|| generations.old.get(&token.order_id));
-        match position {
-            Some((attempt, in_round)) if *attempt == token.attempt => *in_round,
-            _ => token.attempt.min(retry.attempts_max.saturating_sub(1)),
-        }
+        let handed = generations.young.get(&token.order_id);
+        let handed = handed.or_else(|| generations.old.get(&token.order_id));
+        handed
+            .filter(|handed| handed.attempt == token.attempt)
+            .copied()
     }
 
     /// Strikes out jobs that are done with. A newer attempt of the same order stays.
@@ -67,7 +101,7 @@ impl Rounds {
             for generation in [&mut *young, &mut *old] {
                 if generation
                     .get(&order_id)
-                    .is_some_and(|(of, _)| *of <= attempt)
+                    .is_some_and(|handed| handed.attempt <= attempt)
                 {
                     generation.remove(&order_id);
                 }
@@ -92,6 +126,19 @@ mod tests {
         JobToken { order_id, attempt }
     }
 
+    fn handed(attempt: u32, in_round: u32) -> Handed {
+        Handed {
+            attempt,
+            in_round,
+            at: Instant::now(),
+            created_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn position(rounds: &Rounds, token: JobToken) -> u32 {
+        attempt_in_round(rounds.find(token), token, &policy())
+    }
+
     fn policy() -> RetryPolicy {
         RetryPolicy {
             attempts_max: 3,
@@ -103,13 +150,13 @@ mod tests {
     fn leased_job_keeps_its_place_in_its_round() {
         let rounds = Rounds::default();
         let order_id = SeededIds::new(1).order_id();
-        rounds.remember([(token(order_id, 9), 3)]);
+        rounds.remember([(order_id, handed(9, 3))]);
 
-        assert_eq!(rounds.attempt_in_round(token(order_id, 9), &policy()), 3);
+        assert_eq!(position(&rounds, token(order_id, 9)), 3);
         rounds.forget([token(order_id, 8)]);
-        assert_eq!(rounds.attempt_in_round(token(order_id, 9), &policy()), 3);
+        assert_eq!(position(&rounds, token(order_id, 9)), 3);
         rounds.forget([token(order_id, 9)]);
-        assert_eq!(rounds.attempt_in_round(token(order_id, 9), &policy()), 2);
+        assert_eq!(position(&rounds, token(order_id, 9)), 2);
     }
 
     #[test]
@@ -122,7 +169,8 @@ mod tests {
                 ..policy()
             };
             for attempt in 1..10 {
-                let in_round = rounds.attempt_in_round(token(order_id, attempt), &policy);
+                let token = token(order_id, attempt);
+                let in_round = attempt_in_round(rounds.find(token), token, &policy);
                 assert!(policy.delay_after(in_round, 0.0).is_some());
             }
         }
@@ -136,13 +184,13 @@ mod tests {
             .map(|_| ids.order_id())
             .collect();
 
-        rounds.remember(order_ids.iter().map(|id| (token(*id, 9), 3)));
+        rounds.remember(order_ids.iter().map(|id| (*id, handed(9, 3))));
 
         let generations = rounds.lock();
         assert!(generations.young.len() + generations.old.len() <= 2 * GENERATION_LEN_MAX);
         drop(generations);
         for order_id in order_ids.iter().rev().take(GENERATION_LEN_MAX) {
-            assert_eq!(rounds.attempt_in_round(token(*order_id, 9), &policy()), 3);
+            assert_eq!(position(&rounds, token(*order_id, 9)), 3);
         }
     }
 }

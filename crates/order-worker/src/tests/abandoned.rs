@@ -14,7 +14,7 @@ fn polling() -> WorkerConfig {
 
 /// Inserts `n_jobs` that a process has left behind, and returns their ids, the longest due
 /// first.
-async fn leave_behind(rig: &Rig, n_jobs: usize) -> Vec<OrderId> {
+pub(super) async fn leave_behind(rig: &Rig, n_jobs: usize) -> Vec<OrderId> {
     let mut ids = Vec::new();
     for _ in 0..n_jobs {
         let job = Job {

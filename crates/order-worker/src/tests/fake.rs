@@ -72,6 +72,8 @@ pub(super) struct FakeQueue {
     jobs: Mutex<BTreeMap<OrderId, FakeJob>>,
     /// What left the queue as PROCESSED, with the attempt that did it.
     processed: Mutex<Vec<JobToken>>,
+    /// How long the attempts took whose results came, as far as that was told.
+    took: Mutex<Vec<Option<Duration>>>,
     away: Mutex<BTreeSet<Statement>>,
     panics: Mutex<BTreeSet<Statement>>,
     bad_rows: Mutex<BTreeSet<OrderId>>,
@@ -89,6 +91,7 @@ impl FakeQueue {
         Self {
             jobs: Mutex::default(),
             processed: Mutex::default(),
+            took: Mutex::default(),
             away: Mutex::default(),
             panics: Mutex::default(),
             bad_rows: Mutex::default(),
@@ -140,6 +143,10 @@ impl FakeQueue {
 
     pub(super) fn jobs(&self) -> MutexGuard<'_, BTreeMap<OrderId, FakeJob>> {
         self.jobs.lock().unwrap()
+    }
+
+    pub(super) fn took(&self) -> Vec<Option<Duration>> {
+        self.took.lock().unwrap().clone()
     }
 
     pub(super) fn processed(&self) -> Vec<JobToken> {
@@ -239,6 +246,7 @@ impl FakeQueue {
     fn complete_one(&self, completion: &Completion) -> Result<Completed, Error> {
         let JobToken { order_id, .. } = completion.token;
         self.check(Statement::Complete)?;
+        self.took.lock().unwrap().push(completion.took);
         if self.locked.lock().unwrap().contains(&order_id) {
             return Err(Error::request_in_progress());
         }

@@ -9,7 +9,7 @@ use super::*;
 use crate::HintSender;
 
 /// A broker that can be away and forgetful.
-struct FakeBroker {
+pub(super) struct FakeBroker {
     hints: Mutex<Vec<OrderId>>,
     arrived: Notify,
     is_up: watch::Sender<bool>,
@@ -19,7 +19,7 @@ struct FakeBroker {
 }
 
 impl FakeBroker {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             hints: Mutex::default(),
             arrived: Notify::new(),
@@ -28,6 +28,25 @@ impl FakeBroker {
             n_acknowledged: AtomicUsize::new(0),
             n_closed: AtomicUsize::new(0),
         })
+    }
+
+    /// The queue of its hints.
+    pub(super) fn queue(self: &Arc<Self>) -> Arc<dyn HintQueue> {
+        Arc::new(Shared(Arc::clone(self)))
+    }
+
+    pub(super) async fn send(self: &Arc<Self>, order_ids: &[OrderId]) {
+        self.queue().send(order_ids).await.unwrap();
+    }
+
+    /// How often a consumer has left.
+    pub(super) fn n_closed(&self) -> usize {
+        self.n_closed.load(Ordering::Relaxed)
+    }
+
+    /// How many hints no consumer has taken.
+    pub(super) fn n_waiting(&self) -> usize {
+        self.hints.lock().unwrap().len()
     }
 
     fn check(&self) -> Result<(), BrokerError> {
@@ -115,10 +134,9 @@ impl HintConsumer for Consumer {
 }
 
 /// A pool that is fed by a broker and has taken its first look at the empty queue.
-async fn started(config: WorkerConfig) -> (Rig, Arc<FakeBroker>) {
+pub(super) async fn started(config: WorkerConfig) -> (Rig, Arc<FakeBroker>) {
     let broker = FakeBroker::new();
-    let hints = Arc::new(Shared(broker.clone()));
-    let rig = Rig::with_hints(config, done(), Some(hints));
+    let rig = Rig::with_hints(config, done(), Some(broker.queue()));
     rig.pool.start(&rig.tracker);
     rig.eventually(|rig| rig.pool.stats().claims.get() == 1)
         .await;
@@ -227,8 +245,7 @@ async fn drain_leaves_the_broker_and_takes_no_hint_after() {
     Shared(broker.clone()).send(&[order_id]).await.unwrap();
     sleep(Duration::from_mins(1)).await;
 
-    assert_eq!(broker.n_closed.load(Ordering::Relaxed), 1);
-    assert_eq!(broker.hints.lock().unwrap().len(), 1);
+    assert_eq!((broker.n_closed(), broker.n_waiting()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use order_core::{
 };
 
 use super::*;
-use crate::{RemoteWorkers, RemoteWorkersConfig, RemoteWorkersDeps};
+use crate::{EndStats, RemoteWorkers, RemoteWorkersConfig, RemoteWorkersDeps};
 
 /// Asks for more than any test has, and does not wait.
 pub(super) const ALL: LeaseJobs = LeaseJobs {
@@ -46,14 +46,24 @@ pub(super) struct RemoteRig {
 impl RemoteRig {
     /// Never polls, and leases as often as a test likes.
     pub(super) fn new() -> Self {
-        Self::with(RemoteWorkersConfig {
+        Self::counting(EndStats::default())
+    }
+
+    /// As [`Self::new`], and counts ends in `ends`.
+    pub(super) fn counting(ends: EndStats) -> Self {
+        let config = RemoteWorkersConfig {
             retry: config().retry,
             poll_interval: NEVER,
             lease_calls_max: 1_000,
-        })
+        };
+        Self::with_ends(config, ends)
     }
 
     pub(super) fn with(config: RemoteWorkersConfig) -> Self {
+        Self::with_ends(config, EndStats::default())
+    }
+
+    fn with_ends(config: RemoteWorkersConfig, ends: EndStats) -> Self {
         let queue = Arc::new(FakeQueue::new());
         let bus = Arc::new(FakeBus::default());
         let clock = Arc::new(SimClock::new());
@@ -65,6 +75,7 @@ impl RemoteRig {
                 bus: bus.clone(),
                 clock: clock.clone(),
                 tasks: tasks.clone(),
+                ends,
             },
         );
         Self {
@@ -90,6 +101,7 @@ impl RemoteRig {
                 bus: self.bus.clone(),
                 clock: self.clock.clone(),
                 tasks: self.tasks.clone(),
+                ends: EndStats::default(),
             },
         )
     }

@@ -6,7 +6,7 @@ use super::{
     remote::{ALL, RemoteRig, ctx},
     *,
 };
-use crate::{RemoteWorkers, RemoteWorkersConfig};
+use crate::{AttemptLabels, RemoteWorkers, RemoteWorkersConfig};
 
 fn report(token: JobToken, outcome: Outcome) -> Vec<JobReport> {
     vec![JobReport { token, outcome }]
@@ -16,7 +16,11 @@ async fn send(remote: &RemoteWorkers, reports: Vec<JobReport>) -> Vec<Result<Com
     remote.report(&ctx(Deadline::NONE), reports).await.unwrap()
 }
 
-async fn send_one(remote: &RemoteWorkers, token: JobToken, outcome: Outcome) -> Completed {
+pub(super) async fn send_one(
+    remote: &RemoteWorkers,
+    token: JobToken,
+    outcome: Outcome,
+) -> Completed {
     let mut answers = send(remote, report(token, outcome)).await;
     assert_eq!(answers.len(), 1);
     answers.remove(0).unwrap()
@@ -74,7 +78,15 @@ async fn each_report_is_answered_for_itself() {
         [OrderStatus::Processed, OrderStatus::Failed]
     );
     let stats = rig.remote.stats();
-    assert_eq!((stats.completed.get(), stats.fenced.get()), (2, 1));
+    let completed = |outcome| {
+        let counter = stats.completed.get(&AttemptLabels { outcome });
+        counter.map(|counter| counter.get())
+    };
+    assert_eq!(
+        (completed("processed"), completed("failed")),
+        (Some(1), Some(1))
+    );
+    assert_eq!(stats.fenced.get(), 1);
 }
 
 #[tokio::test(start_paused = true)]

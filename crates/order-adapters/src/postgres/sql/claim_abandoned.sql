@@ -19,7 +19,7 @@ seen AS (
     FROM front
 ),
 abandoned AS (
-    SELECT order_id FROM jobs
+    SELECT order_id, attempt, claim_id, is_begun FROM jobs
     WHERE order_id = ANY (ARRAY(
             SELECT order_id FROM front WHERE claim_id IS NOT NULL ORDER BY due_at LIMIT 32
         ))
@@ -41,6 +41,16 @@ claimed AS (
         claim_id = $2, is_begun = false
     WHERE j.order_id = ANY (ARRAY(SELECT order_id FROM abandoned))
     RETURNING j.order_id, j.attempt, j.attempts_before
+),
+lost AS (
+    INSERT INTO order_attempts (order_id, attempt, worker, ended_at, outcome)
+    SELECT order_id, attempt, (
+            SELECT p.program || ' ' || p.place FROM processes p
+            WHERE p.id = process_of_claim(claim_id)
+        ), now(), 2
+    FROM abandoned
+    WHERE is_begun
+    ON CONFLICT DO NOTHING
 )
 SELECT o.id, o.user_id, o.amount_minor, o.currency, o.status, o.version, o.failure_code,
     o.failure_message, o.created_at, o.updated_at, o.metadata::text, o.external_id, claimed.attempt,

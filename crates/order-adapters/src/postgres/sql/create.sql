@@ -1,15 +1,17 @@
 -- Inserts orders with their jobs, a whole batch in one statement and one commit.
 -- $1 id, $2 user_id, $3 amount_minor, $4 currency, $5 metadata or NULL, $6 external_id or NULL,
--- $7 lease in microseconds or NULL, $8 claim_id for those with a lease, $9 trace_parent or NULL.
+-- $7 lease in microseconds or NULL, $8 claim_id for those with a lease, $9 trace_parent, $10 request_id
+-- and $11 gateway or NULL.
 WITH created AS (
     -- An order whose id or external id is taken is left out; the caller looks who has it.
     INSERT INTO orders (id, user_id, amount_minor, currency, status, version, metadata,
-        external_id, trace_parent, created_at, updated_at)
+        external_id, trace_parent, request_id, gateway, created_at, updated_at)
     SELECT n.id, n.user_id, n.amount_minor, n.currency, 1, 1, n.metadata::jsonb,
-        n.external_id, n.trace_parent, now(), now()
+        n.external_id, n.trace_parent, n.request_id, n.gateway, now(), now()
     FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[],
-            $9::text[])
-        AS n (id, user_id, amount_minor, currency, metadata, external_id, trace_parent)
+            $9::text[], $10::text[], $11::text[])
+        AS n (id, user_id, amount_minor, currency, metadata, external_id, trace_parent, request_id,
+            gateway)
     ON CONFLICT DO NOTHING
     RETURNING id, created_at
 ),

@@ -1,8 +1,8 @@
 -- As create.sql, for orders of which some have an idempotency key.
 -- $1 id, $2 user_id, $3 amount_minor, $4 currency, $5 metadata or NULL, $6 external_id or NULL,
--- $7 lease in microseconds or NULL, $8 claim_id for those with a lease, $9 trace_parent or
--- NULL; $10 owner, $11 operation, $12 key, $13 fingerprint and $14 retention in microseconds of the key or NULL. No two keys
--- are equal.
+-- $7 lease in microseconds or NULL, $8 claim_id for those with a lease, $9 trace_parent, $10 request_id
+-- and $11 gateway or NULL; $12 owner, $13 operation, $14 key, $15 fingerprint and $16 retention in
+-- microseconds of the key or NULL. No two keys are equal.
 WITH wanted AS MATERIALIZED (
     -- A subquery and not a join: it is one descent of the primary key for each order, however
     -- large the table.
@@ -11,10 +11,10 @@ WITH wanted AS MATERIALIZED (
         WHERE k.owner = n.owner AND k.operation = n.operation AND k.key = n.key
     ) AS known
     FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[],
-            $7::bigint[], $8::uuid[], $9::text[], $10::text[], $11::smallint[], $12::text[], $13::bytea[],
-            $14::bigint[])
-        AS n (id, user_id, amount_minor, currency, metadata, external_id,
-            lease, claim_id, trace_parent, owner, operation, key, fingerprint, retention)
+            $7::bigint[], $8::uuid[], $9::text[], $10::text[], $11::text[], $12::text[],
+            $13::smallint[], $14::text[], $15::bytea[], $16::bigint[])
+        AS n (id, user_id, amount_minor, currency, metadata, external_id, lease, claim_id,
+            trace_parent, request_id, gateway, owner, operation, key, fingerprint, retention)
 ),
 fresh AS MATERIALIZED (
     -- Nobody waits for a twin. The lock ends with the transaction, and only exists to tell
@@ -28,9 +28,9 @@ fresh AS MATERIALIZED (
 ),
 created AS (
     INSERT INTO orders (id, user_id, amount_minor, currency, status, version, metadata,
-        external_id, trace_parent, created_at, updated_at)
+        external_id, trace_parent, request_id, gateway, created_at, updated_at)
     SELECT id, user_id, amount_minor, currency, 1, 1, metadata::jsonb, external_id, trace_parent,
-        now(), now()
+        request_id, gateway, now(), now()
     FROM fresh
     WHERE is_free
     ON CONFLICT DO NOTHING

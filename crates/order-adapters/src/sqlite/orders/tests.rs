@@ -6,7 +6,7 @@ use std::{
 use order_core::{
     Fingerprint, IdGen as _, IdempotencyKey, KeyClaim, KeyOperation, Money, NewOrder, UserId,
 };
-use order_testkit::clock::SeededIds;
+use order_testkit::{clock::SeededIds, conformance::identity};
 use rusqlite::trace::{TraceEvent, TraceEventCodes};
 
 use super::*;
@@ -25,7 +25,7 @@ fn statements_of(connection: &mut Connection, new: &NewOrder) -> Vec<String> {
     connection
         .trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(note))
         .expect("is traced");
-    let created = create(connection, 0, new)
+    let created = create(connection, 0, new, identity().id)
         .expect("runs")
         .expect("is stored");
     assert!(created.is_new());

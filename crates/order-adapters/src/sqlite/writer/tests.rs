@@ -2,7 +2,7 @@ use std::sync::{Arc, mpsc as sync_mpsc};
 
 use futures_util::{future::join_all, poll};
 use order_core::{CallContext, Deadline, OrderStore as _, RequestId};
-use order_testkit::clock::SimClock;
+use order_testkit::{clock::SimClock, conformance::identity};
 use uuid::Uuid;
 
 use super::{super::SqliteStore, *};
@@ -191,7 +191,7 @@ async fn limit_pages(store: &SqliteStore, n_pages: i64) {
 async fn store_on_a_full_disk_is_not_ready_until_there_is_room() {
     let directory = tempfile::tempdir().expect("a directory for the test");
     let path = directory.path().join("orders.db");
-    let store = SqliteStore::open(&path, Arc::new(SimClock::new())).expect("opens");
+    let store = SqliteStore::open(&path, Arc::new(SimClock::new()), &identity()).expect("opens");
     let ctx = CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE);
     store.check(&ctx).await.expect("is ready");
     limit_pages(&store, 4).await;
@@ -229,7 +229,7 @@ async fn store_on_a_full_disk_is_not_ready_until_there_is_room() {
 async fn probe_decides_whether_a_failure_was_of_the_disk() {
     let directory = tempfile::tempdir().expect("a directory for the test");
     let path = directory.path().join("orders.db");
-    let store = SqliteStore::open(&path, Arc::new(SimClock::new())).expect("opens");
+    let store = SqliteStore::open(&path, Arc::new(SimClock::new()), &identity()).expect("opens");
     let ctx = CallContext::new(RequestId::from_uuid(Uuid::nil()), Deadline::NONE);
     let corrupt = |_: &Connection, _: i64| -> rusqlite::Result<()> {
         let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);

@@ -240,6 +240,7 @@ impl<'a> Driver<'a> {
         let slice: Vec<_> = tokens
             .iter()
             .map(|token| Completion {
+                took: None,
                 token: *token,
                 verdict: verdict.clone(),
                 trace_parent: None,
