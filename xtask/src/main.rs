@@ -6,6 +6,8 @@
 )]
 
 mod bench;
+mod browser;
+mod console;
 mod docs;
 mod lint;
 mod schemathesis;
@@ -37,6 +39,8 @@ enum Xtask {
     Schemathesis(schemathesis::SchemathesisArgs),
     /// Open the documentation page in a browser and create an order there.
     Docs,
+    /// Open every page of the console in a browser, follow an order and redrive a dead letter.
+    Console,
     /// Measure throughput and memory, beside the naive design in the same run.
     Bench(bench::BenchArgs),
 }
@@ -50,6 +54,7 @@ async fn main() -> ExitCode {
         Xtask::Storm(args) => storm::run(args).await,
         Xtask::Schemathesis(args) => schemathesis::run(args).await,
         Xtask::Docs => docs::run().await,
+        Xtask::Console => console::run().await,
         Xtask::Bench(args) => bench::run(args).await,
     };
     match result {

@@ -3,6 +3,7 @@
 //! Each runs as a private instance with its data under the target folder and on a port of
 //! its own; an instance of the operating system is never touched. One file per server.
 
+pub(crate) mod axe;
 mod kafka;
 mod postgres;
 mod redis;
@@ -23,6 +24,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("python3-venv", "python3"),
     ("chromium", "chromium"),
+    ("npm", "npm"),
     ("prometheus", "prometheus"),
     ("wrk", "wrk"),
     ("haproxy", "haproxy"),
@@ -119,7 +121,8 @@ fn wait_for(mut holds: impl FnMut() -> bool) -> bool {
 
 fn install() -> anyhow::Result<()> {
     install_packages()?;
-    kafka::install()
+    kafka::install()?;
+    axe::install()
 }
 
 fn install_packages() -> anyhow::Result<()> {

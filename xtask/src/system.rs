@@ -129,6 +129,15 @@ impl Process {
         Ok(run.output())
     }
 
+    /// What the process has written so far.
+    pub(crate) fn output(&self) -> anyhow::Result<String> {
+        Ok(self
+            .run
+            .as_ref()
+            .context("the process is not running")?
+            .output())
+    }
+
     /// The process id.
     pub(crate) fn id(&self) -> anyhow::Result<u32> {
         Ok(self

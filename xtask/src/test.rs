@@ -10,8 +10,8 @@ use order_testkit::server::postgres::{Installation, PostgresServer, TEST_POSTGRE
 use order_testkit::server::redis::{RedisServer, TEST_REDIS_URL};
 use order_testkit::server::{Backend, SKIP_REPORT, python};
 
+use crate::browser;
 use crate::cargo;
-use crate::docs;
 use crate::services::find_program;
 use crate::steps::Steps;
 
@@ -95,10 +95,13 @@ async fn run_tests(
             steps.skip_test("schemathesis", &format!("Python: {reason}"))?;
         }
     }
-    match docs::find_browser() {
-        Ok(_) => steps.run("docs", &mut cargo(&["xtask", "docs"])),
-        Err(error) => steps.skip_test("docs", &format!("a browser: {error:#}")),
+    for name in ["docs", "console"] {
+        match browser::find() {
+            Ok(_) => steps.run(name, &mut cargo(&["xtask", name]))?,
+            Err(error) => steps.skip_test(name, &format!("a browser: {error:#}"))?,
+        }
     }
+    Ok(())
 }
 
 /// A storm with the programs it needs besides PostgreSQL, long enough to kill every process

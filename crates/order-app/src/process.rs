@@ -5,6 +5,8 @@
 //! → jobs end or are released → commits end → the database closes. Each step has its share
 //! of SHUTDOWN_TIMEOUT; what is not done by then is cut, and the exit code says so.
 
+mod listeners;
+
 use std::{
     net::{SocketAddr, TcpListener},
     sync::Arc,
@@ -17,12 +19,11 @@ use order_core::{
     metrics::{Counter, Registry},
 };
 use order_edge::{CallStats, ServeConfig, serve};
-use order_rpc::{RemoteOrderApi, RpcClientConfig, RpcServerConfig, RpcServerDeps};
+use order_rpc::{RemoteOrderApi, RpcClientConfig};
 use order_web::{
     admin::{self, Readiness},
-    http::HttpLabels,
-    http::{self, HttpConfig, HttpDeps},
-    ws::{self, WsConfig, WsDeps, WsStats},
+    console::Console,
+    http::{self, HttpDeps, HttpLabels},
 };
 use tokio::{
     task::JoinSet,
@@ -30,11 +31,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::listeners::{bind, bind_some, url};
 use crate::{
-    config::{
-        ApiConfig, GatewayConfig, ProcessConfig, ServiceConfig, ServingConfig, SystemConfig,
-        WebConfig, WorkerConfig,
-    },
+    config::{GatewayConfig, ProcessConfig, ServiceConfig, SystemConfig, WorkerConfig},
     lifecycle::Exit,
     metrics::Metrics,
     presence::Presence,
@@ -54,6 +53,8 @@ pub struct Addrs {
     pub ws: Option<SocketAddr>,
     /// Health and metrics.
     pub admin: Option<SocketAddr>,
+    /// The console, which may be on the same listener.
+    pub console: Option<SocketAddr>,
 }
 
 /// A running process.
@@ -79,6 +80,8 @@ pub struct Process {
     sockets: TaskTracker,
     /// The admin listener answers until the end, so that it can say "draining".
     stop_admin: CancellationToken,
+    /// The console, if it is on that listener.
+    console: Option<Console>,
     admin_server: JoinSet<anyhow::Result<()>>,
 }
 
@@ -86,6 +89,7 @@ impl Process {
     /// Starts `order-system`: an `order-service` with the HTTP API in the same process.
     pub async fn start_system(config: SystemConfig) -> anyhow::Result<Self> {
         let http = bind("HTTP_ADDR", config.http_addr).await?;
+        let console = bind_some("CONSOLE_ADDR", config.console_addr).await?;
         let api_config = config.api;
         let service = ServiceConfig {
             command: None,
@@ -99,7 +103,11 @@ impl Process {
             process: config.process,
         };
         let (mut process, admin) = Self::start_core("order-system", service, Some(&http)).await?;
-        process.serve_http(http, api_config, config.web)?;
+        let core = process.core.as_ref();
+        let system = core.context("the console needs the core")?.admin();
+        process.serve_console(console, &admin, system)?;
+        let console = process.addrs.console;
+        process.serve_http(http, api_config, config.web, console)?;
         process.finish_start("order-system", admin)
     }
 
@@ -164,6 +172,7 @@ impl Process {
     pub async fn start_gateway(config: GatewayConfig) -> anyhow::Result<Self> {
         let http = bind("HTTP_ADDR", config.http_addr).await?;
         let admin = bind("ADMIN_ADDR", config.admin_addr).await?;
+        let console = bind_some("CONSOLE_ADDR", config.console_addr).await?;
         let (clock, ids) = system_ports();
         let identity = wire::identity("api-gateway");
         let client = RpcClientConfig {
@@ -176,10 +185,12 @@ impl Process {
         let mut metrics = Metrics::new("api-gateway");
         metrics.client(&remote.api);
         metrics.hub(&remote.hub);
+        let system = Arc::clone(&remote.api);
         let ports = (clock, ids);
         let mut process = Self::new(&config.process, ports, identity, Arc::clone(&api), metrics);
         process.remote = Some(remote);
-        process.serve_http(http, config.api, config.web)?;
+        process.serve_console(console, &admin, system)?;
+        process.serve_http(http, config.api, config.web, None)?;
         process.finish_start("api-gateway", admin)
     }
 
@@ -240,6 +251,7 @@ impl Process {
             stop_servers,
             sockets: TaskTracker::new(),
             stop_admin: CancellationToken::new(),
+            console: None,
             admin_server: JoinSet::new(),
         }
     }
@@ -256,6 +268,9 @@ impl Process {
             Arc::new(telemetry::Filter),
         );
         self.start_presence(registry, failures);
+        let console = self.console.as_ref().map(Console::routes);
+        let router = router.merge(console.unwrap_or_default());
+        let router = http::guarded(router, &self.http_deps(), admin.local_addr()?);
         let config = ServeConfig {
             drain_timeout: Duration::ZERO,
             stats,
@@ -291,136 +306,17 @@ impl Process {
             grpc,
             ws,
             admin,
+            console,
         } = self.addrs;
         tracing::info!(
             http = http.map(display),
             grpc = grpc.map(display),
             ws = ws.map(display),
             admin = admin.map(display),
+            console = console.map(url),
             version = env!("CARGO_PKG_VERSION"),
             "{name} is ready"
         );
-    }
-
-    fn serve_http(
-        &mut self,
-        listener: TcpListener,
-        config: ApiConfig,
-        web: WebConfig,
-    ) -> anyhow::Result<()> {
-        self.addrs.http = Some(listener.local_addr()?);
-        let deps = HttpDeps {
-            api: self.api(),
-            ids: Arc::clone(&self.ids),
-            clock: Arc::clone(&self.clock),
-            stop: self.stop_servers.clone(),
-            calls: self.http_calls.clone(),
-        };
-        let http = HttpConfig {
-            request_timeout: self.request_timeout,
-            docs: config.api_docs,
-            in_flight_per_address_max: usize::try_from(config.http_max_connections_per_address)?,
-            allowed_origins: web.allowed_origins,
-            ..HttpConfig::default()
-        };
-        let service = http::service(deps, self.readiness.clone(), http);
-        let config = ServeConfig {
-            connections_max: usize::try_from(config.http_max_connections)?,
-            connections_per_address_max: usize::try_from(config.http_max_connections_per_address)?,
-            idle_timeout: config.idle_timeout,
-            drain_timeout: self.drain_timeout(),
-            stats: self.metrics.listener("http"),
-            ..ServeConfig::new("http")
-        };
-        let served = serve(listener, service, config, self.stop_servers.clone());
-        self.spawn_server("http", served);
-        Ok(())
-    }
-
-    fn serve_ws(
-        &mut self,
-        listener: TcpListener,
-        config: &ServingConfig,
-        web: WebConfig,
-    ) -> anyhow::Result<()> {
-        let core = self
-            .core
-            .as_ref()
-            .context("the WebSocket endpoint needs the core")?;
-        self.addrs.ws = Some(listener.local_addr()?);
-        let connections_max = usize::try_from(config.ws_max_connections)?;
-        let connections_per_address_max = usize::try_from(config.ws_max_connections_per_address)?;
-        let stats = WsStats::default();
-        self.metrics.sockets(&stats);
-        let router = ws::router(WsDeps {
-            hub: Arc::clone(&core.hub),
-            tickets: Arc::clone(&core.service) as _,
-            clock: Arc::clone(&self.clock),
-            ids: Arc::clone(&self.ids),
-            config: WsConfig {
-                allowed_origins: web.allowed_origins,
-                connections_max,
-                connections_per_address_max,
-                drain_window: self.drain_timeout(),
-                ..WsConfig::default()
-            },
-            tracker: self.sockets.clone(),
-            stop: self.stop_servers.clone(),
-            calls: self.http_calls.clone(),
-            stats,
-        });
-        // The endpoint refuses a connection too many with an answer; the listener, which can
-        // only hang up, comes in after that.
-        let config = ServeConfig {
-            connections_max: connections_max.saturating_add(LISTENER_SLACK),
-            connections_per_address_max: connections_per_address_max.saturating_add(LISTENER_SLACK),
-            drain_timeout: self.drain_timeout(),
-            stats: self.metrics.listener("ws"),
-            ..ServeConfig::new("ws")
-        };
-        let served = serve(listener, router, config, self.stop_servers.clone());
-        self.spawn_server("ws", served);
-        Ok(())
-    }
-
-    fn serve_grpc(
-        &mut self,
-        listener: TcpListener,
-        api: Arc<dyn OrderApi>,
-        config: &ServingConfig,
-    ) -> anyhow::Result<()> {
-        let core = self.core.as_ref().context("gRPC needs the core")?;
-        self.addrs.grpc = Some(listener.local_addr()?);
-        let calls = CallStats::default();
-        self.metrics.rpc(&calls);
-        let deps = RpcServerDeps {
-            clock: Arc::clone(&self.clock),
-            ids: Arc::clone(&self.ids),
-            admin: core.admin(),
-            follow: Arc::clone(&core.hub) as _,
-            workers: Some(Arc::clone(&core.remote_workers) as _),
-            leaving: self.leaving.clone(),
-            calls,
-            connections: self.metrics.listener("grpc"),
-        };
-        let config = RpcServerConfig {
-            reflection: config.grpc_reflection,
-            deadline_default: self.request_timeout,
-            drain_timeout: self.drain_timeout(),
-            ..RpcServerConfig::default()
-        };
-        let served = order_rpc::serve(listener, api, config, deps, self.stop_servers.clone());
-        self.spawn_server("grpc", served);
-        Ok(())
-    }
-
-    fn spawn_server<E: Into<anyhow::Error>>(
-        &mut self,
-        name: &'static str,
-        served: impl Future<Output = Result<(), E>> + Send + 'static,
-    ) {
-        self.servers
-            .spawn(async move { (name, served.await.map_err(Into::into)) });
     }
 
     /// The share of the shutdown time in which requests, streams and sockets end.
@@ -476,16 +372,5 @@ impl Process {
     }
 }
 
-/// Connections above the limit that are let in to be told so.
-const LISTENER_SLACK: usize = 64;
-
 /// How long a part may take to end after its own deadline has passed.
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Binds a listener; the error names the setting to change.
-async fn bind(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = tokio::net::TcpListener::bind(addr)
-        .await
-        .with_context(|| format!("cannot listen on {addr} ({setting})"))?;
-    Ok(listener.into_std()?)
-}

@@ -41,6 +41,7 @@ pub mod supervisor;
 mod ticket;
 mod trace;
 pub mod violations;
+pub mod visible;
 pub mod worker_api;
 
 pub use admin::{

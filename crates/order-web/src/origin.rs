@@ -17,6 +17,9 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 /// How long a browser may remember what is allowed, in seconds: the most that all of them do.
 const MAX_AGE: u64 = 7200;
 
+/// Where a request comes from, as browsers say (Fetch Metadata).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 /// The headers of the API that a page may send besides those that every page may.
 const REQUEST_HEADERS: [HeaderName; 9] = [
     CONTENT_TYPE,
@@ -118,6 +121,28 @@ fn is_same_host(origin: &HeaderValue, headers: &HeaderMap) -> bool {
             .is_some_and(|origin| origin.eq_ignore_ascii_case(host.host()))
 }
 
+/// Whether a page of this very origin asks for a change. Browsers say where a request comes from; a
+/// client that says nothing has no such page.
+pub(crate) fn is_same_origin(headers: &HeaderMap, uri: &Uri) -> bool {
+    let only = |name: HeaderName| {
+        let mut values = headers.get_all(name).iter();
+        let value = values.next()?;
+        value.to_str().ok().filter(|_| values.next().is_none())
+    };
+    if headers.contains_key(&SEC_FETCH_SITE) {
+        return only(SEC_FETCH_SITE) == Some("same-origin");
+    }
+    let host = uri.authority().map(Authority::as_str);
+    let host = host.or_else(|| only(HOST));
+    let origin = only(ORIGIN).and_then(|origin| {
+        let schemes = ["http://", "https://"];
+        schemes
+            .iter()
+            .find_map(|scheme| origin.strip_prefix(scheme))
+    });
+    host.is_some() && origin == host
+}
+
 /// Lets pages of these origins send every request of the API and read every answer.
 pub(crate) fn cors(allowed: Vec<Origin>) -> CorsLayer {
     let is_allowed = move |origin: &HeaderValue, _: &_| is_listed(origin, &allowed);
@@ -199,5 +224,48 @@ mod tests {
         assert!(!check("ws.example", &["https://shop.example"; 2], allowed));
         assert!(check("[::1]:8081", &["http://[::1]:8080"], &[]));
         assert!(!check("localhost:8081", &["http://127.0.0.1:8081"], &[]));
+    }
+
+    fn is_of_this_origin(headers: &[(HeaderName, &'static str)]) -> bool {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name, HeaderValue::from_static(value));
+        }
+        is_same_origin(&map, &Uri::from_static("/console/orders"))
+    }
+
+    #[test]
+    fn changes_are_for_pages_of_this_origin() {
+        let host = (HOST, "localhost:9090");
+        for (headers, expected) in [
+            (vec![(SEC_FETCH_SITE, "same-origin")], true),
+            (vec![(SEC_FETCH_SITE, "same-site")], false),
+            (vec![(SEC_FETCH_SITE, "cross-site")], false),
+            (vec![(SEC_FETCH_SITE, "none")], false),
+            (
+                vec![
+                    (SEC_FETCH_SITE, "same-origin"),
+                    (SEC_FETCH_SITE, "same-origin"),
+                ],
+                false,
+            ),
+            (
+                vec![
+                    (SEC_FETCH_SITE, "cross-site"),
+                    (ORIGIN, "http://localhost:9090"),
+                ],
+                false,
+            ),
+            (vec![(ORIGIN, "http://localhost:9090")], true),
+            (vec![(ORIGIN, "https://localhost:9090")], true),
+            (vec![(ORIGIN, "http://localhost:9091")], false),
+            (vec![(ORIGIN, "http://evil.example")], false),
+            (vec![(ORIGIN, "null")], false),
+            (vec![], false),
+        ] {
+            let headers: Vec<_> = headers.into_iter().chain([host.clone()]).collect();
+            assert_eq!(is_of_this_origin(&headers), expected, "{headers:?}");
+        }
+        assert!(!is_of_this_origin(&[(ORIGIN, "http://localhost:9090")]));
     }
 }

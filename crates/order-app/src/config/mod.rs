@@ -53,9 +53,12 @@ pub struct SystemConfig {
     /// Address of the WebSocket endpoint /ws.
     #[arg(long, env = "WS_ADDR", default_value = "127.0.0.1:8081", value_parser = parse_addr)]
     pub ws_addr: SocketAddr,
-    /// Address of /livez, /readyz, /metrics and /log-level for operators.
+    /// Address of /console/, /livez, /readyz, /metrics and /log-level for operators.
     #[arg(long, env = "ADMIN_ADDR", default_value = "127.0.0.1:9090", value_parser = parse_addr)]
     pub admin_addr: SocketAddr,
+    /// Address of a listener of its own for the console; without it the console is on ADMIN_ADDR.
+    #[arg(long, env = "CONSOLE_ADDR", value_parser = parse_addr)]
+    pub console_addr: Option<SocketAddr>,
     /// Database: postgres://USER:PASSWORD@HOST:PORT/NAME or sqlite:PATH.
     #[arg(
         long,
@@ -145,9 +148,12 @@ pub struct GatewayConfig {
     /// Address of the HTTP API.
     #[arg(long, env = "HTTP_ADDR", default_value = "0.0.0.0:8080", value_parser = parse_addr)]
     pub http_addr: SocketAddr,
-    /// Address of /livez, /readyz, /metrics and /log-level for operators.
+    /// Address of /console/, /livez, /readyz, /metrics and /log-level for operators.
     #[arg(long, env = "ADMIN_ADDR", default_value = "0.0.0.0:9090", value_parser = parse_addr)]
     pub admin_addr: SocketAddr,
+    /// Address of a listener of its own for the console; without it the console is on ADMIN_ADDR.
+    #[arg(long, env = "CONSOLE_ADDR", value_parser = parse_addr)]
+    pub console_addr: Option<SocketAddr>,
     /// The order service: one URL, or several separated by commas.
     #[arg(
         long,

@@ -5,6 +5,8 @@ use std::{
     io::{self, Write},
 };
 
+use order_core::visible;
+
 /// Writes lines in which text of users can neither command a terminal, nor begin another line,
 /// nor turn the order of what is shown.
 ///
@@ -22,17 +24,7 @@ impl<W> Escaped<W> {
 
     /// Whether a character is written as it is.
     fn is_harmless(&self, character: char) -> bool {
-        match character {
-            '\u{1b}' => self.has_colours,
-            // Marks, embeddings, overrides and isolates of bidirectional text, and the ends of
-            // lines and paragraphs of Unicode.
-            '\u{61c}'
-            | '\u{200e}'
-            | '\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => false,
-            other => !other.is_control(),
-        }
+        visible::is_harmless(character) || (character == '\u{1b}' && self.has_colours)
     }
 }
 

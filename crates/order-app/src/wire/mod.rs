@@ -41,6 +41,7 @@ use crate::{
 /// Everything that touches orders in this process.
 pub(crate) struct Core {
     pub(crate) service: Arc<OrderService>,
+    admin: Arc<dyn AdminApi>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) remote_workers: Arc<RemoteWorkers>,
     pool: Arc<WorkerPool>,
@@ -110,8 +111,10 @@ impl Core {
                 supervisor: Arc::clone(&supervisor),
             },
         );
+        let service = Arc::new(service);
         let core = Self {
-            service: Arc::new(service),
+            admin: Arc::new(Admin::new(&service, database.admin_store())),
+            service,
             hub,
             remote_workers,
             pool,
@@ -148,7 +151,7 @@ impl Core {
 
     /// The system, as its operators see it.
     pub(crate) fn admin(&self) -> Arc<dyn AdminApi> {
-        Arc::new(Admin::new(&self.service, self.database.admin_store()))
+        Arc::clone(&self.admin)
     }
 
     /// Has `presence` report until the end, and pauses processing when it is told to.

@@ -7,8 +7,9 @@ use http::{
 
 use super::problem::ProtocolError;
 
+pub(super) const HTML: &str = "text/html";
 pub(super) const JSON: &str = "application/json";
-pub(super) const EVENT_STREAM: &str = "text/event-stream";
+pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 
 /// The weight of a range that names none.
 const WEIGHT_MAX: u16 = 1000;
@@ -54,7 +55,7 @@ pub(super) fn check_accept(headers: &HeaderMap) -> Result<(), ProtocolError> {
 
 /// The media type that the client likes best, the first of equals (RFC 9110 §12.5.1). No
 /// `Accept` means that it likes all of them.
-pub(super) fn negotiate<'a>(
+pub(crate) fn negotiate<'a>(
     headers: &HeaderMap,
     offered: &[&'a str],
 ) -> Result<&'a str, ProtocolError> {

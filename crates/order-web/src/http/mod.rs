@@ -9,19 +9,20 @@
 pub mod admin;
 pub(crate) mod dto;
 mod etag;
-mod media;
+pub(crate) mod host;
+pub(crate) mod media;
 pub(crate) mod operation;
-mod pages;
+pub(crate) mod pages;
 mod prefer;
 pub(crate) mod problem;
 pub(crate) mod query;
-mod rfc3339;
-mod routes;
+pub(crate) mod rfc3339;
+pub(crate) mod routes;
 pub(crate) mod span;
-mod sse;
+pub(crate) mod sse;
 mod wait;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -44,7 +45,6 @@ use tower_http::{
     },
 };
 
-pub use self::operation::HttpLabels;
 use self::{
     admin::Readiness,
     operation::{Frame, Operation, admission_config},
@@ -54,6 +54,7 @@ use self::{
         list_orders::list_orders, retry_order::retry_order,
     },
 };
+pub use self::{host::guarded, operation::HttpLabels};
 use crate::origin::{self, Origin};
 
 /// The shortest answer that is worth compressing, in bytes.
@@ -104,6 +105,8 @@ pub struct HttpConfig {
     pub docs: bool,
     /// Origins of the web pages that may use the API.
     pub allowed_origins: Vec<Origin>,
+    /// The listener of the console, to which a browser that asks for `/` is sent.
+    pub console: Option<SocketAddr>,
     /// The longest such wait. It comes on top of `request_timeout`.
     pub wait_max: Duration,
 }
@@ -121,6 +124,7 @@ impl Default for HttpConfig {
             waiters_max: 1_000,
             docs: true,
             allowed_origins: Vec::new(),
+            console: None,
             wait_max: Duration::from_secs(30),
         }
     }
@@ -152,6 +156,9 @@ where
     compression().layer(router)
 }
 
+/// The path of the console on its listener.
+pub const CONSOLE_PATH: &str = "/console/";
+
 const ORDERS: &str = "/orders";
 const BATCH: &str = "/orders:batch";
 const ORDER: &str = "/orders/{order_id}";
@@ -168,6 +175,10 @@ pub fn router(deps: HttpDeps, readiness: Readiness, config: HttpConfig) -> Route
         pages::document_routes(&frame)
     } else {
         Router::new()
+    };
+    let fallback = match gateway.config.console {
+        Some(console) => Router::new().fallback(host::console_or_not_found(&frame, console)),
+        None => Router::new().fallback(operation::route_not_found(&frame)),
     };
     Router::new()
         .route(ORDERS, {
@@ -207,7 +218,7 @@ pub fn router(deps: HttpDeps, readiness: Readiness, config: HttpConfig) -> Route
         .merge(documents)
         .merge(pages::problem_routes(&frame))
         .merge(admin::probes(readiness))
-        .fallback(operation::route_not_found(&frame))
+        .merge(fallback)
         .method_not_allowed_fallback(operation::method_not_allowed(&frame))
         // Without this axum turns handlers into services for every request.
         .with_state(())

@@ -75,6 +75,11 @@ impl Frame {
         Self::new(ids, clock, None, Some(calls))
     }
 
+    /// A frame for pages that operators read: limited, and neither counted nor logged.
+    pub(crate) fn quiet(deps: &HttpDeps, admission: Admission) -> Arc<Self> {
+        Self::new(&deps.ids, &deps.clock, Some(admission), None)
+    }
+
     /// A frame for probes, which are neither counted nor logged.
     pub(crate) fn unlimited(deps: &HttpDeps) -> Arc<Self> {
         Self::new(&deps.ids, &deps.clock, None, None)
@@ -238,6 +243,20 @@ pub(super) fn admission_config(config: &HttpConfig) -> AdmissionConfig {
         body_timeout: config.body_timeout,
         bytes_max: AdmissionConfig::BYTES_MAX,
     }
+}
+
+/// The limits on requests with short bodies of operators, of whom any may have all of it.
+pub(crate) fn small_admission(in_flight_max: usize, body_len_max: usize) -> Admission {
+    Admission::new(&AdmissionConfig {
+        in_flight_max,
+        in_flight_per_address_max: in_flight_max,
+        leases_max: 0,
+        arriving_max: in_flight_max,
+        arriving_per_address_max: in_flight_max,
+        body_len_max,
+        body_timeout: Duration::from_secs(5),
+        bytes_max: AdmissionConfig::BYTES_MAX,
+    })
 }
 
 impl From<Refused> for Problem {

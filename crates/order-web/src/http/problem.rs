@@ -16,7 +16,7 @@ use http::{
         WWW_AUTHENTICATE,
     },
 };
-use order_core::{Error, OrderId, Reason, Repeat, RequestId, TraceParent};
+use order_core::{Error, OrderId, Reason, Repeat, RequestId, TraceParent, Violation};
 
 use self::document::FieldError;
 pub(crate) use self::{
@@ -76,16 +76,7 @@ impl Problem {
         trace_parent: Option<&TraceParent>,
         is_idempotent: bool,
     ) -> Document {
-        let (status, code, title) = match self {
-            Self::Core(error) | Self::Parameters(error) | Self::Create(error, _) => {
-                let reason = error.reason();
-                (status_of(reason), reason.as_str(), reason.title())
-            }
-            Self::Protocol(error) => {
-                let facts = error.facts();
-                (facts.status, facts.code, facts.title)
-            }
-        };
+        let (status, code, title) = self.kind();
         let mut document = Document::new(status, (code, title), self.detail(), request_id);
         document.trace_id = trace_parent.map(|trace| trace.trace_id().to_owned());
         document.errors = self.field_errors();
@@ -108,6 +99,34 @@ impl Problem {
         match self {
             Self::Core(error) | Self::Parameters(error) | Self::Create(error, _) => Some(error),
             Self::Protocol(_) => None,
+        }
+    }
+
+    /// What goes wrong in a few words, and in this case, for a page.
+    pub(crate) fn words(&self) -> (&'static str, String) {
+        let (_, _, title) = self.kind();
+        (title, self.detail())
+    }
+
+    /// The rules that the request broke; none if it failed for another reason.
+    pub(crate) fn violations(&self) -> &[Violation] {
+        match self.error() {
+            Some(Error::InvalidArgument { violations }) => violations,
+            _ => &[],
+        }
+    }
+
+    /// The status, the code and the title.
+    fn kind(&self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::Core(error) | Self::Parameters(error) | Self::Create(error, _) => {
+                let reason = error.reason();
+                (status_of(reason), reason.as_str(), reason.title())
+            }
+            Self::Protocol(error) => {
+                let facts = error.facts();
+                (facts.status, facts.code, facts.title)
+            }
         }
     }
 

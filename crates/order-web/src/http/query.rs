@@ -9,15 +9,15 @@ use percent_encoding::percent_decode_str;
 use super::problem::Problem;
 
 /// The parameters of a query.
-pub(super) struct Query {
+pub(crate) struct Query {
     given: Vec<(&'static str, String)>,
     /// What is wrong so far; callers add to it.
-    pub(super) violations: Violations,
+    pub(crate) violations: Violations,
 }
 
 impl Query {
     /// Reads a query that may have the parameters `single`, each once, and `repeatable`.
-    pub(super) fn parse(
+    pub(crate) fn parse(
         query: Option<&str>,
         single: &[&'static str],
         repeatable: &[&'static str],
@@ -48,7 +48,7 @@ impl Query {
     }
 
     /// The value of a parameter, as it came.
-    pub(super) fn find(&self, name: &str) -> Option<&str> {
+    pub(crate) fn find(&self, name: &str) -> Option<&str> {
         self.all(name).next()
     }
 
@@ -113,7 +113,7 @@ pub(super) fn parse_page_size(text: &str) -> Result<PageSize, Error> {
 
 /// Reads the version of an order that a client has seen, 0 for none; the error names the
 /// parameter `name`.
-pub(super) fn parse_version(name: &str, text: &str) -> Result<Version, Error> {
+pub(crate) fn parse_version(name: &str, text: &str) -> Result<Version, Error> {
     let is_number = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
     if !is_number {
         return Err(Error::invalid(name, "must be a whole number from 0"));

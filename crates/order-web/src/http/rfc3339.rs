@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp, civil::DateTime};
 
 /// What becomes of the part of a time below a microsecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rounding {
+pub(crate) enum Rounding {
     Down,
     Up,
 }

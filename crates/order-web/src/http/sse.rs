@@ -18,13 +18,12 @@ use std::{
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CACHE_CONTROL, CONTENT_TYPE, VARY},
 };
 use order_core::{Error, OrderEvent, OrderEventStream, RequestId};
-use order_edge::slots::Slot;
 use tokio_util::sync::CancellationToken;
 
 use super::{dto::event_json, media::EVENT_STREAM, span};
@@ -46,51 +45,38 @@ const KEEP_ALIVE: &str = ": keep-alive\n\n";
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// An open stream.
-pub(super) struct EventStream {
-    /// What happens to the order, beginning with what the client has not seen.
-    pub(super) events: OrderEventStream,
+pub(crate) struct EventStream<S> {
+    /// What the client gets, each with the empty line at its end.
+    pub(crate) frames: S,
     /// The request that opened it.
-    pub(super) request_id: RequestId,
+    pub(crate) request_id: RequestId,
     /// Ends the stream early.
-    pub(super) stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
 }
 
-/// Where a stream is.
-enum Progress {
-    Opening,
-    Open,
-    Ended,
-}
-
-impl EventStream {
-    /// The answer that is this stream. It gives `slot` back when it is dropped.
-    pub(super) fn into_response(self, slot: Slot) -> Response {
-        let begin = (self, slot, Progress::Opening);
-        let frames = stream::unfold(begin, |(mut stream, slot, progress)| async {
-            let (frame, progress) = stream.next_frame(progress).await?;
-            Some((Ok::<_, Infallible>(frame), (stream, slot, progress)))
+impl<S: Stream<Item = Bytes> + Send + Unpin + 'static> EventStream<S> {
+    /// The answer that is this stream. It drops `held` with its body.
+    pub(crate) fn into_response(self, held: impl Send + 'static) -> Response {
+        let opening = Bytes::from(retry_in(RETRY_MILLIS, &self.request_id));
+        let frames = stream::unfold((self, held), |(mut stream, held)| async {
+            let frame = stream.next_frame().await?;
+            Some((frame, (stream, held)))
         });
-        let mut response = Response::new(Body::from_stream(frames));
+        let frames = stream::iter([opening]).chain(frames);
+        let mut response = Response::new(Body::from_stream(frames.map(Ok::<_, Infallible>)));
         add_headers(response.headers_mut());
         response
     }
 
-    /// The next bytes, and where the stream is then. `None` at the end.
-    async fn next_frame(&mut self, progress: Progress) -> Option<(Bytes, Progress)> {
-        match progress {
-            Progress::Opening => {
-                let opening = retry_in(RETRY_MILLIS, &self.request_id);
-                Some((opening.into(), Progress::Open))
+    /// The next bytes; `None` at the end.
+    async fn next_frame(&mut self) -> Option<Bytes> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            frame = self.frames.next() => frame,
+            () = tokio::time::sleep(KEEP_ALIVE_INTERVAL) => {
+                Some(Bytes::from_static(KEEP_ALIVE.as_bytes()))
             }
-            Progress::Ended => None,
-            Progress::Open => tokio::select! {
-                biased;
-                () = self.stop.cancelled() => None,
-                event = self.events.next() => frame_of(event?),
-                () = tokio::time::sleep(KEEP_ALIVE_INTERVAL) => {
-                    Some((Bytes::from_static(KEEP_ALIVE.as_bytes()), Progress::Open))
-                }
-            },
         }
     }
 }
@@ -121,8 +107,18 @@ fn add_headers(headers: &mut HeaderMap) {
     headers.insert(VARY, HeaderValue::from_static("accept"));
 }
 
-/// An event as it is streamed; `None` if the watch was cut.
-fn frame_of(event: Result<OrderEvent, Error>) -> Option<(Bytes, Progress)> {
+/// What happens to an order, as it is streamed, up to its end or until the watch is cut.
+pub(super) fn frames_of(events: OrderEventStream) -> impl Stream<Item = Bytes> + Send + Unpin {
+    let frames = stream::unfold(Some(events), |events| async {
+        let mut events = events?;
+        let (frame, is_last) = frame_of(events.next().await?)?;
+        Some((frame, (!is_last).then_some(events)))
+    });
+    frames.boxed()
+}
+
+/// An event as it is streamed, and whether none follows; `None` if the watch was cut.
+fn frame_of(event: Result<OrderEvent, Error>) -> Option<(Bytes, bool)> {
     let _pushing = event.as_ref().ok().and_then(span::push);
     let written = event.and_then(|event| Ok((event_json(&event)?, event)));
     let (json, event) = written
@@ -135,13 +131,12 @@ fn frame_of(event: Result<OrderEvent, Error>) -> Option<(Bytes, Progress)> {
         "id: {}\nevent: order.status\ndata: {json}\n\n",
         event.version
     );
-    if !is_last {
-        return Some((frame.into(), Progress::Open));
+    if is_last {
+        frame.push_str("event: end\ndata: ");
+        frame.push_str(&json);
+        frame.push_str("\n\n");
     }
-    frame.push_str("event: end\ndata: ");
-    frame.push_str(&json);
-    frame.push_str("\n\n");
-    Some((frame.into(), Progress::Ended))
+    Some((frame.into(), is_last))
 }
 
 #[cfg(test)]

@@ -116,6 +116,7 @@ const REFUSALS: &[(&str, &[&[&str]])] = &[
 /// Answers to a method that no operation has, over the WebSocket, and over gRPC.
 const ELSEWHERE: &[&str] = &[
     "METHOD_NOT_ALLOWED",
+    "HOST_NOT_ALLOWED",
     "ORIGIN_NOT_ALLOWED",
     "UPGRADE_REQUIRED",
     "LIMIT_EXCEEDED",

@@ -1,18 +1,15 @@
 //! `GET` and `PUT /log-level`: shows and changes what the process logs while it runs.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, response::Response, routing::get};
 use order_core::{Error, RequestId};
-use order_edge::{
-    admission::{Admission, AdmissionConfig},
-    serve::Connection,
-};
+use order_edge::serve::Connection;
 
 use super::plain;
 use crate::http::{
     HttpDeps,
-    operation::{Call, Frame, Operation},
+    operation::{self, Call, Frame, Operation},
     problem::Problem,
 };
 
@@ -41,16 +38,7 @@ pub trait LogFilter: Send + Sync {
 
 /// The routes of `/log-level`.
 pub(super) fn routes(deps: &HttpDeps, filter: Arc<dyn LogFilter>) -> Router {
-    let admission = Admission::new(&AdmissionConfig {
-        in_flight_max: REQUESTS_MAX,
-        in_flight_per_address_max: REQUESTS_MAX,
-        leases_max: 0,
-        arriving_max: REQUESTS_MAX,
-        arriving_per_address_max: REQUESTS_MAX,
-        body_len_max: FILTER_LEN_MAX,
-        body_timeout: Duration::from_secs(5),
-        bytes_max: REQUESTS_MAX * FILTER_LEN_MAX,
-    });
+    let admission = operation::small_admission(REQUESTS_MAX, FILTER_LEN_MAX);
     let frame = Frame::limited(deps, admission);
     let state = Arc::new(filter);
     let show = Operation::new(("get_log_level", "/log-level"), &frame, &state, show);

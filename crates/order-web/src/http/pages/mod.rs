@@ -119,7 +119,7 @@ async fn get_asyncapi(_: Arc<()>, call: Call) -> Result<Response, Problem> {
 }
 
 /// Bytes that stay the same as long as the process runs.
-struct Document {
+pub(crate) struct Document {
     bytes: Bytes,
     content_type: HeaderValue,
     etag: HeaderValue,
@@ -128,7 +128,7 @@ struct Document {
 }
 
 impl Document {
-    fn new(bytes: Bytes, content_type: HeaderValue) -> Self {
+    pub(crate) fn new(bytes: Bytes, content_type: HeaderValue) -> Self {
         let mut hasher = DefaultHasher::new();
         bytes.hash(&mut hasher);
         // Hexadecimal digits and quotes are always a header value.
@@ -147,7 +147,7 @@ impl Document {
     }
 
     /// The document, or 304 if the client has it.
-    fn respond(&self, headers: &HeaderMap) -> Response {
+    pub(crate) fn respond(&self, headers: &HeaderMap) -> Response {
         let is_known = headers.get_all(IF_NONE_MATCH).iter().any(|value| {
             let value = value.to_str().unwrap_or_default();
             // A weak comparison (RFC 9110 §13.1.2). These tags have no comma inside.

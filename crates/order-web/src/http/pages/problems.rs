@@ -14,12 +14,10 @@ use order_core::{Reason, Repeat};
 use serde::Serialize;
 
 use crate::http::{
-    media::{self, JSON},
+    media::{self, HTML, JSON},
     operation::Call,
     problem::{ALL_PROTOCOL, Problem, ProtocolError, slug},
 };
-
-const HTML: &str = "text/html";
 
 /// Nothing is loaded; the style is in the page.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \

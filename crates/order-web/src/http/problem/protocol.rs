@@ -35,9 +35,12 @@ pub(crate) enum ProtocolError {
     /// The body took too long.
     #[error("the body did not arrive in time")]
     RequestTimeout,
-    /// The web page that asks for a socket is not allowed to.
-    #[error("pages of this origin may not open a socket here")]
+    /// The web page that asks for a socket or for a change is not allowed to.
+    #[error("pages of this origin may not do this here")]
     OriginNotAllowed,
+    /// The listener is on a loopback address, and was asked for by a name that others can have.
+    #[error("this listener answers to localhost and to addresses only")]
+    HostNotAllowed,
     /// The request is not the handshake that RFC 6455 §4.2.1 asks for.
     #[error("this path serves WebSocket version 13 over HTTP/1.1 only")]
     UpgradeRequired,
@@ -83,7 +86,10 @@ protocol_facts! {
     InvalidJson = BAD_REQUEST, "INVALID_JSON", "The body is not valid JSON",
         "`detail` says what is wrong, and where.";
     OriginNotAllowed = FORBIDDEN, "ORIGIN_NOT_ALLOWED", "The origin is not allowed",
-        "The operator names the origins of web pages that may open a WebSocket.";
+        "The operator names the origins of web pages that may open a WebSocket. The console takes \
+        changes from its own pages only.";
+    HostNotAllowed = MISDIRECTED_REQUEST, "HOST_NOT_ALLOWED", "The host is not allowed",
+        "Use `localhost` or an address in the URL: names of others could be led here by a web page.";
     RouteNotFound = NOT_FOUND, "ROUTE_NOT_FOUND", "The path does not exist",
         "Check the address; `/openapi.json` lists what there is.";
     MethodNotAllowed = METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "The method is not allowed here",

@@ -21,7 +21,7 @@ use crate::http::{
     operation::Call,
     problem::Problem,
     query::{Query, parse_page_size, parse_version},
-    sse::EventStream,
+    sse::{self, EventStream},
 };
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -151,7 +151,7 @@ async fn stream(
         return Ok(response);
     }
     let stream = EventStream {
-        events: gateway.watch(ctx, order_id, since).await?,
+        frames: sse::frames_of(gateway.watch(ctx, order_id, since).await?),
         request_id: ctx.request_id.clone(),
         stop: gateway.deps.stop.clone(),
     };

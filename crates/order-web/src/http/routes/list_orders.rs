@@ -31,9 +31,9 @@ pub(in crate::http) async fn list_orders(
         .map_err(Problem::Parameters)?;
     let mut response = page_response(&page)?;
     if let Some(token) = &page.next_page_token {
-        response
-            .headers_mut()
-            .insert(LINK, header_value(next_link(&request, token))?);
+        let query = query_of(&request, Some(token));
+        let link = header_value(format!("</orders?{query}>; rel=\"next\""))?;
+        response.headers_mut().insert(LINK, link);
     }
     Ok(response)
 }
@@ -47,7 +47,8 @@ const SINGLE: &[&str] = &[
     "page_token",
 ];
 
-fn parse(query: Option<&str>) -> Result<ListOrders, Problem> {
+/// Reads the query of a list.
+pub(crate) fn parse(query: Option<&str>) -> Result<ListOrders, Problem> {
     let mut query = Query::parse(query, SINGLE, &["status"]);
     let user_id = query.check("user_id", UserId::parse)?;
     let external_id = query.check("external_id", ExternalId::parse)?;
@@ -90,7 +91,8 @@ fn parse_status(text: &str) -> Result<OrderStatus, Error> {
     })
 }
 
-fn parse_time(name: &str, text: &str, rounding: Rounding) -> Result<Timestamp, Error> {
+/// Reads a time; the error names the parameter `name`.
+pub(crate) fn parse_time(name: &str, text: &str, rounding: Rounding) -> Result<Timestamp, Error> {
     rfc3339::parse(text, rounding).ok_or_else(|| {
         let rule = "must be a time like 2026-11-23T09:30:00Z or \
             2026-11-23T11:30:00+02:00, where + is written %2B";
@@ -98,8 +100,8 @@ fn parse_time(name: &str, text: &str, rounding: Rounding) -> Result<Timestamp, E
     })
 }
 
-/// The URL of the next page, as a link (RFC 8288).
-fn next_link(request: &ListOrders, token: &str) -> String {
+/// The query of a page of a list, in which times are those that [`parse`] has rounded.
+pub(crate) fn query_of(request: &ListOrders, token: Option<&str>) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     if let Some(user_id) = &request.user_id {
         query.append_pair("user_id", user_id.as_str());
@@ -117,6 +119,8 @@ fn next_link(request: &ListOrders, token: &str) -> String {
         query.append_pair("created_before", &format!("{time:.6}"));
     }
     query.append_pair("page_size", &request.page_size.get().to_string());
-    query.append_pair("page_token", token);
-    format!("</orders?{}>; rel=\"next\"", query.finish())
+    if let Some(token) = token {
+        query.append_pair("page_token", token);
+    }
+    query.finish()
 }

@@ -6,7 +6,7 @@ pub(in crate::http) mod create_orders;
 pub(in crate::http) mod create_stream_ticket;
 pub(in crate::http) mod get_order;
 pub(in crate::http) mod list_events;
-pub(in crate::http) mod list_orders;
+pub(crate) mod list_orders;
 pub(in crate::http) mod retry_order;
 
 use axum::{RequestPartsExt as _, extract::Path};
@@ -22,7 +22,7 @@ use crate::json::Fields;
 pub(in crate::http) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The order that the path names.
-async fn order_id(parts: &mut Parts) -> Result<OrderId, Problem> {
+pub(crate) async fn order_id(parts: &mut Parts) -> Result<OrderId, Problem> {
     // A path that is not percent-encoded UTF-8 names no order either.
     let text = parts.extract::<Path<String>>().await;
     let text = text.as_ref().map_or("", |Path(text)| text);
