@@ -2,6 +2,7 @@
 //! serve; none knows another, a transport or the worker pool.
 
 pub mod event_message;
+mod figures;
 pub mod fulfilment;
 #[cfg(feature = "kafka")]
 pub mod kafka;

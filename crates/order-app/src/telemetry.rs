@@ -19,6 +19,7 @@ use tracing_subscriber::{
 };
 
 use self::escape::Escaped;
+pub(crate) use self::escape::escape;
 use crate::config::LogFormat;
 
 /// What is logged when RUST_LOG says nothing. The migration library tells each step; the

@@ -6,7 +6,6 @@
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use crate::{Backlog, Cause, Error, Violations};
 
@@ -135,8 +134,7 @@ impl ProcessReport {
 
 /// The figures of a process. Counters count from its start. A figure that the program of a process
 /// does not know is zero.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
     /// Workers.
     pub workers: u32,

@@ -181,27 +181,19 @@ impl Overview {
             let n = delta.failed;
             add(
                 Subject::DeadLetters,
-                format!("{n} orders have just failed{most}."),
+                format!("{} just failed{most}.", orders_have(n)),
             );
         } else if dead > 0 {
             add(
                 Subject::DeadLetters,
-                format!("{dead} orders are FAILED and wait for a redrive."),
+                format!(
+                    "{} failed: a redrive gives new attempts.",
+                    orders_have(dead.into())
+                ),
             );
         }
         for process in &now.processes {
-            let (name, age) = (process.report.name(), age(now, process).as_secs());
-            let lag = Duration::from_millis(process.report.figures.lag_ms);
-            if is_silent(now, process) {
-                add(
-                    Subject::Processes,
-                    format!("{name} has been silent for {age} s."),
-                );
-            } else if process.is_paused {
-                add(Subject::Processes, format!("{name} is paused."));
-            } else if lag > LAG_MAX {
-                let lag = lag.as_secs();
-                let text = format!("{name} has not extended its leases for {lag} s.");
+            if let Some(text) = find_in_process(now, process) {
                 add(Subject::Processes, text);
             }
         }
@@ -211,6 +203,30 @@ impl Overview {
             add(Subject::Sink, text);
         }
         findings
+    }
+}
+
+/// What is wrong with a process.
+fn find_in_process(now: &ClusterState, process: &ProcessState) -> Option<String> {
+    let name = process.report.name();
+    let lag = Duration::from_millis(process.report.figures.lag_ms);
+    if is_silent(now, process) {
+        let age = age(now, process).as_secs();
+        return Some(format!("{name} has been silent for {age} s."));
+    }
+    if process.is_paused {
+        return Some(format!("{name} is paused."));
+    }
+    let lag = (lag > LAG_MAX).then_some(lag.as_secs())?;
+    Some(format!("{name} has not extended its leases for {lag} s."))
+}
+
+/// `1 order has`, `2 orders have`.
+fn orders_have(n: u64) -> String {
+    if n == 1 {
+        "1 order has".to_owned()
+    } else {
+        format!("{n} orders have")
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     row::{self, ORDER_COLUMNS_LEN, micros},
     store::only,
 };
-use crate::order_record;
+use crate::{figures, order_record};
 
 const PAUSE_ONE: &str = "UPDATE processes SET is_paused = $2 \
     WHERE id = $1 AND seen_at > now() - $3::bigint * interval '1 microsecond' RETURNING id";
@@ -44,8 +44,7 @@ fn read_process(row: &Row) -> Result<Option<ProcessState>, Fault> {
             place: row.try_get(4)?,
             version: row.try_get(5)?,
             started_at: row.try_get(6)?,
-            // Of another version of the program they may not be readable.
-            figures: serde_json::from_str(row.try_get(9)?).unwrap_or_default(),
+            figures: figures::read(row.try_get(9)?),
         },
         seen_at: row.try_get(7)?,
         is_paused: row.try_get(8)?,
@@ -89,7 +88,7 @@ impl AdminStore for PostgresStore {
 
     async fn report(&self, ctx: &CallContext, report: &ProcessReport) -> Result<Directive, Error> {
         let sql = include_str!("sql/report.sql");
-        let figures = serde_json::to_string(&report.figures).map_err(Error::internal)?;
+        let figures = figures::write(&report.figures).map_err(Error::internal)?;
         let rows = self
             .maintenance
             .read(

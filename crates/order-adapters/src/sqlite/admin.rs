@@ -17,7 +17,7 @@ use super::{
         to_micros, unreadable,
     },
 };
-use crate::order_record;
+use crate::{figures, order_record};
 
 /// The record is one document, from one statement. JSON that comes from a subquery is marked as
 /// such again, since it would be a text otherwise.
@@ -105,8 +105,7 @@ fn read_process(row: &Row<'_>) -> rusqlite::Result<ProcessState> {
             place: row.get(2)?,
             version: row.get(3)?,
             started_at: read_time(row, 4)?,
-            // Of another version of the program they may not be readable.
-            figures: serde_json::from_str(&figures).unwrap_or_default(),
+            figures: figures::read(&figures),
         },
         seen_at: read_time(row, 5)?,
         is_paused: row.get(7)?,
@@ -137,7 +136,7 @@ fn report(connection: &Connection, now: i64, report: &ProcessReport) -> rusqlite
     connection
         .prepare_cached(FORGET)?
         .execute(named_params! { ":long_ago": long_ago })?;
-    let figures = serde_json::to_string(&report.figures)
+    let figures = figures::write(&report.figures)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     let params = named_params! {
         ":id": process_key(report.id),

@@ -11,7 +11,7 @@ use super::{
     client::Client,
     failure::{ExitStatus, Failure},
     output::{Output, OutputFormat},
-    redrive,
+    processes, redrive,
 };
 use crate::{
     admin,
@@ -25,6 +25,12 @@ pub enum AdminCommand {
     DeadLetters,
     /// Give FAILED orders a new round of attempts, and follow them until they have ended.
     Redrive(redrive::RedriveArgs),
+    /// Show the processes of the system.
+    Processes,
+    /// Have a process, or all of them, claim no more jobs. What they hold is finished.
+    Pause(processes::PauseArgs),
+    /// Have a process, or all of them, claim jobs again.
+    Resume(processes::PauseArgs),
     /// Show what a process logs, or change it until the process is restarted.
     LogLevel(LogLevelArgs),
 }
@@ -60,6 +66,9 @@ pub(super) async fn run(
     match command {
         AdminCommand::DeadLetters => redrive::dead_letters(client, output).await,
         AdminCommand::Redrive(args) => redrive::redrive(client, args, output).await,
+        AdminCommand::Processes => processes::processes(client, output).await,
+        AdminCommand::Pause(args) => processes::set_paused(client, args, true, output).await,
+        AdminCommand::Resume(args) => processes::set_paused(client, args, false, output).await,
         AdminCommand::LogLevel(args) => set_log_level(client, args, output, stop).await,
     }
 }

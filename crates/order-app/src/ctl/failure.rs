@@ -7,6 +7,8 @@ use order_core::{Error, GrpcCode, Reason, Violation};
 use order_rpc::status::is_status;
 use serde::Serialize;
 
+use crate::telemetry::escape;
+
 /// How the program ends. The numbers are a contract with scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -212,10 +214,10 @@ impl Report<'_> {
         } else {
             "error:".to_owned()
         };
-        let mut text = format!("{title} {}: {}\n", self.code, self.message);
+        let mut text = format!("{title} {}: {}\n", self.code, escape(&self.message));
         for violation in self.violations {
             // Memory can always be written to.
-            let _ = writeln!(text, "  {violation}");
+            let _ = writeln!(text, "  {}", escape(&violation.to_string()));
         }
         text
     }

@@ -14,8 +14,11 @@ mod import;
 mod list;
 mod order;
 mod output;
+mod processes;
 mod program;
 mod redrive;
+pub mod top;
+mod trace;
 mod watch;
 
 use std::{io::Write as _, sync::Arc, time::Duration};
@@ -25,7 +28,9 @@ use clap_complete::Shell;
 use order_core::OrderId;
 use tokio_util::sync::CancellationToken;
 
-use self::{admin::AdminCommand, client::Client, failure::Failure, output::Output};
+use self::{
+    admin::AdminCommand, client::Client, failure::Failure, output::Output, trace::OrderCommand,
+};
 pub use self::{
     client::Deps,
     failure::ExitStatus,
@@ -88,6 +93,13 @@ pub enum Command {
     Watch(watch::WatchArgs),
     /// Show the history of an order, oldest first.
     Events(events::EventsArgs),
+    /// Show everything that is known about an order, as a timeline.
+    Trace(trace::TraceArgs),
+    /// Commands about one order: `order trace` is `trace`.
+    #[command(subcommand, hide = true)]
+    Order(trace::OrderCommand),
+    /// Show the system at a glance: rates, latencies, what waits and what is wrong.
+    Top,
     /// Create an order for each line of a file; running it again creates nothing twice.
     Import(import::ImportArgs),
     /// Write orders to a file that `import` reads, newest first.
@@ -146,6 +158,10 @@ async fn run_command(
         Command::Retry(args) => order::retry(client, args, output).await,
         Command::Watch(args) => watch::watch(client, args, output).await,
         Command::Events(args) => events::events(client, args, output).await,
+        Command::Trace(args) | Command::Order(OrderCommand::Trace(args)) => {
+            trace::trace(client, args, output).await
+        }
+        Command::Top => top::top(client, output).await,
         Command::Import(args) => import::import(client, args, server, output, stop).await,
         Command::Export(args) => export::export(client, args, output).await,
         Command::Admin(args) => admin::run(client, args, output, stop).await,

@@ -18,6 +18,7 @@ use order_web::json::{EventBody, OrderBody};
 use serde::Serialize;
 
 use super::failure::Failure;
+use crate::telemetry::escape;
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,6 +39,8 @@ pub struct Console {
     pub colours: Colours,
     /// Whether a progress bar may be drawn, on standard error.
     pub has_progress: bool,
+    /// Whether the whole terminal may be drawn on, and its keys read.
+    pub has_screen: bool,
 }
 
 /// Where colours are welcome.
@@ -63,16 +66,19 @@ impl Console {
                 err: may_colour && is_terminal,
             },
             has_progress: is_terminal,
+            has_screen: io::stdout().is_terminal() && io::stdin().is_terminal(),
         }
     }
 }
 
 /// Prints for one run of the program.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub(super) struct Output {
     out: BufWriter<Box<dyn Write + Send>>,
     err: Box<dyn Write + Send>,
     colours: Colours,
     has_progress: bool,
+    has_screen: bool,
     format: OutputFormat,
     is_quiet: bool,
     /// Whether the header of the table is printed.
@@ -87,6 +93,7 @@ impl Output {
             err: console.err,
             colours: console.colours,
             has_progress: console.has_progress && !is_quiet,
+            has_screen: console.has_screen,
             format,
             is_quiet,
             has_header: false,
@@ -97,6 +104,11 @@ impl Output {
     /// How data is printed.
     pub(super) const fn format(&self) -> OutputFormat {
         self.format
+    }
+
+    /// Whether the whole terminal may be drawn on, and its keys read.
+    pub(super) const fn has_screen(&self) -> bool {
+        self.has_screen
     }
 
     /// Standard output, for text that has its own form.
@@ -116,7 +128,14 @@ impl Output {
         }
         let status = self.status(order.status, 0);
         let mut row = |name: &str, value: &dyn fmt::Display| -> io::Result<()> {
-            writeln!(self.out, "{name:<11}  {value}")
+            let text = value.to_string();
+            // The colours of the status are no text of others.
+            let text = if name == "status" {
+                text.into()
+            } else {
+                escape(&text)
+            };
+            writeln!(self.out, "{name:<11}  {text}")
         };
         row("order_id", &order.id)?;
         row("user_id", &order.user_id)?;
@@ -154,7 +173,10 @@ impl Output {
         writeln!(
             self.out,
             "{}  {status}  {:>7}  {:.0}  {amount:>20}  {}",
-            order.id, order.version, order.created_at, order.user_id
+            order.id,
+            order.version,
+            order.created_at,
+            escape(order.user_id.as_str())
         )
     }
 
@@ -171,7 +193,8 @@ impl Output {
         let (id, version, at) = (event.order_id, event.version, event.at);
         write!(self.out, "{id}  {version:>7}  {status}  {at:.3}")?;
         if let Some(cause) = &event.cause {
-            write!(self.out, "  {}: {}", cause.code, cause.message)?;
+            let cause = format!("{}: {}", cause.code, cause.message);
+            write!(self.out, "  {}", escape(&cause))?;
         }
         writeln!(self.out)
     }
@@ -187,7 +210,7 @@ impl Output {
             return self.json(value);
         }
         self.header(header)?;
-        writeln!(self.out, "{row}")
+        writeln!(self.out, "{}", escape(&row.to_string()))
     }
 
     /// Prints one value: as JSON, or as a line.
@@ -199,7 +222,17 @@ impl Output {
         if self.format == OutputFormat::Json {
             return self.json(value);
         }
-        writeln!(self.out, "{line}")
+        writeln!(self.out, "{}", escape(&line.to_string()))
+    }
+
+    /// Prints a line of text of its own form.
+    pub(super) fn text(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        writeln!(self.out, "{}", escape(&text.to_string()))
+    }
+
+    /// Prints an empty line.
+    pub(super) fn blank(&mut self) -> io::Result<()> {
+        writeln!(self.out)
     }
 
     /// Prints how many of what there are, for people.
@@ -213,8 +246,8 @@ impl Output {
 
     /// Prints a JSON document in one line.
     pub(super) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
-        serde_json::to_writer(&mut self.out, value)?;
-        writeln!(self.out)
+        let json = serde_json::to_string(value)?;
+        writeln!(self.out, "{}", escape(&json))
     }
 
     /// Tells something that is not an error, unless the user wants quiet.
@@ -227,8 +260,8 @@ impl Output {
 
     /// Tells something that went wrong while the command goes on.
     pub(super) fn complain(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
-        let err = &mut self.err;
-        self.bar.suspend(|| writeln!(err, "{text}"))
+        let (err, text) = (&mut self.err, text.to_string());
+        self.bar.suspend(|| writeln!(err, "{}", escape(&text)))
     }
 
     /// Tells why the command failed, if there is anything to tell.

@@ -1,6 +1,7 @@
 //! Escapes control and bidirectional characters in log lines.
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     io::{self, Write},
 };
@@ -38,16 +39,9 @@ impl<W: Write> Write for Escaped<W> {
             self.inner.write_all(line)?;
             return Ok(line.len());
         }
-        let mut escaped = String::with_capacity(line.len() + 16);
-        for character in String::from_utf8_lossy(text).chars() {
-            if self.is_harmless(character) {
-                escaped.push(character);
-            } else {
-                // All of these have four digits. In JSON they are inside a string, where this
-                // means the same character. Memory can always be written to.
-                let _ = write!(escaped, "\\u{:04x}", u32::from(character));
-            }
-        }
+        let text = String::from_utf8_lossy(text);
+        let mut escaped =
+            escape_unless(&text, |character| self.is_harmless(character)).into_owned();
         escaped.push_str(end);
         self.inner.write_all(escaped.as_bytes())?;
         Ok(line.len())
@@ -56,6 +50,28 @@ impl<W: Write> Write for Escaped<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
     }
+}
+
+/// Text of others as one line that a terminal shows and does not follow.
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
+    escape_unless(text, visible::is_harmless)
+}
+
+fn escape_unless(text: &str, is_harmless: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if text.chars().all(&is_harmless) {
+        return text.into();
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if is_harmless(character) {
+            escaped.push(character);
+        } else {
+            // All of these have four digits. In JSON they are inside a string, where this
+            // means the same character. Memory can always be written to.
+            let _ = write!(escaped, "\\u{:04x}", u32::from(character));
+        }
+    }
+    escaped.into()
 }
 
 #[cfg(test)]

@@ -65,7 +65,6 @@ impl Core {
         // A setting that cannot work is told before anything is touched.
         let processor = processor(&config.processor, clock)?;
         let brokers = Brokers::new(url, config)?;
-        let process_name = identity.name().into();
         let database = Database::open(url, config.startup_timeout, clock, &identity)
             .await
             .context("cannot open the database")?;
@@ -73,7 +72,7 @@ impl Core {
         let background = Background::new(&supervisor);
         let hub = Hub::new(hub_config(config), database.store());
         let bus = brokers.event_bus(&hub, serving.is_some(), &background, metrics);
-        let tasks = TaskTracker::new();
+        let workers = worker_config(config, database.create_lanes());
         let deps = WorkerDeps {
             queue: database.queue(),
             bus: Arc::clone(&bus),
@@ -82,7 +81,7 @@ impl Core {
             clock: Arc::clone(clock),
             supervisor: Arc::clone(&supervisor),
         };
-        let workers = worker_config(config, database.create_lanes());
+        let tasks = TaskTracker::new();
         let pool = Arc::new(WorkerPool::new(workers, deps));
         let deps = RemoteWorkersDeps {
             queue: database.remote_queue(),
@@ -93,21 +92,21 @@ impl Core {
         };
         let remote_workers = remote_workers(config, deps);
         // Before the first order, so that it gets the first event.
-        brokers
-            .start_relay(&database, config.startup_timeout, &background, metrics)
-            .await?;
+        let relay = brokers.start_relay(&database, config.startup_timeout, &background, metrics);
+        relay.await?;
         let page_token_key = database.store().page_token_key().await;
+        let page_token_key = page_token_key.context("cannot read the key of page tokens")?;
         let (service, lanes) = OrderService::new(
             service_config(serving, database.create_lanes()),
             OrderServiceDeps {
-                process_name: Some(process_name),
+                process_name: Some(identity.name().into()),
                 store: database.store(),
                 dispatch: remote_workers.dispatch(brokers.dispatch(&pool, &background, metrics)),
                 bus,
                 watch: Arc::clone(&hub) as _,
                 clock: Arc::clone(clock),
                 ids: Arc::clone(ids),
-                page_token_key: page_token_key.context("cannot read the key of page tokens")?,
+                page_token_key,
                 supervisor: Arc::clone(&supervisor),
             },
         );
@@ -122,18 +121,18 @@ impl Core {
             tasks,
             background,
         };
-        core.run(lanes, clock);
-        core.measure(metrics, clock);
+        core.run(lanes, clock, metrics);
         Ok(core)
     }
 
-    fn run(&self, lanes: Lanes, clock: &Arc<dyn Clock>) {
+    fn run(&self, lanes: Lanes, clock: &Arc<dyn Clock>, metrics: &mut Metrics) {
         let background = &self.background;
         for lane in lanes {
             self.tasks.spawn(background.supervisor.run(lane));
         }
         self.pool.start(&self.tasks);
         background.start_upkeep(&self.hub, &self.database.store(), clock);
+        self.measure(metrics, clock);
     }
 
     fn measure(&self, metrics: &mut Metrics, clock: &Arc<dyn Clock>) {

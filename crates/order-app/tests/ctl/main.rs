@@ -9,6 +9,7 @@ mod fake;
 mod import;
 mod listing;
 mod one_order;
+mod operators;
 mod real_service;
 mod redrive;
 mod support;

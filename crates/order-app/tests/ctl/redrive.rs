@@ -11,7 +11,7 @@ use order_core::{
 };
 use uuid::Uuid;
 
-use crate::{fake::FakeApi, support::orderctl};
+use crate::{fake::FakeApi, operators, support::orderctl};
 
 /// A system with 60 dead letters of one code; those of `BROKEN` fail again.
 pub(crate) struct FakeAdmin;
@@ -53,11 +53,11 @@ impl AdminApi for FakeAdmin {
     }
 
     async fn record(&self, _: &CallContext, order_id: OrderId) -> Result<OrderRecord, Error> {
-        Err(Error::OrderNotFound { order_id })
+        operators::record(order_id)
     }
 
     async fn cluster(&self, _: &CallContext) -> Result<ClusterState, Error> {
-        Err(Error::store_unavailable("not in the script"))
+        Ok(operators::cluster(0))
     }
 
     async fn report(&self, _: &CallContext, _: ProcessReport) -> Result<Directive, Error> {
@@ -67,10 +67,14 @@ impl AdminApi for FakeAdmin {
     async fn set_paused(
         &self,
         _: &CallContext,
-        _: Option<ProcessId>,
+        process_id: Option<ProcessId>,
         _: bool,
     ) -> Result<(), Error> {
-        Ok(())
+        if process_id.is_none_or(|id| id == operators::PAUSED) {
+            return Ok(());
+        }
+        let rule = "must be the id of a process that reports";
+        Err(Error::invalid("process_id", rule))
     }
 }
 

@@ -61,6 +61,7 @@ pub(crate) async fn orderctl_until(
         err: Box::new(err.clone()),
         colours,
         has_progress: false,
+        has_screen: false,
     };
     let deps = Deps {
         api: Arc::clone(api) as Arc<dyn OrderApi>,
