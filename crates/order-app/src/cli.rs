@@ -7,6 +7,8 @@ use clap::{
     error::{ContextKind, ContextValue},
 };
 
+use order_web::http::CONSOLE_PATH;
+
 use crate::{
     config::{
         DatabaseUrl, GatewayCommand, GatewayConfig, ProcessConfig, ServiceConfig, StoreCommand,
@@ -173,6 +175,7 @@ fn welcome(process: &Process) -> String {
     line("HTTP API", addrs.http, "http", "");
     line("WebSocket", addrs.ws, "ws", "/ws");
     line("gRPC", addrs.grpc, "http", "");
+    line("console", addrs.console, "http", CONSOLE_PATH);
     line("health", addrs.admin, "http", "/readyz");
     lines.extend(addrs.http.map(|addr| {
         format!(

@@ -1,7 +1,10 @@
 //! Reports the process to the database, or to the service in front of it, and does what the answer
 //! says.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use order_core::{
@@ -39,20 +42,27 @@ impl Presence {
         apply: impl Fn(Directive) + Send + Sync + 'static,
         stop: CancellationToken,
     ) -> Task {
-        let shared = Arc::new((self, admin, apply));
+        let shared = Arc::new((self, admin, apply, Mutex::new(None)));
         Task::new("presence", STEP_TIME_MAX, move |beat| {
             let (shared, stop) = (Arc::clone(&shared), stop.clone());
             async move {
-                let (presence, admin, apply) = &*shared;
-                let running = presence.run(&**admin, apply, &beat);
+                let (presence, admin, apply, last) = &*shared;
+                let running = presence.run(&**admin, apply, last, &beat);
                 stop.run_until_cancelled(running).await;
             }
         })
     }
 
-    /// Reports again and again. While reports fail, the process stays as it was told last.
-    async fn run(&self, admin: &dyn AdminApi, apply: &(impl Fn(Directive) + Sync), beat: &Beat) {
-        let (mut is_failing, mut was_paused) = (false, false);
+    /// Reports again and again. While reports fail, the process stays as it was told `last`; one
+    /// that was never told anything works.
+    async fn run(
+        &self,
+        admin: &dyn AdminApi,
+        apply: &(impl Fn(Directive) + Sync),
+        last: &Mutex<Option<Directive>>,
+        beat: &Beat,
+    ) {
+        let mut is_failing = false;
         loop {
             beat.busy();
             let reported = timeout(REPORT_TIME_MAX, self.report(admin)).await;
@@ -61,11 +71,11 @@ impl Presence {
                 Ok(directive) => {
                     is_failing = false;
                     apply(directive);
+                    let before = lock(last).replace(directive).unwrap_or_default();
                     let is_paused = directive.is_paused;
-                    if is_paused != was_paused {
+                    if is_paused != before.is_paused {
                         tracing::info!(is_paused, "an operator paused or resumed processing");
                     }
-                    was_paused = is_paused;
                 }
                 Err(error) => {
                     self.failures.inc();
@@ -73,6 +83,13 @@ impl Presence {
                         tracing::warn!(error = error.chain(), "reporting this process failed");
                     }
                     is_failing = true;
+                    // Nobody says that it is paused.
+                    let told = *lock(last);
+                    if told.is_none() {
+                        let directive = Directive::default();
+                        *lock(last) = Some(directive);
+                        apply(directive);
+                    }
                 }
             }
             // Processes that were started together do not report together.
@@ -99,6 +116,11 @@ impl Presence {
         let ctx = CallContext::new(request_id, deadline);
         admin.report(&ctx, report).await
     }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that holds the lock can panic.
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

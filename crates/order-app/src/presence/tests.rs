@@ -214,6 +214,18 @@ async fn paused_process_stays_paused_while_nothing_takes_its_reports() {
     rig.stop().await;
 }
 
+/// It waits for its first answer before it works, but not for ever.
+#[tokio::test(start_paused = true)]
+async fn process_that_nobody_pauses_works() {
+    for answer in [Answer::Fail, Answer::Never] {
+        let rig = Rig::start(answer);
+        rig.reports(4).await;
+        let told = rig.told.lock().expect("no panic").clone();
+        assert_eq!(told, [false]);
+        rig.stop().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn report_without_an_answer_holds_up_no_stop() {
     let rig = Rig::start(Answer::Never);

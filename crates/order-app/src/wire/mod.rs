@@ -130,6 +130,9 @@ impl Core {
         for lane in lanes {
             self.tasks.spawn(background.supervisor.run(lane));
         }
+        // Until the first report is answered, or fails: a process that is started during a pause
+        // begins nothing.
+        set_paused(&self.pool, &self.remote_workers, true);
         self.pool.start(&self.tasks);
         background.start_upkeep(&self.hub, &self.database.store(), clock);
         self.measure(metrics, clock);
@@ -153,12 +156,11 @@ impl Core {
         Arc::clone(&self.admin)
     }
 
-    /// Has `presence` report until the end, and pauses processing when it is told to.
+    /// Has `presence` report until the end, and pauses or resumes processing as the answers say.
     pub(crate) fn run_presence(&self, presence: Presence) {
         let (pool, remote_workers) = (Arc::clone(&self.pool), Arc::clone(&self.remote_workers));
         let apply = move |directive: Directive| {
-            pool.set_paused(directive.is_paused);
-            remote_workers.set_paused(directive.is_paused);
+            set_paused(&pool, &remote_workers, directive.is_paused);
         };
         let stop = self.background.stop.clone();
         self.background
@@ -288,6 +290,11 @@ pub(crate) fn identity(program: &str) -> Identity {
         program: program.to_owned(),
         place: format!("{host}:{}", std::process::id()),
     }
+}
+
+fn set_paused(pool: &WorkerPool, remote_workers: &RemoteWorkers, is_paused: bool) {
+    pool.set_paused(is_paused);
+    remote_workers.set_paused(is_paused);
 }
 
 fn hub_config(config: &CoreConfig) -> HubConfig {

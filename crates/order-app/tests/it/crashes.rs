@@ -6,7 +6,7 @@ use order_testkit::server::process::Signal;
 use serde_json::Value;
 
 use crate::{
-    processes::{Ports, start},
+    processes::{Ports, start, wait_for_work},
     support::{Engine, Http, PATIENCE, database, run, wait_for},
 };
 
@@ -76,6 +76,7 @@ fn a_process_that_was_frozen_past_its_leases_changes_nothing() {
         let frozen = start(&database, &frozen_ports, &holding).await;
         let creates = (0..20).map(async |_| http(&frozen_ports).create_order().await);
         let ids = futures_util::future::join_all(creates).await;
+        wait_for_work(&frozen_ports).await;
         frozen.signal(Signal::Stop).expect("running");
         let process = start(&database, &ports, &[("LEASE", "2s")]).await;
         check_all_processed_once(&http(&ports), &ids).await;

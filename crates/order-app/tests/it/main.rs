@@ -14,6 +14,7 @@ mod limits;
 mod logs;
 mod metrics;
 mod observe;
+mod operators;
 mod pages;
 mod positions;
 mod processes;

@@ -12,7 +12,7 @@ use crate::support::{
 /// The longest scrape, in bytes.
 const SCRAPE_LEN_MAX: usize = 200_000;
 
-async fn scrape(admin: SocketAddr) -> String {
+pub(crate) async fn scrape(admin: SocketAddr) -> String {
     let answer = Http::new(admin).get("/metrics").await;
     assert_eq!(answer.status, 200, "{answer:?}");
     String::from_utf8(answer.body.to_vec()).expect("UTF-8")
@@ -23,7 +23,7 @@ fn admin(process: &Running) -> SocketAddr {
 }
 
 /// The value of a series, without the samples of histograms.
-fn value(text: &str, series: &str) -> Option<f64> {
+pub(crate) fn value(text: &str, series: &str) -> Option<f64> {
     text.lines().find_map(|line| {
         let rest = line.strip_prefix(series)?.strip_prefix(' ')?;
         Some(rest.parse().expect("a number"))

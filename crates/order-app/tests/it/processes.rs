@@ -4,13 +4,17 @@ use std::process::Command;
 
 use order_testkit::server::{free_port, process::ChildServer};
 
-use crate::support::{Database, PATIENCE};
+use crate::{
+    metrics::{scrape, value},
+    support::{Database, PATIENCE, wait_for},
+};
 
 /// Where a process listens, over restarts.
 pub(crate) struct Ports {
     pub(crate) http: u16,
     pub(crate) grpc: u16,
     pub(crate) ws: u16,
+    pub(crate) admin: u16,
 }
 
 impl Ports {
@@ -20,6 +24,7 @@ impl Ports {
             http: port(),
             grpc: port(),
             ws: port(),
+            admin: port(),
         }
     }
 }
@@ -33,7 +38,7 @@ pub(crate) fn command(database: &Database, ports: &Ports, settings: &[(&str, &st
         .env("HTTP_ADDR", addr(ports.http))
         .env("GRPC_ADDR", addr(ports.grpc))
         .env("WS_ADDR", addr(ports.ws))
-        .env("ADMIN_ADDR", addr(0))
+        .env("ADMIN_ADDR", addr(ports.admin))
         .env("SHUTDOWN_TIMEOUT", "10s")
         .env("RUST_LOG", "info,http_access=warn")
         .envs(settings.iter().copied());
@@ -43,6 +48,17 @@ pub(crate) fn command(database: &Database, ports: &Ports, settings: &[(&str, &st
 /// Starts it.
 pub(crate) fn spawn(database: &Database, ports: &Ports, settings: &[(&str, &str)]) -> ChildServer {
     ChildServer::spawn(&mut command(database, ports, settings)).expect("the binary runs")
+}
+
+/// Waits until a worker of the process has a job. It claims none before it knows that nobody has
+/// paused it, which takes a moment after the start.
+pub(crate) async fn wait_for_work(ports: &Ports) {
+    let admin = ([127, 0, 0, 1], ports.admin).into();
+    wait_for("a worker has a job", async || {
+        let busy = value(&scrape(admin).await, "workers_busy");
+        busy.is_some_and(|busy| busy > 0.0).then_some(())
+    })
+    .await;
 }
 
 /// Starts it and waits until it serves.

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::{connect_async, tungstenite::Message};
 
 use crate::{
-    processes::{Ports, command, start},
+    processes::{Ports, command, start, wait_for_work},
     support::{Database, Engine, Http, PATIENCE, database, run, wait_for},
 };
 
@@ -173,6 +173,7 @@ fn a_second_signal_ends_at_once() {
             .create_order()
             .await;
         assert_eq!(id.len(), 36);
+        wait_for_work(&ports).await;
         process.signal(Signal::Terminate).expect("running");
         process
             .wait_for_line("stopping", PATIENCE)

@@ -253,6 +253,11 @@ impl System {
 
     /// The service over gRPC.
     pub(crate) fn remote(&self) -> Arc<dyn OrderApi> {
+        self.operator()
+    }
+
+    /// The service over gRPC, as operators see it.
+    pub(crate) fn operator(&self) -> Arc<RemoteOrderApi> {
         let url = format!("http://{}", self.grpc_addr());
         let config = RpcClientConfig::new(vec![url]);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
