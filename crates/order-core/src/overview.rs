@@ -174,11 +174,12 @@ impl Overview {
             );
         }
         if delta.failed > 0 {
+            let n = delta.failed;
+            let most = if n == 1 { "" } else { "most " };
             let code = delta.failures.iter().max_by_key(|(_, n)| **n);
             let most = code
-                .map(|(code, _)| format!(", most with {code}"))
+                .map(|(code, _)| format!(", {most}with {code}"))
                 .unwrap_or_default();
-            let n = delta.failed;
             add(
                 Subject::DeadLetters,
                 format!("{} just failed{most}.", orders_have(n)),
