@@ -330,7 +330,7 @@ fn screen_shows_the_system_and_what_is_wrong() {
     let screen = screen(&view(), (132, 18));
     let expected = [
         "Order system at 2026-01-02T03:05:05Z",
-        "4 orders are FAILED and wait for a redrive.",
+        "4 orders have failed: a redrive gives new attempts.",
         "order-worker host:7 is paused.",
         "api-gateway host:7 has been silent for 30 s.",
         "",
