@@ -4,11 +4,12 @@ mod escape;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
-    io::{self, BufWriter, IsTerminal as _},
+    io::{self, BufWriter, IsTerminal as _, Write},
     net::SocketAddr,
     panic::{self, PanicHookInfo},
     sync::{Mutex, OnceLock, PoisonError},
     thread,
+    time::Duration,
 };
 
 use order_core::RequestId;
@@ -43,6 +44,25 @@ const LINES_MAX: usize = 8_192;
 
 /// How many bytes are written at once, while lines wait.
 const WRITE_LEN: usize = 64 * 1024;
+
+/// How long the thread that writes lets lines gather.
+const GATHERING_TIME: Duration = Duration::from_millis(2);
+
+/// Writes the lines that have gathered, and lets others gather before it returns: a request that logs
+/// then finds the thread awake, and wakes it for no line of its own.
+struct Gathering<W>(W);
+
+impl<W: Write> Write for Gathering<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()?;
+        thread::sleep(GATHERING_TIME);
+        Ok(())
+    }
+}
 
 /// Counts the lines that were dropped.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
@@ -82,7 +102,7 @@ pub fn init(format: LogFormat) {
     let (log, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LINES_MAX)
         .thread_name("log")
-        .finish(BufWriter::with_capacity(WRITE_LEN, io::stderr()));
+        .finish(Gathering(BufWriter::with_capacity(WRITE_LEN, io::stderr())));
     let dropped = log.error_counter();
     let lines = fmt::layer()
         .with_ansi(has_colours)
