@@ -83,7 +83,7 @@ impl Presence {
                         tracing::warn!(error = error.chain(), "reporting this process failed");
                     }
                     is_failing = true;
-                    // Nobody says that it is paused.
+                    // Without an answer the process is not paused.
                     let told = *lock(last);
                     if told.is_none() {
                         let directive = Directive::default();

@@ -159,7 +159,7 @@ pub trait AdminApi: Send + Sync + 'static {
     ) -> Result<(), Error>;
 }
 
-/// What operators see beside orders, in the database. [`AdminApi`] says what the methods do.
+/// Records of orders, processes and pauses in the database. [`AdminApi`] describes the methods.
 ///
 /// # Cancel safety
 /// Futures may be dropped at any point.

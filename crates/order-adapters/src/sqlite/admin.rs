@@ -1,4 +1,4 @@
-//! What operators see beside orders: records of orders, and processes.
+//! The `AdminStore`: records of orders, processes and pauses.
 
 use std::time::Duration;
 

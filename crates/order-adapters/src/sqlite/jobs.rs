@@ -117,7 +117,7 @@ SET due_at = :due_at, attempt = attempt + 1,
     is_held = 1, is_begun = 0, holder = :holder
 WHERE order_id = :order_id";
 
-/// What a claim asks for.
+/// The parameters of a claim.
 #[derive(Clone, Copy)]
 pub(super) struct Lease {
     /// How long it lasts.

@@ -1,4 +1,4 @@
-//! What records of orders and of processes cost the server.
+//! The cost of records and reports: statements, plans and HOT updates.
 
 use order_core::{Figures, OrderRecord, ProcessReport};
 

@@ -1,4 +1,4 @@
-//! What the tables hold, and what they do not.
+//! The contents of the tables.
 
 use order_core::OrderRecord;
 
@@ -32,7 +32,7 @@ async fn postponed_attempts_are_kept_up_to_a_limit() {
     assert_eq!(kept, Ok((6, OrderRecord::LEN_MAX)));
 }
 
-/// Without somebody who wants the events there is nothing that could cost anything.
+/// Without an event sink there is no trigger, so nothing is written to the outbox.
 #[tokio::test]
 async fn outbox_that_is_off_is_not_there() {
     let test = Sqlite::make().await;

@@ -47,7 +47,7 @@ pub(super) async fn set_paused(
     Ok(output.line(&done, line)?)
 }
 
-/// What was paused or resumed, as JSON.
+/// The result of a pause or resumption, as JSON.
 #[derive(Serialize)]
 struct PausedJson {
     process_id: Option<String>,

@@ -214,7 +214,7 @@ async fn paused_process_stays_paused_while_nothing_takes_its_reports() {
     rig.stop().await;
 }
 
-/// It waits for its first answer before it works, but not for ever.
+/// It waits for its first answer before it works, but not forever.
 #[tokio::test(start_paused = true)]
 async fn process_that_nobody_pauses_works() {
     for answer in [Answer::Fail, Answer::Never] {

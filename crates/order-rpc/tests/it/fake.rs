@@ -49,7 +49,7 @@ pub(crate) struct FakeApi {
     pub(crate) redrive: Mutex<Option<Redrive>>,
     /// The reports of processes.
     pub(crate) reports: Mutex<Vec<ProcessReport>>,
-    /// What was paused or resumed.
+    /// The pauses and resumptions.
     pub(crate) pauses: Mutex<Vec<(Option<ProcessId>, bool)>>,
     calls: watch::Sender<Vec<CallContext>>,
 }

@@ -1,4 +1,4 @@
-//! What operators see beside orders.
+//! The `AdminStore`: records of orders, processes and pauses.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -64,7 +64,7 @@ impl Readings {
         })
     }
 
-    /// What is shown while nothing can be read.
+    /// The last view with the failure, while the system cannot be read.
     fn stale(&self, failure: &Failure) -> Option<View> {
         let (oldest, newest) = (self.0.front()?, self.0.back()?);
         let error = match failure {

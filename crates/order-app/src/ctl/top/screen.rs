@@ -22,7 +22,7 @@ use super::{
 /// Keys that wait to be read; more than a user types between two drawings.
 const KEYS_MAX: usize = 16;
 
-/// How soon the thread that reads keys notices that nobody wants them any longer.
+/// The time after which the thread that reads keys looks whether it should end.
 const KEY_WAIT: Duration = Duration::from_millis(100);
 
 /// A terminal that is drawn on. It is given back when this is dropped, also by a panic or a signal.
@@ -53,9 +53,9 @@ pub fn draw(view: &View, frame: &mut Frame<'_>) {
     frame.render_widget(Paragraph::new(view.footer()).style(style), footer);
 }
 
-/// What a key asks for.
+/// The action of a key.
 #[derive(Debug, PartialEq, Eq)]
-enum Wish {
+enum Action {
     Quit,
     /// Ask before processing is paused, or resumed.
     Ask,
@@ -63,7 +63,7 @@ enum Wish {
     Other,
 }
 
-impl Wish {
+impl Action {
     fn of(key: KeyEvent) -> Self {
         match key.code {
             KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Self::Quit,
@@ -91,7 +91,7 @@ pub(super) async fn run(client: &Client) -> Result<(), Failure> {
             event = events.recv() => match event {
                 None => return Ok(()),
                 Some(Event::Key(key)) if key.kind != KeyEventKind::Release => {
-                    if follow(client, Wish::of(key), &mut view).await {
+                    if follow(client, Action::of(key), &mut view).await {
                         return Ok(());
                     }
                 }
@@ -115,17 +115,17 @@ async fn refresh(client: &Client, readings: &mut Readings, view: &mut View) {
 }
 
 /// Does what a key asks for; whether that is to quit.
-async fn follow(client: &Client, wish: Wish, view: &mut View) -> bool {
-    match (wish, view.question.take()) {
-        (Wish::Quit, _) => return true,
-        (Wish::Ask, None) => {
+async fn follow(client: &Client, action: Action, view: &mut View) -> bool {
+    match (action, view.question.take()) {
+        (Action::Quit, _) => return true,
+        (Action::Ask, None) => {
             view.question = Some(if view.cluster.is_paused {
                 Question::Resume
             } else {
                 Question::Pause
             });
         }
-        (Wish::Confirm, Some(question)) => {
+        (Action::Confirm, Some(question)) => {
             let is_paused = question == Question::Pause;
             let context = client.context();
             match client.admin.set_paused(&context, None, is_paused).await {
@@ -133,7 +133,7 @@ async fn follow(client: &Client, wish: Wish, view: &mut View) -> bool {
                 Err(error) => view.error = Some(error.chain()),
             }
         }
-        (Wish::Ask | Wish::Confirm | Wish::Other, _) => {}
+        (Action::Ask | Action::Confirm | Action::Other, _) => {}
     }
     false
 }
@@ -167,13 +167,13 @@ mod tests {
 
     #[test]
     fn keys_quit_ask_and_confirm() {
-        let key = |code, modifiers| Wish::of(KeyEvent::new(code, modifiers));
+        let key = |code, modifiers| Action::of(KeyEvent::new(code, modifiers));
         let (none, control) = (KeyModifiers::NONE, KeyModifiers::CONTROL);
-        assert_eq!(key(KeyCode::Char('q'), none), Wish::Quit);
-        assert_eq!(key(KeyCode::Char('c'), control), Wish::Quit);
-        assert_eq!(key(KeyCode::Char('c'), none), Wish::Other);
-        assert_eq!(key(KeyCode::Char('p'), none), Wish::Ask);
-        assert_eq!(key(KeyCode::Char('y'), none), Wish::Confirm);
-        assert_eq!(key(KeyCode::Esc, none), Wish::Other);
+        assert_eq!(key(KeyCode::Char('q'), none), Action::Quit);
+        assert_eq!(key(KeyCode::Char('c'), control), Action::Quit);
+        assert_eq!(key(KeyCode::Char('c'), none), Action::Other);
+        assert_eq!(key(KeyCode::Char('p'), none), Action::Ask);
+        assert_eq!(key(KeyCode::Char('y'), none), Action::Confirm);
+        assert_eq!(key(KeyCode::Esc, none), Action::Other);
     }
 }

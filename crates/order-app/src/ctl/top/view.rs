@@ -25,7 +25,7 @@ pub struct View {
     pub overview: Overview,
     /// Why the readings are not newer, if they cannot be made.
     pub error: Option<String>,
-    /// What is asked before it is done.
+    /// The action that waits for a confirmation.
     pub question: Option<Question>,
 }
 
@@ -66,7 +66,7 @@ impl View {
         lines.collect()
     }
 
-    /// What the last line of the screen says.
+    /// The text of the last line.
     pub(super) fn footer(&self) -> String {
         match self.question {
             Some(Question::Pause) => {
