@@ -77,7 +77,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
 }
 
 async fn visit(profile: &Path, system: &System, endpoint: &Endpoint) -> anyhow::Result<()> {
-    let line = system.service.output()?;
+    let line = system.service.wait_for_line("console=").await?;
     let address = line
         .split_once("console=")
         .and_then(|(_, rest)| rest.trim_start_matches('"').split(['"', ' ', '\n']).next())

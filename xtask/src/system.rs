@@ -99,8 +99,7 @@ impl Process {
 
     /// Waits until the process says that it serves.
     pub(crate) async fn wait_until_ready(&self) -> anyhow::Result<()> {
-        let run = self.run.as_ref().context("the process is not running")?;
-        run.wait_for_line("is ready", READY_TIMEOUT).await?;
+        self.wait_for_line("is ready").await?;
         Ok(())
     }
 
@@ -129,13 +128,10 @@ impl Process {
         Ok(run.output())
     }
 
-    /// What the process has written so far.
-    pub(crate) fn output(&self) -> anyhow::Result<String> {
-        Ok(self
-            .run
-            .as_ref()
-            .context("the process is not running")?
-            .output())
+    /// Waits for a line of output that contains `text`, and gives the whole line.
+    pub(crate) async fn wait_for_line(&self, text: &str) -> anyhow::Result<String> {
+        let run = self.run.as_ref().context("the process is not running")?;
+        run.wait_for_line(text, READY_TIMEOUT).await
     }
 
     /// The process id.

@@ -176,13 +176,12 @@ fn server_whose_crash_loses_orders_is_told() {
         let database = Database::from_url(server.url());
         let process = processes::start(&database, &Ports::free(), &[]).await;
         for words in [
-            ["WARN", "fsync is off"],
-            ["WARN", "full_page_writes is off"],
-            ["WARN", "synchronous_commit=\"off\""],
+            "fsync is off",
+            "full_page_writes is off",
+            "synchronous_commit=\"off\"",
         ] {
-            let output = process.output();
-            let is_told = |line: &str| words.iter().all(|word| line.contains(word));
-            assert!(output.lines().any(is_told), "{words:?} in {output}");
+            let line = process.wait_for_line(words, PATIENCE).await;
+            assert_says(&line.expect("it is told"), &["WARN"]);
         }
     });
 }

@@ -223,10 +223,13 @@ fn one_trace_has_all_hops_of_an_order() {
             (&fleet.service, "call finished"),
         ] {
             let line = format!(r#""trace.id":"{}""#, root.trace_id);
-            let output = process.output();
-            let mut lines = output.lines();
-            let is_named = lines.any(|l| l.contains(text) && l.contains(&line));
-            assert!(is_named, "{text} with {line}:\n{output}");
+            wait_for(&format!("{text} with {line}"), async || {
+                let output = process.output();
+                let mut lines = output.lines();
+                let is_named = lines.any(|l| l.contains(text) && l.contains(&line));
+                is_named.then_some(())
+            })
+            .await;
         }
         log_lines_and_problems_name_their_trace(&fleet, &collector).await;
         fleet.stop().await;
