@@ -1,6 +1,7 @@
 //! Logs.
 
 mod escape;
+mod line;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -16,11 +17,15 @@ use order_core::RequestId;
 use order_web::admin::LogFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
-    EnvFilter, Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+    EnvFilter, Registry,
+    fmt::{self, format::Format},
+    layer::SubscriberExt as _,
+    reload,
+    util::SubscriberInitExt as _,
 };
 
-use self::escape::Escaped;
 pub(crate) use self::escape::escape;
+use self::{escape::Escaped, line::Lines};
 use crate::config::LogFormat;
 
 /// What is logged when RUST_LOG says nothing. The migration library tells each step; the
@@ -112,8 +117,16 @@ pub fn init(format: LogFormat) {
         .log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(filter);
     let started = match format {
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
-        LogFormat::Text => registry.with(lines).try_init(),
+        LogFormat::Json => {
+            let library = Format::default().json().flatten_event(true);
+            let lines = lines.json().event_format(Lines { format, library });
+            registry.with(lines).try_init()
+        }
+        LogFormat::Text => {
+            let library = Format::default();
+            let lines = lines.event_format(Lines { format, library });
+            registry.with(lines).try_init()
+        }
     };
     // The only failure is that a subscriber is already set.
     if started.is_ok() {
