@@ -210,8 +210,11 @@ fn to_context(position: &TraceParent) -> Option<SpanContext> {
 }
 
 fn to_position(context: &SpanContext, state: Option<&str>) -> Option<TraceParent> {
-    let (trace_id, span_id) = (context.trace_id(), context.span_id());
-    let flags = context.trace_flags();
-    let position = TraceParent::parse(&format!("00-{trace_id:032x}-{span_id:016x}-{flags:02x}"))?;
+    let trace_id = context.trace_id().to_bytes();
+    let span_id = u64::from_be_bytes(context.span_id().to_bytes());
+    // The tracer of a process that ends gives no ids.
+    let position = context
+        .is_valid()
+        .then(|| TraceParent::of_span(trace_id, span_id, context.is_sampled()))?;
     Some(position.with_state(state))
 }

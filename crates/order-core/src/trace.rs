@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use uuid::Uuid;
+
 /// A `traceparent` that is passed along from hop to hop, with the `tracestate` it came with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceParent(
@@ -40,12 +42,31 @@ impl TraceParent {
         (is_valid && continues_well).then(|| Self(known.into()))
     }
 
+    /// The position of a span, whose ids are not zero.
+    pub(crate) fn of_span(trace_id: [u8; 16], span_id: u64, is_sampled: bool) -> Self {
+        let (trace_id, span_id) = (Uuid::from_bytes(trace_id), Uuid::from_u64_pair(span_id, 0));
+        let mut digits = Uuid::encode_buffer();
+        let mut text = String::with_capacity(PARENT_LEN);
+        text.push_str("00-");
+        text.push_str(trace_id.simple().encode_lower(&mut digits));
+        text.push('-');
+        let span_id = span_id.simple().encode_lower(&mut digits);
+        text.push_str(span_id.get(..16).unwrap_or_default());
+        text.push_str(if is_sampled { "-01" } else { "-00" });
+        Self(text.into())
+    }
+
     /// Adds the lines of a `tracestate`. One that is not valid or too long is left out, like an
     /// absent one; the position is kept (§3.3).
     #[must_use]
     pub fn with_state<'a>(self, lines: impl IntoIterator<Item = &'a str>) -> Self {
         let is_member = |member: &str| member.is_empty() || member.contains('=');
-        let text = lines.into_iter().collect::<Vec<_>>().join(",");
+        let mut lines = lines.into_iter();
+        let mut text = lines.next().unwrap_or_default().to_owned();
+        for line in lines {
+            text.push(',');
+            text.push_str(line);
+        }
         let is_valid = (1..=STATE_LEN_MAX).contains(&text.len())
             && text.bytes().all(|c| matches!(c, b' '..=b'~' | b'\t'))
             && text.split(',').count() <= STATE_MEMBERS_MAX
