@@ -104,11 +104,8 @@ impl Presence {
         let request_id = RequestId::from_uuid(*self.ids.order_id().as_uuid());
         let deadline = Deadline::at(self.clock.instant() + REPORT_TIME_MAX);
         let now = self.clock.now().duration_since(Timestamp::UNIX_EPOCH);
-        let Identity { id, program, place } = self.identity.clone();
         let report = ProcessReport {
-            id,
-            program,
-            place,
+            identity: self.identity.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.started_at,
             figures: figures::read(&self.registry, now.as_secs_f64()),

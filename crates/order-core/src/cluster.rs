@@ -66,12 +66,8 @@ impl Identity {
 /// What a process says about itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProcessReport {
-    /// Its id.
-    pub id: ProcessId,
-    /// The program, like `order-worker`.
-    pub program: String,
-    /// Where it runs: `host:pid`.
-    pub place: String,
+    /// Who it is.
+    pub identity: Identity,
     /// The version of the program.
     pub version: String,
     /// When it was started, by its own clock.
@@ -97,8 +93,8 @@ impl ProcessReport {
     pub fn check(&self) -> Result<(), Error> {
         let mut violations = Violations::default();
         let texts = [
-            ("program", &self.program),
-            ("place", &self.place),
+            ("program", &self.identity.program),
+            ("place", &self.identity.place),
             ("version", &self.version),
         ];
         for (field, text) in texts {
@@ -124,11 +120,6 @@ impl ProcessReport {
             );
         }
         violations.finish(Some(()))
-    }
-
-    /// How the process is named in the record of an order: `order-worker host:pid`.
-    pub fn name(&self) -> String {
-        format!("{} {}", self.program, self.place)
     }
 }
 

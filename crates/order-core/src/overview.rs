@@ -91,7 +91,8 @@ impl Overview {
         let seconds = now.at.duration_since(before.at).as_secs_f64();
         let mut delta = Delta::default();
         for process in &now.processes {
-            let same = |other: &&ProcessState| other.report.id == process.report.id;
+            let same =
+                |other: &&ProcessState| other.report.identity.id == process.report.identity.id;
             if let Some(earlier) = before.processes.iter().find(same) {
                 delta.add(&earlier.report.figures, &process.report.figures);
             }
@@ -209,7 +210,7 @@ impl Overview {
 
 /// What is wrong with a process.
 fn find_in_process(now: &ClusterState, process: &ProcessState) -> Option<String> {
-    let name = process.report.name();
+    let name = process.report.identity.name();
     let lag = Duration::from_millis(process.report.figures.lag_ms);
     if is_silent(now, process) {
         let age = age(now, process).as_secs();

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    AdminStore, Backlog, CallContext, ClusterState, Directive, Error, OrderId, OrderRecord,
-    ProcessId, ProcessReport, ProcessState,
+    AdminStore, Backlog, CallContext, ClusterState, Directive, Error, Identity, OrderId,
+    OrderRecord, ProcessId, ProcessReport, ProcessState,
 };
 use tokio_postgres::Row;
 
@@ -39,9 +39,11 @@ fn read_process(row: &Row) -> Result<Option<ProcessState>, Fault> {
     };
     Ok(Some(ProcessState {
         report: ProcessReport {
-            id: ProcessId::from_u64(id.cast_unsigned()),
-            program: row.try_get(3)?,
-            place: row.try_get(4)?,
+            identity: Identity {
+                id: ProcessId::from_u64(id.cast_unsigned()),
+                program: row.try_get(3)?,
+                place: row.try_get(4)?,
+            },
             version: row.try_get(5)?,
             started_at: row.try_get(6)?,
             figures: figures::read(row.try_get(9)?),
@@ -95,9 +97,9 @@ impl AdminStore for PostgresStore {
                 ctx,
                 sql,
                 &[
-                    &process_code(report.id),
-                    &report.program,
-                    &report.place,
+                    &process_code(report.identity.id),
+                    &report.identity.program,
+                    &report.identity.place,
                     &report.version,
                     &report.started_at,
                     &figures,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    AdminStore, Backlog, CallContext, ClusterState, Directive, Error, OrderId, OrderRecord,
-    ProcessId, ProcessReport, ProcessState,
+    AdminStore, Backlog, CallContext, ClusterState, Directive, Error, Identity, OrderId,
+    OrderRecord, ProcessId, ProcessReport, ProcessState,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, types::Type};
 
@@ -100,9 +100,11 @@ fn read_process(row: &Row<'_>) -> rusqlite::Result<ProcessState> {
     let figures: String = row.get(6)?;
     Ok(ProcessState {
         report: ProcessReport {
-            id: ProcessId::from_u64(id.cast_unsigned()),
-            program: row.get(1)?,
-            place: row.get(2)?,
+            identity: Identity {
+                id: ProcessId::from_u64(id.cast_unsigned()),
+                program: row.get(1)?,
+                place: row.get(2)?,
+            },
             version: row.get(3)?,
             started_at: read_time(row, 4)?,
             figures: figures::read(&figures),
@@ -139,9 +141,9 @@ fn report(connection: &Connection, now: i64, report: &ProcessReport) -> rusqlite
     let figures = figures::write(&report.figures)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     let params = named_params! {
-        ":id": process_key(report.id),
-        ":program": report.program,
-        ":place": report.place,
+        ":id": process_key(report.identity.id),
+        ":program": report.identity.program,
+        ":place": report.identity.place,
         ":version": report.version,
         ":started_at": to_micros(report.started_at),
         ":now": now,

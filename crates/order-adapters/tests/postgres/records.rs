@@ -25,11 +25,8 @@ fn postponed() -> Verdict {
 }
 
 fn report() -> ProcessReport {
-    let Identity { id, program, place } = identity();
     ProcessReport {
-        id,
-        program,
-        place,
+        identity: identity(),
         version: "1".to_owned(),
         started_at: jiff::Timestamp::UNIX_EPOCH,
         figures: Figures::default(),

@@ -70,11 +70,8 @@ async fn clock_set_back_makes_no_lease_and_no_retry_longer() {
 #[tokio::test]
 async fn clock_set_back_shows_no_process_longer() {
     let test = Sqlite::make().await;
-    let Identity { id, program, place } = identity();
     let report = ProcessReport {
-        id,
-        program,
-        place,
+        identity: identity(),
         version: "1".to_owned(),
         started_at: Timestamp::UNIX_EPOCH,
         figures: Figures::default(),

@@ -87,7 +87,7 @@ pub(super) fn row_of(cluster: &ClusterState, process: &ProcessState) -> String {
         json.seen_seconds_ago,
         report.started_at,
         report.version,
-        report.name(),
+        report.identity.name(),
     )
 }
 
@@ -121,9 +121,9 @@ impl<'a> ProcessJson<'a> {
             "running"
         };
         Self {
-            process_id: report.id.to_string(),
-            program: &report.program,
-            place: &report.place,
+            process_id: report.identity.id.to_string(),
+            program: &report.identity.program,
+            place: &report.identity.place,
             version: &report.version,
             started_at: format!("{:.3}", report.started_at),
             state,

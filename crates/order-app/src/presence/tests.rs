@@ -163,7 +163,7 @@ async fn process_reports_at_once_and_then_about_every_two_seconds() {
     let (first_at, first) = &reports[0];
     assert!(first_at.duration_since(rig.begun_at) < Duration::from_millis(100));
     assert_eq!(
-        (first.id.as_u64(), first.name().as_str()),
+        (first.identity.id.as_u64(), first.identity.name().as_str()),
         (9, "order-worker host:7")
     );
     assert_eq!(first.figures.created, 7);

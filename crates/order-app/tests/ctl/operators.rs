@@ -9,9 +9,9 @@ use order_app::ctl::{
     top::{Question, View, draw},
 };
 use order_core::{
-    AttemptOutcome, AttemptRecord, Backlog, Cause, ClusterState, Error, Figures, JobRecord,
-    JobState, Metadata, Money, Order, OrderId, OrderRecord, OrderStatus, Origin, ProcessId,
-    ProcessReport, ProcessState, UserId, overview::Overview,
+    AttemptOutcome, AttemptRecord, Backlog, Cause, ClusterState, Error, Figures, Identity,
+    JobRecord, JobState, Metadata, Money, Order, OrderId, OrderRecord, OrderStatus, Origin,
+    ProcessId, ProcessReport, ProcessState, UserId, overview::Overview,
 };
 use ratatui::{Terminal, backend::TestBackend, buffer::Cell, style::Color};
 use uuid::Uuid;
@@ -102,9 +102,11 @@ pub(crate) fn record(order_id: OrderId) -> Result<OrderRecord, Error> {
 fn process(id: ProcessId, program: &str, seen_at: Timestamp, figures: Figures) -> ProcessState {
     ProcessState {
         report: ProcessReport {
-            id,
-            program: program.to_owned(),
-            place: "host:7".to_owned(),
+            identity: Identity {
+                id,
+                program: program.to_owned(),
+                place: "host:7".to_owned(),
+            },
             version: "0.1.0".to_owned(),
             started_at: at(0),
             figures,

@@ -36,7 +36,7 @@ async fn cluster(
 
 fn process<'a>(state: &'a ClusterState, program: &str) -> Option<&'a ProcessState> {
     let mut processes = state.processes.iter();
-    processes.find(|process| process.report.program == program)
+    processes.find(|process| process.report.identity.program == program)
 }
 
 fn figures<'a>(state: &'a ClusterState, program: &str) -> Option<&'a Figures> {
@@ -124,13 +124,16 @@ async fn all_are_told(admin: &impl AdminApi) {
         let has_reported = |state: &ClusterState, id: ProcessId| {
             let seen = |state: &ClusterState| {
                 let mut processes = state.processes.iter();
-                let process = processes.find(|process| process.report.id == id);
+                let process = processes.find(|process| process.report.identity.id == id);
                 process.map(|process| process.seen_at)
             };
             seen(state) > seen(&before)
         };
         cluster(admin, "every process has reported", |state| {
-            let mut ids = decided.processes.iter().map(|process| process.report.id);
+            let mut ids = decided
+                .processes
+                .iter()
+                .map(|process| process.report.identity.id);
             ids.all(|id| has_reported(state, id))
         })
         .await;
@@ -167,6 +170,7 @@ fn paused_processes_work_on_nothing_until_they_are_resumed() {
         let service = process(&state, "order-service")
             .expect("a service")
             .report
+            .identity
             .id;
         let paused = admin.set_paused(&context(), Some(service), true).await;
         paused.expect("an answer");

@@ -3,7 +3,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
-use crate::{ProcessId, ProcessReport};
+use crate::{Identity, ProcessId, ProcessReport};
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::UNIX_EPOCH + SignedDuration::from_secs(seconds)
@@ -12,9 +12,11 @@ fn at(seconds: i64) -> Timestamp {
 fn process(id: u64, seen_at: i64, figures: Figures) -> ProcessState {
     ProcessState {
         report: ProcessReport {
-            id: ProcessId::from_u64(id),
-            program: "order-worker".to_owned(),
-            place: format!("host:{id}"),
+            identity: Identity {
+                id: ProcessId::from_u64(id),
+                program: "order-worker".to_owned(),
+                place: format!("host:{id}"),
+            },
             version: "1".to_owned(),
             started_at: at(0),
             figures,

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use order_core::{
-    Backlog, ClusterState, Error, Figures, ProcessId, ProcessReport, ProcessState, Room, Violations,
+    Backlog, ClusterState, Error, Figures, Identity, ProcessId, ProcessReport, ProcessState, Room,
+    Violations,
 };
 use prost::Message as _;
 
@@ -24,9 +25,9 @@ const PROCESS_FRAME_BYTES: usize = 8;
 /// Writes the report of a process.
 pub(crate) fn report_to_proto(report: ProcessReport) -> proto::ProcessReport {
     proto::ProcessReport {
-        process_id: report.id.to_string(),
-        program: report.program,
-        place: report.place,
+        process_id: report.identity.id.to_string(),
+        program: report.identity.program,
+        place: report.identity.place,
         version: report.version,
         started_at: Some(time_to_proto(report.started_at)),
         figures: Some(figures_to_proto(report.figures)),
@@ -57,10 +58,12 @@ fn checked_report(report: proto::ProcessReport) -> Result<ProcessReport, Error> 
     }
     let report = ProcessReport {
         // Neither stands in for a missing one: the violations end the check.
-        id: id.unwrap_or(ProcessId::from_u64(0)),
+        identity: Identity {
+            id: id.unwrap_or(ProcessId::from_u64(0)),
+            program: report.program,
+            place: report.place,
+        },
         started_at: started_at.unwrap_or_default(),
-        program: report.program,
-        place: report.place,
         version: report.version,
         figures: figures_from_proto(report.figures.unwrap_or_default()),
     };
@@ -105,9 +108,11 @@ fn process_from_proto(process: parts::Process) -> Result<ProcessState, Error> {
     let id = report.process_id.parse();
     Ok(ProcessState {
         report: ProcessReport {
-            id: id.map_err(|_| invalid_answer("the id of a process"))?,
-            program: report.program,
-            place: report.place,
+            identity: Identity {
+                id: id.map_err(|_| invalid_answer("the id of a process"))?,
+                program: report.program,
+                place: report.place,
+            },
             version: report.version,
             started_at: time_of_answer(report.started_at)?,
             figures: figures_from_proto(report.figures.unwrap_or_default()),

@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use order_core::{
     AdminApi, AttemptOutcome, AttemptRecord, Backlog, CallContext, CancelOrder, Cause,
     ClusterState, CreateOrder, DeadLetterGroup, Directive, Error, EventPage, Figures, Follower,
-    IdempotencyKey, IfMatch, JobRecord, JobState, ListEvents, ListOrders, Order, OrderApi,
-    OrderEventStream, OrderFollow, OrderId, OrderPage, OrderRecord, Origin, ProcessId,
+    IdempotencyKey, Identity, IfMatch, JobRecord, JobState, ListEvents, ListOrders, Order,
+    OrderApi, OrderEventStream, OrderFollow, OrderId, OrderPage, OrderRecord, Origin, ProcessId,
     ProcessReport, ProcessState, Receipt, Redrive, RedriveEnd, RedriveProgress, RedriveStream,
     RetryOrder, StreamTicket, TicketGrant, TicketSecret, UpdateStatus, Version, WatchOrder,
 };
@@ -216,9 +216,11 @@ pub(crate) fn record(order_id: OrderId) -> OrderRecord {
 /// A process that reports all it can.
 pub(crate) fn report() -> ProcessReport {
     ProcessReport {
-        id: ProcessId::from_u64(9),
-        program: "order-worker".to_owned(),
-        place: "host:7".to_owned(),
+        identity: Identity {
+            id: ProcessId::from_u64(9),
+            program: "order-worker".to_owned(),
+            place: "host:7".to_owned(),
+        },
         version: "1.2.3".to_owned(),
         started_at: order(id(1)).created_at,
         figures: Figures {

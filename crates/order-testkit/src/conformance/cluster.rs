@@ -13,9 +13,7 @@ use super::{
 /// The report of a process with some figures.
 pub(super) fn report(identity: Identity) -> ProcessReport {
     ProcessReport {
-        id: identity.id,
-        program: identity.program,
-        place: identity.place,
+        identity,
         version: "1.2.3".to_owned(),
         started_at: Timestamp::UNIX_EPOCH,
         figures: Figures {
@@ -50,7 +48,7 @@ async fn is_told(scene: &Scene<'_>, process: &ProcessReport) -> bool {
 
 /// Pauses or resumes, and returns whether there was such a process.
 async fn pause(scene: &Scene<'_>, process: Option<&ProcessReport>, is_paused: bool) -> bool {
-    let id = process.map(|process| process.id);
+    let id = process.map(|process| process.identity.id);
     let paused = scene.admin.set_paused(&ctx(), id, is_paused).await;
     paused.expect("set_paused answers")
 }
@@ -119,7 +117,7 @@ pub async fn processes_that_reported_last_are_shown(subject: &dyn Subject) {
     let shown = cluster(&scene).await.processes;
     let shown: Vec<_> = shown
         .iter()
-        .map(|process| process.report.id.as_u64())
+        .map(|process| process.report.identity.id.as_u64())
         .collect();
     assert_eq!(shown, (3..n_processes).collect::<Vec<_>>());
 }

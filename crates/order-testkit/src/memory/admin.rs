@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use order_core::{
-    AdminStore, Backlog, CallContext, ClusterState, Directive, Error, OrderId, OrderRecord,
-    ProcessId, ProcessReport, ProcessState,
+    AdminStore, Backlog, CallContext, ClusterState, Directive, Error, Identity, OrderId,
+    OrderRecord, ProcessId, ProcessReport, ProcessState,
 };
 
 use super::{MemoryStore, later};
@@ -29,17 +29,21 @@ fn is_shown(process: &ProcessState, now: Timestamp) -> bool {
 impl Processes {
     /// The name of a process that has reported itself.
     pub(super) fn name(&self, id: ProcessId) -> Option<String> {
-        self.rows.get(&id).map(|process| process.report.name())
+        let process = self.rows.get(&id)?;
+        Some(process.report.identity.name())
     }
 
     fn report(&mut self, report: &ProcessReport, now: Timestamp) -> Directive {
         self.rows
             .retain(|_, process| later(process.seen_at, KEPT_FOR) >= now);
-        let process = self.rows.entry(report.id).or_insert_with(|| ProcessState {
-            report: report.clone(),
-            seen_at: now,
-            is_paused: false,
-        });
+        let process = self
+            .rows
+            .entry(report.identity.id)
+            .or_insert_with(|| ProcessState {
+                report: report.clone(),
+                seen_at: now,
+                is_paused: false,
+            });
         process.seen_at = now;
         process.report.figures = report.figures.clone();
         Directive {
@@ -53,8 +57,8 @@ impl Processes {
         shown.sort_by_key(|process| std::cmp::Reverse(process.seen_at));
         shown.truncate(ProcessReport::LEN_MAX as usize);
         let name = |process: &ProcessState| {
-            let report = &process.report;
-            (report.program.clone(), report.place.clone(), report.id)
+            let Identity { id, program, place } = process.report.identity.clone();
+            (program, place, id)
         };
         shown.sort_by_key(name);
         shown

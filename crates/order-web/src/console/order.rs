@@ -90,8 +90,8 @@ fn holder(job: &JobRecord, samples: &Samples) -> Option<String> {
         let process = state
             .processes
             .iter()
-            .find(|process| process.report.id == id)?;
-        Some(process.report.name())
+            .find(|process| process.report.identity.id == id)?;
+        Some(process.report.identity.name())
     });
     Some(named.unwrap_or_else(|| format!("process {id}")))
 }

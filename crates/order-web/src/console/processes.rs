@@ -86,12 +86,12 @@ fn head() -> Markup {
 
 fn row(state: &ClusterState, process: &ProcessState) -> Markup {
     let report = &process.report;
-    let figures = &report.figures;
+    let (identity, figures) = (&report.identity, &report.figures);
     let has_workers = figures.workers > 0;
     let lag = Duration::from_millis(figures.lag_ms);
     html! {
         tr {
-            th.text scope="row" { (foreign(&report.program)) br; span.quiet { (foreign(&report.place)) } }
+            th.text scope="row" { (foreign(&identity.program)) br; span.quiet { (foreign(&identity.place)) } }
             td { (state_badge(state, process)) }
             td.right {
                 @if has_workers { (count(figures.busy)) " of " (count(figures.workers)) } @else { "–" }
@@ -105,7 +105,7 @@ fn row(state: &ClusterState, process: &ProcessState) -> Markup {
             td { (duration(between(process.seen_at, state.at))) " ago" }
             td {
                 @if has_workers || process.is_paused {
-                    (button(&report.id.to_string(), Some(report.id), process.is_paused, &report.name()))
+                    (button(&identity.id.to_string(), Some(identity.id), process.is_paused, &identity.name()))
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use order_core::{
-    AttemptOutcome, AttemptRecord, Backlog, ClusterState, Figures, JobRecord, JobState,
+    AttemptOutcome, AttemptRecord, Backlog, ClusterState, Figures, Identity, JobRecord, JobState,
     OrderRecord, Origin, ProcessId, ProcessReport, ProcessState,
 };
 use proptest::collection::vec;
@@ -107,7 +107,8 @@ prop_compose! {
         started_at in any_time(),
         figures in any_figures(),
     ) -> ProcessReport {
-        ProcessReport { id, program, place, version, started_at, figures }
+        let identity = Identity { id, program, place };
+        ProcessReport { identity, version, started_at, figures }
     }
 }
 
@@ -165,9 +166,11 @@ fn cluster_holds_as_many_processes_as_fit_into_an_answer() {
     };
     let process = |n| ProcessState {
         report: ProcessReport {
-            id: ProcessId::from_u64(n),
-            program: "p".to_owned(),
-            place: "h".to_owned(),
+            identity: Identity {
+                id: ProcessId::from_u64(n),
+                program: "p".to_owned(),
+                place: "h".to_owned(),
+            },
             version: "1".to_owned(),
             started_at: Timestamp::UNIX_EPOCH,
             figures: figures.clone(),

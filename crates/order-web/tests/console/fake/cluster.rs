@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use order_core::{Backlog, ClusterState, Figures, ProcessId, ProcessReport, ProcessState};
+use order_core::{
+    Backlog, ClusterState, Figures, Identity, ProcessId, ProcessReport, ProcessState,
+};
 
 use super::FakeSystem;
 
@@ -91,9 +93,11 @@ impl FakeSystem {
     fn processes(&self) -> Vec<ProcessState> {
         let process = |n: u64, program: &str, workers, seen: f64| ProcessState {
             report: ProcessReport {
-                id: ProcessId::from_u64(0xab00 + n),
-                program: program.to_owned(),
-                place: self.text(&format!("node-{n}:{}", 4_100 + n)).to_owned(),
+                identity: Identity {
+                    id: ProcessId::from_u64(0xab00 + n),
+                    program: program.to_owned(),
+                    place: self.text(&format!("node-{n}:{}", 4_100 + n)).to_owned(),
+                },
                 version: "0.1.0".to_owned(),
                 started_at: self.ago(86_400.0 * 1.3 + 60.0),
                 figures: self.figures(workers, 0.4 * f64::from(u32::try_from(n).expect("few"))),
