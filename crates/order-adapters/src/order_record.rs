@@ -81,6 +81,8 @@ pub(crate) fn read(order: Order, now: Timestamp, document: &str) -> Result<Order
         attempts: attempts.map(read_attempt).collect::<Result<_, _>>()?,
         job: document.job.map(|job| read_job(job, now)),
         unpublished: document.unpublished,
+        pushes: Vec::new(),
+        silent_processes: 0,
         order,
     })
 }

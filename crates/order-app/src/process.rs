@@ -179,8 +179,7 @@ impl Process {
             gateway: Some(identity.name()),
             ..RpcClientConfig::new(config.order_service_url)
         };
-        let (remote, lanes) = RemoteOrderApi::new(&client, &clock)?;
-        let remote = Remote::start(remote, lanes);
+        let remote = Remote::start(RemoteOrderApi::new(&client, &clock)?, &clock);
         let api = Arc::clone(&remote.api) as Arc<dyn OrderApi>;
         let mut metrics = Metrics::new("api-gateway");
         metrics.client(&remote.api);

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::{
     CallContext, ClusterState, Directive, Error, Order, OrderId, OrderRecord, ProcessId,
-    ProcessReport, UserId, Violations,
+    ProcessReport, PushRecord, UserId, Violations,
 };
 
 /// FAILED orders with the same code.
@@ -139,6 +139,11 @@ pub trait AdminApi: Send + Sync + 'static {
 
     /// Reads everything that is known about an order.
     async fn record(&self, ctx: &CallContext, order_id: OrderId) -> Result<OrderRecord, Error>;
+
+    /// Returns the newest pushes of an order by this process, without a look at the order.
+    fn pushes(&self, order_id: OrderId) -> Vec<PushRecord> {
+        Vec::new()
+    }
 
     /// Reads the processes that have reported lately, and the work that waits.
     async fn cluster(&self, ctx: &CallContext) -> Result<ClusterState, Error>;

@@ -81,7 +81,9 @@ pub use port::{
 };
 pub use processor::{Attempt, Effects, Outcome, Processor};
 pub use reason::{GrpcCode, Reason, Repeat};
-pub use record::{AttemptOutcome, AttemptRecord, JobRecord, JobState, OrderRecord, Origin};
+pub use record::{
+    AttemptOutcome, AttemptRecord, JobRecord, JobState, OrderRecord, Origin, Push, PushRecord,
+};
 pub use response::{RESPONSE_BYTES_MAX, Room};
 pub use service::{Admin, OrderService, OrderServiceConfig, OrderServiceDeps};
 pub use status::{Change, Command, JobEffect, OrderStatus, TRANSITIONS, Transition, decide};

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use crate::{
     Backlog, CallContext, Change, Committed, Completed, Completion, Created, DeadLetterGroup,
     Error, Extended, IdempotencyKey, Job, JobToken, KeyOperation, NewOrder, NewTicket, Order,
-    OrderEvent, OrderEventStream, OrderId, OrderQuery, OrderState, PageTokenKey, Start, Started,
-    StoredKey, TicketGrant, UserId, Version, WatchOrder,
+    OrderEvent, OrderEventStream, OrderId, OrderQuery, OrderState, PageTokenKey, Push, Start,
+    Started, StoredKey, TicketGrant, UserId, Version, WatchOrder,
 };
 
 /// Reads of orders and their histories: all that following orders needs. A process without a
@@ -241,6 +241,10 @@ pub trait OrderWatch: Send + Sync + 'static {
         ctx: &CallContext,
         orders: Vec<WatchOrder>,
     ) -> Result<OrderEventStream, Error>;
+
+    /// Returns the newest pushes of an order by this process, oldest first, at most
+    /// [`OrderRecord::LEN_MAX`](crate::OrderRecord::LEN_MAX). Older ones, and those of before its start, are forgotten.
+    fn pushes(&self, order_id: OrderId) -> Vec<Push>;
 }
 
 /// Follows orders for other processes, each of which follows them for many clients.

@@ -87,6 +87,39 @@ pub struct JobRecord {
     pub last_error: Option<String>,
 }
 
+/// A version of an order that the hub of a process gave to the watchers of the order there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// The version.
+    pub version: Version,
+    /// When the watchers got it, by the clock of the process.
+    pub at: Timestamp,
+    /// How many of the watchers are clients: sockets, and streams of events.
+    pub clients: u32,
+    /// How many are gateways, each of which passes it on to its own clients.
+    pub gateways: u32,
+}
+
+/// A push, and the process that made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushRecord {
+    /// The process.
+    pub process: String,
+    /// The push.
+    pub push: Push,
+}
+
+impl PushRecord {
+    /// The pushes of a process.
+    pub fn of(process: &str, pushes: Vec<Push>) -> Vec<Self> {
+        let record = |push| Self {
+            process: process.to_owned(),
+            push,
+        };
+        pushes.into_iter().map(record).collect()
+    }
+}
+
 /// Everything that is known about one order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderRecord {
@@ -103,10 +136,14 @@ pub struct OrderRecord {
     /// Versions whose events wait to be published to a system outside. `None` if no events are
     /// published, or so many wait that these could not be found.
     pub unpublished: Option<Vec<Version>>,
+    /// Its newest pushes, as far as the processes that were asked remember them.
+    pub pushes: Vec<PushRecord>,
+    /// How many processes were asked for pushes and did not answer.
+    pub silent_processes: u32,
 }
 
 impl OrderRecord {
-    /// The most events, and the most attempts, of a record.
+    /// The most events, the most attempts, and the most pushes of one process, of a record.
     pub const LEN_MAX: u32 = 200;
     /// How many events that wait to be published are searched: the oldest.
     pub const OUTBOX_READ_MAX: u32 = 10_000;

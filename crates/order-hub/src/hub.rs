@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use order_core::{
-    CallContext, Error, EventBus, EventReceiver, Follower, OrderEvent, OrderEventStream,
-    OrderFollow, OrderId, OrderReads, OrderWatch, Topic, TopicChange, Version, WatchOrder,
+    CallContext, Clock, Error, EventBus, EventReceiver, Follower, OrderEvent, OrderEventStream,
+    OrderFollow, OrderId, OrderReads, OrderWatch, Push, Topic, TopicChange, Version, WatchOrder,
     metrics::{Counter, Family},
     supervisor::Beat,
 };
@@ -23,7 +23,9 @@ use crate::{
     Form, Inbox, Session, Subscribed,
     gap::Reads,
     lookups::Lookups,
+    mailbox::Watcher,
     offer::Source,
+    pushes::Pushes,
     topics::{Delivered, Topics},
 };
 
@@ -99,6 +101,7 @@ pub(crate) struct Shared {
     reads: Semaphore,
     sessions: watch::Sender<usize>,
     stats: HubStats,
+    pushes: Pushes,
 }
 
 impl fmt::Debug for Shared {
@@ -147,7 +150,7 @@ impl Shared {
     }
 
     fn deliver(&self, events: &[OrderEvent], source: Source) -> Delivered {
-        let delivered = self.topics.deliver(events, source);
+        let delivered = self.topics.deliver(events, source, &self.pushes);
         self.stats.delivered.inc_by(delivered.queued);
         self.stats.conflated.inc_by(delivered.conflated);
         delivered
@@ -161,8 +164,9 @@ impl Shared {
 }
 
 impl Hub {
-    /// Builds a hub that reads from `store`. Its owner also runs [`Hub::run_reconcile`].
-    pub fn new(config: HubConfig, store: Arc<dyn OrderReads>) -> Arc<Self> {
+    /// Builds a hub that reads from `store`. Its owner also runs [`Hub::run_reconcile`]. Pushes are
+    /// kept with the time of `clock`.
+    pub fn new(config: HubConfig, store: Arc<dyn OrderReads>, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
             shared: Arc::new(Shared {
                 config,
@@ -174,6 +178,7 @@ impl Hub {
                 reads: Semaphore::new(config.reads_max.clamp(1, Semaphore::MAX_PERMITS)),
                 sessions: watch::Sender::default(),
                 stats: HubStats::default(),
+                pushes: Pushes::new(clock),
             }),
         })
     }
@@ -186,7 +191,11 @@ impl Hub {
     pub fn session(&self) -> Result<(Session, Inbox), Error> {
         self.shared.enter()?;
         let subscriptions_max = self.shared.config.subscriptions_per_session_max;
-        Ok(Session::open(&self.shared, subscriptions_max))
+        Ok(Session::open(
+            &self.shared,
+            subscriptions_max,
+            Watcher::Client,
+        ))
     }
 
     /// Reads the store for what the bus has lost, again and again and when a transport asks
@@ -287,13 +296,17 @@ impl OrderWatch for Hub {
         }
         Ok(read_stream(inbox, first, session))
     }
+
+    fn pushes(&self, order_id: OrderId) -> Vec<Push> {
+        self.shared.pushes.of(order_id)
+    }
 }
 
 impl OrderFollow for Hub {
     fn follow(&self) -> Result<(Box<dyn Follower>, OrderEventStream), Error> {
         self.shared.enter()?;
         let orders_max = self.shared.config.orders_per_follower_max;
-        let (session, inbox) = Session::open(&self.shared, orders_max);
+        let (session, inbox) = Session::open(&self.shared, orders_max, Watcher::Gateway);
         let events = read_stream(inbox, Vec::new(), ());
         Ok((Box::new(session), events))
     }

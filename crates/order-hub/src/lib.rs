@@ -15,7 +15,8 @@
 //!   it comes; where it is not, it skips them, and never the last one.
 //! - The bus is a hint. Whatever it drops is healed from the store by the reconcile pass: every
 //!   order that a session follows or has been shown unfinished is asked about until it is settled.
-//! - Locks are taken in the order users, shard, mailbox, and never held across an await.
+//! - Locks are taken in the order users, shard, mailbox, and never held across an await. Under that
+//!   of the pushes no other is taken.
 //!   What topics came and went is noted under the lock of the users or the shard that
 //!   decides it, so the last change that is told is the last that happened.
 
@@ -31,6 +32,7 @@ mod mailbox;
 mod offer;
 mod outage;
 mod outlet;
+mod pushes;
 mod reconcile;
 mod session;
 mod topics;

@@ -27,8 +27,18 @@ use crate::{
     user_feed::{FEED_LEN_MAX, UserFeed},
 };
 
-#[derive(Debug, Default)]
+/// The reader of a mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watcher {
+    /// A client: a socket, or a stream of events.
+    Client,
+    /// A gateway, for its own clients.
+    Gateway,
+}
+
+#[derive(Debug)]
 pub(crate) struct Mailbox {
+    pub(crate) watcher: Watcher,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -230,6 +240,14 @@ impl State {
 }
 
 impl Mailbox {
+    pub(crate) fn new(watcher: Watcher) -> Self {
+        Self {
+            watcher,
+            state: Mutex::default(),
+            wake: Notify::default(),
+        }
+    }
+
     /// Begins a subscription: from now on events of the order are kept. `true` if the
     /// order is new to this mailbox in this form.
     pub(crate) fn open(

@@ -12,7 +12,11 @@ use order_core::{
 use tokio::time::timeout;
 
 use crate::{
-    Form, Inbox, gap::READ_TIMEOUT, hub::Shared, mailbox::Mailbox, reconcile::BATCH_LEN_MAX,
+    Form, Inbox,
+    gap::READ_TIMEOUT,
+    hub::Shared,
+    mailbox::{Mailbox, Watcher},
+    reconcile::BATCH_LEN_MAX,
     user_feed::SNAPSHOT_LEN_MAX,
 };
 
@@ -77,8 +81,12 @@ pub struct Session {
 
 impl Session {
     /// A session that is counted already, until it is dropped.
-    pub(crate) fn open(shared: &Arc<Shared>, subscriptions_max: usize) -> (Self, Inbox) {
-        let mailbox = Arc::new(Mailbox::default());
+    pub(crate) fn open(
+        shared: &Arc<Shared>,
+        subscriptions_max: usize,
+        watcher: Watcher,
+    ) -> (Self, Inbox) {
+        let mailbox = Arc::new(Mailbox::new(watcher));
         let inbox = Inbox::new(Arc::clone(shared), Arc::clone(&mailbox));
         let session = Self {
             shared: Arc::clone(shared),

@@ -4,6 +4,7 @@ mod follow;
 mod forms;
 mod interleaving;
 mod outlet;
+mod pushes;
 mod receiver;
 mod reconcile;
 mod topic_changes;
@@ -17,14 +18,14 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use fake::{FakeStore, Moment, ctx, event, order_id, watch};
+use fake::{FakeStore, Moment, clock, ctx, event, order_id, watch};
 use futures_util::{FutureExt, StreamExt};
 use order_core::{Cause, Error, EventBus, OrderStatus, OrderWatch, Version};
 
 use crate::{CatchUp, Form, Hub, HubConfig, Inbox, REPLAY_LEN_MAX, Session, lock};
 
 fn hub(store: &Arc<FakeStore>) -> Arc<Hub> {
-    Hub::new(HubConfig::default(), Arc::clone(store) as Arc<_>)
+    Hub::new(HubConfig::default(), Arc::clone(store) as Arc<_>, clock())
 }
 
 /// The (order, version) pairs that wait in the inbox.
@@ -259,7 +260,7 @@ async fn one_subscription_too_many_is_refused() {
         subscriptions_per_session_max: 1,
         ..HubConfig::default()
     };
-    let hub = Hub::new(config, Arc::clone(&store) as Arc<_>);
+    let hub = Hub::new(config, Arc::clone(&store) as Arc<_>, clock());
     for n in 1..=2 {
         store.commit(order_id(n), OrderStatus::Pending);
     }

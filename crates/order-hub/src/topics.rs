@@ -20,8 +20,9 @@ use crate::{
     SharedEvent,
     changes::Changes,
     lock,
-    mailbox::Mailbox,
+    mailbox::{Mailbox, Watcher},
     offer::{Offer, Offered, Source},
+    pushes::Pushes,
     unsettled::Depth,
     users::{Users, Watched},
 };
@@ -59,6 +60,8 @@ struct Audience {
 pub(crate) struct Delivered {
     /// Sessions that get an event, counted for each event.
     pub(crate) queued: u64,
+    /// Sessions among them that are gateways.
+    pub(crate) to_gateways: u64,
     /// Sessions among them whose mailbox drops an older one.
     pub(crate) conflated: u64,
     /// Whether a session has no room for an event, and is to be offered it again.
@@ -128,13 +131,20 @@ impl Topics {
         self.tell_change(was_last);
     }
 
-    /// Offers events to everyone who watches their orders or users. Takes time in proportion
-    /// to their number, and none of them can hold it up.
-    pub(crate) fn deliver(&self, events: &[OrderEvent], source: Source) -> Delivered {
+    /// Offers events to everyone who watches their orders or users, and notes how many got them. Takes
+    /// time in proportion to their number, and none of them can hold it up.
+    pub(crate) fn deliver(
+        &self,
+        events: &[OrderEvent],
+        source: Source,
+        pushes: &Pushes,
+    ) -> Delivered {
         let mut users = self.users.watched();
         let mut delivered = Delivered::default();
         for event in events {
-            delivered += self.deliver_one(event, source, users.as_mut());
+            let one = self.deliver_one(event, source, users.as_mut());
+            pushes.note(event, one.queued, one.to_gateways);
+            delivered += one;
         }
         delivered
     }
@@ -305,14 +315,16 @@ impl Delivered {
     fn offer(&mut self, watchers: &[Arc<Mailbox>], offer: Offer<'_>) {
         for watcher in watchers {
             match watcher.offer(offer) {
-                Offered::Queued => self.queued += 1,
-                Offered::Conflated => {
-                    self.queued += 1;
-                    self.conflated += 1;
+                Offered::Queued => {}
+                Offered::Conflated => self.conflated += 1,
+                Offered::NoRoom => {
+                    self.has_missed = true;
+                    continue;
                 }
-                Offered::NoRoom => self.has_missed = true,
-                Offered::NotNewer | Offered::Overflowed => {}
+                Offered::NotNewer | Offered::Overflowed => continue,
             }
+            self.queued += 1;
+            self.to_gateways += u64::from(watcher.watcher == Watcher::Gateway);
         }
     }
 }
@@ -320,6 +332,7 @@ impl Delivered {
 impl AddAssign for Delivered {
     fn add_assign(&mut self, other: Self) {
         self.queued += other.queued;
+        self.to_gateways += other.to_gateways;
         self.conflated += other.conflated;
         self.has_missed |= other.has_missed;
     }

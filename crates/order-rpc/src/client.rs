@@ -11,6 +11,7 @@ mod endpoint;
 mod endpoints;
 mod follow;
 mod outlier;
+mod pushes;
 mod remote;
 mod resolve;
 mod retry;
@@ -24,8 +25,8 @@ use order_core::{
     AdminApi, CallContext, CancelOrder, Cause, Clock, ClusterState, CreateOrder, DeadLetterGroup,
     Directive, Error, EventPage, IfMatch, ListEvents, ListOrders, Order, OrderApi,
     OrderEventStream, OrderId, OrderPage, OrderRecord, OrderWatch, ProcessId, ProcessReport,
-    Receipt, Redrive, RedriveStream, RetryOrder, StreamTicket, TicketGrant, UpdateStatus,
-    WatchOrder,
+    PushRecord, Receipt, Redrive, RedriveStream, RetryOrder, StreamTicket, TicketGrant,
+    UpdateStatus, WatchOrder,
     group_commit::GroupCommitStats,
     metrics::{Durations, Family},
     supervisor::{STEP_TIME_MAX, Supervisor, Task},
@@ -418,11 +419,24 @@ impl AdminApi for RemoteOrderApi {
             Repeat::Harmless,
             |attempt| {
                 let order_id = order_id.to_string();
-                let message = attempt.request(proto::GetOrderRecordRequest { order_id });
+                let message = attempt.request(proto::GetOrderRecordRequest {
+                    order_id,
+                    pushes_only: false,
+                });
                 async move { attempt.admin().get_order_record(message).await }
             },
         );
-        convert::record_from_proto(answer.await?)
+        let pushes = self.all_pushes(ctx, order_id);
+        let (answer, (pushes, silent_processes)) = tokio::try_join!(answer, pushes)?;
+        Ok(OrderRecord {
+            pushes,
+            silent_processes,
+            ..convert::record_from_proto(answer)?
+        })
+    }
+
+    fn pushes(&self, order_id: OrderId) -> Vec<PushRecord> {
+        self.own_pushes(order_id)
     }
 
     async fn cluster(&self, ctx: &CallContext) -> Result<ClusterState, Error> {

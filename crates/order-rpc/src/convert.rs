@@ -30,7 +30,7 @@ pub(crate) use order::{
     event_from_proto, event_to_proto, order_from_proto, order_to_proto, page_from_proto,
     ticket_from_proto, ticket_to_proto,
 };
-pub(crate) use record::{record_from_proto, record_to_proto};
+pub(crate) use record::{pushes_from_proto, pushes_to_proto, record_from_proto, record_to_proto};
 pub(crate) use request::{
     cancel_from_proto, cancel_to_proto, change_id_from_proto, events_from_proto, events_to_proto,
     follow_from_proto, follow_to_proto, list_from_proto, list_to_proto, order_id_from_proto,

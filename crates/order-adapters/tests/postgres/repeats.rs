@@ -4,7 +4,7 @@ use futures_util::future::BoxFuture;
 use order_core::{
     CancelOrder, Clock, EventBus, IfMatch, JobDispatch, Order, OrderApi as _, OrderEvent,
     OrderEventStream, OrderService, OrderServiceConfig, OrderServiceDeps, OrderWatch, PageTokenKey,
-    Reservation, RetryOrder, UpdateStatus, WatchOrder, supervisor::Supervisor,
+    Push, Reservation, RetryOrder, UpdateStatus, WatchOrder, supervisor::Supervisor,
 };
 use order_testkit::clock::{RuntimeClock, SeededIds};
 
@@ -29,6 +29,10 @@ impl EventBus for Discard {
 impl OrderWatch for Discard {
     async fn watch(&self, _: &CallContext, _: Vec<WatchOrder>) -> Result<OrderEventStream, Error> {
         Err(Error::internal("nothing is watched in these tests"))
+    }
+
+    fn pushes(&self, _: OrderId) -> Vec<Push> {
+        Vec::new()
     }
 }
 

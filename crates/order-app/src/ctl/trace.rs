@@ -3,7 +3,8 @@
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use order_core::{
-    AttemptOutcome, AttemptRecord, JobRecord, JobState, OrderEvent, OrderId, OrderRecord, Version,
+    AttemptOutcome, AttemptRecord, JobRecord, JobState, OrderEvent, OrderId, OrderRecord,
+    PushRecord, Version,
 };
 use order_web::json::{EventBody, OrderBody};
 use serde::Serialize;
@@ -70,7 +71,9 @@ fn timeline(record: &OrderRecord) -> Vec<Entry> {
         entries.push(end(attempt));
     }
     entries.extend(record.events.iter().map(committed));
+    entries.extend(record.pushes.iter().map(pushed));
     entries.sort_by_key(|entry| entry.at);
+    entries.extend(silence(record));
     entries.extend(publication(record));
     entries.extend(record.job.as_ref().map(|job| job_entry(record, job)));
     entries
@@ -101,6 +104,21 @@ fn committed(event: &OrderEvent) -> Entry {
     let (version, status) = (event.version, event.status);
     let text = format!("{status}{}", cause.unwrap_or_default());
     Entry::new(event.at, format!("version {version}"), text)
+}
+
+fn pushed(record: &PushRecord) -> Entry {
+    let push = record.push;
+    let text = format!(
+        "version {} by {}, clients: {}, gateways: {}",
+        push.version, record.process, push.clients, push.gateways
+    );
+    Entry::new(push.at, "push", text)
+}
+
+fn silence(record: &OrderRecord) -> Option<Entry> {
+    let n_silent = record.silent_processes;
+    let text = format!("services that did not answer: {n_silent}");
+    (n_silent > 0).then(|| Entry::new(record.order.updated_at, "push", text))
 }
 
 fn begin(attempt: &AttemptRecord) -> Option<Entry> {
@@ -181,6 +199,17 @@ struct RecordJson<'a> {
     attempts: Vec<AttemptJson<'a>>,
     job: Option<JobJson<'a>>,
     unpublished: Option<&'a [Version]>,
+    pushes: Vec<PushJson<'a>>,
+    silent_processes: u32,
+}
+
+#[derive(Serialize)]
+struct PushJson<'a> {
+    process: &'a str,
+    version: Version,
+    at: Timestamp,
+    clients: u32,
+    gateways: u32,
 }
 
 #[derive(Serialize)]
@@ -225,6 +254,20 @@ impl<'a> From<&'a OrderRecord> for RecordJson<'a> {
             attempts: record.attempts.iter().map(AttemptJson::from).collect(),
             job: record.job.as_ref().map(JobJson::from),
             unpublished: record.unpublished.as_deref(),
+            pushes: record.pushes.iter().map(PushJson::from).collect(),
+            silent_processes: record.silent_processes,
+        }
+    }
+}
+
+impl<'a> From<&'a PushRecord> for PushJson<'a> {
+    fn from(PushRecord { process, push }: &'a PushRecord) -> Self {
+        Self {
+            process,
+            version: push.version,
+            at: push.at,
+            clients: push.clients,
+            gateways: push.gateways,
         }
     }
 }

@@ -70,7 +70,7 @@ impl Core {
             .context("cannot open the database")?;
         let supervisor = Supervisor::new(clock);
         let background = Background::new(&supervisor);
-        let hub = Hub::new(hub_config(config), database.store());
+        let hub = Hub::new(hub_config(config), database.store(), Arc::clone(clock));
         let bus = brokers.event_bus(&hub, serving.is_some(), &background, metrics);
         let workers = worker_config(config, database.create_lanes());
         let deps = WorkerDeps {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use order_core::OrderWatch;
+use order_core::{Clock, OrderWatch};
 use order_hub::{Hub, HubConfig};
 use order_rpc::{RemoteOrderApi, RunningLanes};
 use tokio::time::timeout;
@@ -22,7 +22,10 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    pub(crate) fn start(api: RemoteOrderApi, lanes: RunningLanes) -> Self {
+    pub(crate) fn start(
+        (api, lanes): (RemoteOrderApi, RunningLanes),
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
         let api = Arc::new(api);
         let config = HubConfig {
             // The service is told what to pass on.
@@ -30,7 +33,7 @@ impl Remote {
             ..HubConfig::default()
         };
         // It needs no reconcile pass: the hub of the service has one.
-        let hub = Hub::new(config, Arc::clone(&api) as _);
+        let hub = Hub::new(config, Arc::clone(&api) as _, Arc::clone(clock));
         let watch = Arc::clone(&hub) as Arc<dyn OrderWatch>;
         let following = api.watch_through(&watch, Arc::clone(&hub) as _);
         let tracker = TaskTracker::new();

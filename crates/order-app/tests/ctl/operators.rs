@@ -11,7 +11,7 @@ use order_app::ctl::{
 use order_core::{
     AttemptOutcome, AttemptRecord, Backlog, Cause, ClusterState, Error, Figures, Identity,
     JobRecord, JobState, Metadata, Money, Order, OrderId, OrderRecord, OrderStatus, Origin,
-    ProcessId, ProcessReport, ProcessState, UserId, overview::Overview,
+    ProcessId, ProcessReport, ProcessState, Push, PushRecord, UserId, overview::Overview,
 };
 use ratatui::{Terminal, backend::TestBackend, buffer::Cell, style::Color};
 use uuid::Uuid;
@@ -72,12 +72,11 @@ pub(crate) fn record(order_id: OrderId) -> Result<OrderRecord, Error> {
     };
     let failed = AttemptRecord {
         attempt: 3,
+        worker: attempt.worker.clone(),
         begun_at: Some(at(2_100)),
         ended_at: at(2_500),
         outcome: AttemptOutcome::Failed,
-        error: None,
-        next_at: None,
-        ..attempt.clone()
+        ..lost.clone()
     };
     Ok(OrderRecord {
         order,
@@ -96,7 +95,21 @@ pub(crate) fn record(order_id: OrderId) -> Result<OrderRecord, Error> {
             last_error: Some("no answer".to_owned()),
         }),
         unpublished: Some(vec![2]),
+        pushes: vec![push()],
+        silent_processes: 1,
     })
+}
+
+fn push() -> PushRecord {
+    PushRecord {
+        process: format!("order-service {HOSTILE}"),
+        push: Push {
+            version: 2,
+            at: at(2_501),
+            clients: 1,
+            gateways: 2,
+        },
+    }
 }
 
 fn process(id: ProcessId, program: &str, seen_at: Timestamp, figures: Figures) -> ProcessState {
@@ -216,6 +229,11 @@ async fn trace_is_a_timeline_in_which_causes_come_first() {
             "2026-01-02T03:04:07.100Z  attempt 3     began by order-service host:7",
             "2026-01-02T03:04:07.500Z  attempt 3     failed for good after 400 ms",
             &format!("2026-01-02T03:04:07.500Z  version 2     FAILED: NO_STOCK: {hostile}"),
+            &format!(
+                "2026-01-02T03:04:07.501Z  push          version 2 by order-service {hostile}, \
+                 clients: 1, gateways: 2"
+            ),
+            "2026-01-02T03:04:07.500Z  push          services that did not answer: 1",
             "2026-01-02T03:04:07.500Z  publication   versions 2 wait to be published",
             "2026-01-02T03:04:35.000Z  job           is held by process 00000000000000a0 \
              until then, attempts in this round: 1, last error: no answer",
@@ -238,6 +256,9 @@ async fn trace_is_one_json_document() {
     assert_eq!(json["attempts"][1]["worker"], serde_json::Value::Null);
     assert_eq!(json["job"]["state"], "LEASED");
     assert_eq!(json["unpublished"], serde_json::json!([2]));
+    assert_eq!(json["pushes"][0]["clients"], 1);
+    assert_eq!(json["pushes"][0]["at"], "2026-01-02T03:04:07.501Z");
+    assert_eq!(json["silent_processes"], 1);
     assert_eq!(json["events"].as_array().map(Vec::len), Some(2));
 }
 

@@ -93,6 +93,12 @@ impl Processor for Moody {
     }
 }
 
+const FAULTS: FaultPlan = FaultPlan {
+    before: 0.05,
+    after: 0.05,
+    delay_max: Duration::from_millis(100),
+};
+
 struct Process {
     store: Arc<FaultStore<MemoryStore>>,
     service: Arc<OrderService>,
@@ -103,14 +109,10 @@ struct Process {
 
 impl Process {
     fn start(memory: &Arc<MemoryStore>, clock: &Arc<dyn Clock>, seed: u64) -> Self {
-        let plan = FaultPlan {
-            before: 0.05,
-            after: 0.05,
-            delay_max: Duration::from_millis(100),
-        };
-        let store = Arc::new(FaultStore::new(Arc::clone(memory), plan, seed));
+        let store = Arc::new(FaultStore::new(Arc::clone(memory), FAULTS, seed));
         let supervisor = Supervisor::new(clock);
-        let hub = Hub::new(HubConfig::default(), Arc::clone(&store) as _);
+        let reads = Arc::clone(&store) as _;
+        let hub = Hub::new(HubConfig::default(), reads, Arc::clone(clock));
         let effects = if seed.is_multiple_of(2) {
             Effects::None
         } else {

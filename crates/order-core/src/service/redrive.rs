@@ -18,7 +18,7 @@ use super::backlog::SharedBacklog;
 use crate::{
     AdminApi, AdminStore, CallContext, Clock, ClusterState, DeadLetterGroup, Deadline, Directive,
     Error, IdGen, IfMatch, ListOrders, Order, OrderApi, OrderId, OrderRecord, OrderService,
-    OrderStatus, OrderStore, PageSize, ProcessId, ProcessReport, Redrive, RedriveEnd,
+    OrderStatus, OrderStore, PageSize, ProcessId, ProcessReport, PushRecord, Redrive, RedriveEnd,
     RedriveProgress, RedriveStream, RequestId, RetryOrder, Version,
 };
 
@@ -100,7 +100,16 @@ impl AdminApi for Admin {
 
     async fn record(&self, ctx: &CallContext, order_id: OrderId) -> Result<OrderRecord, Error> {
         let record = self.system.record(ctx, order_id).await?;
-        record.ok_or(Error::OrderNotFound { order_id })
+        let record = record.ok_or(Error::OrderNotFound { order_id })?;
+        Ok(OrderRecord {
+            pushes: self.pushes(order_id),
+            ..record
+        })
+    }
+
+    fn pushes(&self, order_id: OrderId) -> Vec<PushRecord> {
+        let process = self.api.process_name.as_deref().unwrap_or_default();
+        PushRecord::of(process, self.api.watch.pushes(order_id))
     }
 
     async fn cluster(&self, ctx: &CallContext) -> Result<ClusterState, Error> {

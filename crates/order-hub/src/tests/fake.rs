@@ -47,10 +47,13 @@ impl Clock for RuntimeClock {
     }
 }
 
+pub(super) fn clock() -> Arc<dyn Clock> {
+    Arc::new(RuntimeClock)
+}
+
 /// Runs the tasks of a hub.
 pub(super) fn supervisor() -> Arc<Supervisor> {
-    let clock: Arc<dyn Clock> = Arc::new(RuntimeClock);
-    Supervisor::new(&clock)
+    Supervisor::new(&clock())
 }
 
 type Hook = Box<dyn FnMut(Moment) + Send>;

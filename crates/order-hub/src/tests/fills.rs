@@ -8,7 +8,7 @@ use order_core::{Error, EventBus, OrderStatus, OrderWatch, Version};
 use tokio::time::timeout;
 
 use super::{
-    fake::{FakeStore, SOON, ctx, event, order_id, watch},
+    fake::{FakeStore, SOON, clock, ctx, event, order_id, watch},
     hub, subscribe, waiting,
 };
 use crate::{Form, Hub, HubConfig, Inbox, REPLAY_LEN_MAX, lock};
@@ -54,7 +54,7 @@ fn one_at_a_time(store: &Arc<FakeStore>) -> Arc<Hub> {
     for n in 1..=2 {
         store.commit(order_id(n), OrderStatus::Pending);
     }
-    Hub::new(config, Arc::clone(store) as Arc<_>)
+    Hub::new(config, Arc::clone(store) as Arc<_>, clock())
 }
 
 /// A subscription that hangs in the store, for as long as the future is kept.

@@ -6,7 +6,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use order_core::{Error, EventBus as _, Follower, OrderEventStream, OrderFollow as _, OrderStatus};
 use tokio::time::timeout;
 
-use super::fake::{FakeStore, SOON, ctx, order_id, watch};
+use super::fake::{FakeStore, SOON, clock, ctx, order_id, watch};
 use crate::{Form, Hub, HubConfig};
 
 fn hub(store: &Arc<FakeStore>, orders_per_follower_max: usize) -> Arc<Hub> {
@@ -14,7 +14,7 @@ fn hub(store: &Arc<FakeStore>, orders_per_follower_max: usize) -> Arc<Hub> {
         orders_per_follower_max,
         ..HubConfig::default()
     };
-    Hub::new(config, Arc::clone(store) as _)
+    Hub::new(config, Arc::clone(store) as _, clock())
 }
 
 async fn version(events: &mut OrderEventStream) -> u32 {
@@ -118,7 +118,7 @@ async fn slow_feed_skips_versions_and_holds_up_nobody() {
 #[tokio::test(start_paused = true)]
 async fn list_is_answered_as_each_order_alone() {
     let store = FakeStore::new();
-    let hub = Hub::new(HubConfig::default(), Arc::clone(&store) as _);
+    let hub = Hub::new(HubConfig::default(), Arc::clone(&store) as _, clock());
     for n in 1..=8 {
         for _ in 0..=n * 60 {
             store.commit(order_id(n), OrderStatus::Failed);

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use order_core::{EventBus, OrderId, OrderStatus, Version};
 use proptest::{prelude::*, sample::Index};
 
-use super::fake::{FakeStore, Moment, ctx, event, order_id, watch};
+use super::fake::{FakeStore, Moment, clock, ctx, event, order_id, watch};
 use crate::{CatchUp, Form, Hub, HubConfig, Inbox, lock, unsettled::Depth};
 
 /// When a step of the world happens.
@@ -141,7 +141,7 @@ proptest! {
         let runtime = runtime.expect("a runtime for the timeouts of reads");
         let _entered = runtime.enter();
         let store = FakeStore::new();
-        let hub = Hub::new(HubConfig::default(), Arc::clone(&store) as Arc<_>);
+        let hub = Hub::new(HubConfig::default(), Arc::clone(&store) as Arc<_>, clock());
         let order_id = order_id(7);
         let world = Arc::new(Mutex::new(World {
             hub: Arc::clone(&hub), store: Arc::clone(&store), order_id, version: 0, steps,

@@ -6,7 +6,7 @@ use order_core::{EventReceiver, OrderStatus, Topic};
 use tokio::time::Instant;
 
 use super::{
-    fake::{FakeStore, event, order_id, user},
+    fake::{FakeStore, clock, event, order_id, user},
     hub,
     reconcile::{next_version, start},
     subscribe, waiting,
@@ -87,7 +87,7 @@ async fn resync_looks_at_all_that_may_move_and_at_all_users() {
         subscriptions_per_session_max: 1_000,
         ..HubConfig::default()
     };
-    let hub = crate::Hub::new(config, Arc::clone(&store) as Arc<_>);
+    let hub = crate::Hub::new(config, Arc::clone(&store) as Arc<_>, clock());
     let (mut session, mut inbox) = hub.session().expect("room");
     for (n, status) in [
         (1, OrderStatus::Pending),

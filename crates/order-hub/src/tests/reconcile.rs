@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    fake::{FakeStore, SOON, event, order_id, supervisor, user},
+    fake::{FakeStore, SOON, clock, event, order_id, supervisor, user},
     hub, subscribe,
 };
 use crate::{Hub, HubConfig, Inbox, lock, unsettled::Depth};
@@ -140,7 +140,7 @@ async fn batches_are_bounded() {
         subscriptions_per_session_max: 2_500,
         ..HubConfig::default()
     };
-    let hub = Hub::new(config, Arc::clone(&store) as Arc<_>);
+    let hub = Hub::new(config, Arc::clone(&store) as Arc<_>, clock());
     let (mut session, _inbox) = hub.session().expect("room");
     for n in 1..=2_500 {
         store.commit(order_id(n), OrderStatus::Pending);

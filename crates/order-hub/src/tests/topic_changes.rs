@@ -13,17 +13,21 @@ use order_core::{EventReceiver, OrderStatus, Topic, TopicChange};
 use proptest::prelude::*;
 
 use super::{
-    fake::{FakeStore, order_id, user},
+    fake::{FakeStore, clock, order_id, user},
     subscribe,
 };
-use crate::{Hub, HubConfig, mailbox::Mailbox, topics::Topics};
+use crate::{
+    Hub, HubConfig,
+    mailbox::{Mailbox, Watcher},
+    topics::Topics,
+};
 
 fn tracking_hub(store: &Arc<FakeStore>) -> Arc<Hub> {
     let config = HubConfig {
         tracks_topics: true,
         ..HubConfig::default()
     };
-    Hub::new(config, Arc::clone(store) as Arc<_>)
+    Hub::new(config, Arc::clone(store) as Arc<_>, clock())
 }
 
 /// Orders 1 to 4 and users 5 to 8.
@@ -168,7 +172,7 @@ proptest! {
         ], 0..100),
     ) {
         let topics = Topics::new(true);
-        let mailboxes = [(); 3].map(|()| Arc::new(Mailbox::default()));
+        let mailboxes = [(); 3].map(|()| Arc::new(Mailbox::new(Watcher::Client)));
         let mut followed = HashSet::new();
         let mut view = View::default();
         for step in steps {
@@ -208,7 +212,7 @@ fn view_is_right_after_a_race() {
             .map(|_| {
                 let topics = &topics;
                 scope.spawn(move || {
-                    let mailbox = Arc::new(Mailbox::default());
+                    let mailbox = Arc::new(Mailbox::new(Watcher::Client));
                     for round in 0..2_000_u16 {
                         let topic = topic(u8::try_from(round % 8 + 1).expect("small"));
                         join(topics, &topic, &mailbox);

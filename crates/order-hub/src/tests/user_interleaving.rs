@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use order_core::{EventBus, OrderEvent, OrderId, OrderStatus, Version};
 use proptest::{prelude::*, sample::Index};
 
-use super::fake::{FakeStore, ctx, order_id, user, watch};
+use super::fake::{FakeStore, clock, ctx, order_id, user, watch};
 use crate::{Form, Hub, HubConfig, Inbox, Session, lock, unsettled::Depth};
 
 /// Orders 0 to 2 are of user-1, the last one is somebody else's.
@@ -195,7 +195,7 @@ proptest! {
         let runtime = runtime.expect("a runtime for the timeouts of reads");
         let _entered = runtime.enter();
         let store = FakeStore::new();
-        let hub = Hub::new(HubConfig::default(), Arc::clone(&store) as Arc<_>);
+        let hub = Hub::new(HubConfig::default(), Arc::clone(&store) as Arc<_>, clock());
         let (session, inbox) = hub.session().expect("room");
         let mut client = Client {
             session, inbox, known: HashMap::new(), own: HashSet::new(),

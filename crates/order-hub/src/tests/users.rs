@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use order_core::{Error, EventBus, OrderEvent, OrderStatus, Version};
 
 use super::{
-    fake::{FakeStore, Moment, ctx, event, order_id, user, watch},
+    fake::{FakeStore, Moment, clock, ctx, event, order_id, user, watch},
     hub, subscribe_in, waiting,
 };
 use crate::{Form, Hub, HubConfig, Session, lock, unsettled::Depth};
@@ -254,7 +254,7 @@ async fn users_count_as_subscriptions() {
         subscriptions_per_session_max: 2,
         ..HubConfig::default()
     };
-    let hub = Hub::new(config, Arc::clone(&store) as Arc<_>);
+    let hub = Hub::new(config, Arc::clone(&store) as Arc<_>, clock());
     for n in 1..=2 {
         store.commit(order_id(n), OrderStatus::Pending);
     }
@@ -332,7 +332,7 @@ async fn reconcile_asks_about_all_users_in_turn() {
         subscriptions_per_session_max: 250,
         ..HubConfig::default()
     };
-    let hub = Hub::new(config, Arc::clone(&store) as Arc<_>);
+    let hub = Hub::new(config, Arc::clone(&store) as Arc<_>, clock());
     let (mut session, _inbox) = hub.session().expect("room");
     hub.shared.reconcile(Depth::Unsettled).await.expect("up");
     assert!(lock(&store.user_batches).is_empty(), "nobody is watched");

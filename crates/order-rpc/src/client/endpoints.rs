@@ -273,6 +273,40 @@ impl Endpoints {
         }
     }
 
+    /// The addresses. Waits while their names are looked up.
+    pub(super) async fn all(&self) -> Vec<Arc<Endpoint>> {
+        loop {
+            let changed = self.dialler.changed.notified();
+            let (members, is_known) = {
+                let rotation = self.read();
+                let members = rotation.members.iter().map(|m| Arc::clone(&m.endpoint));
+                (members.collect::<Vec<_>>(), rotation.failure.is_some())
+            };
+            if is_known || !members.is_empty() {
+                return members;
+            }
+            changed.await;
+        }
+    }
+
+    /// A connection to an address. Waits while it is being made; `None` if it cannot be.
+    pub(super) async fn connected(&self, endpoint: &Endpoint) -> Option<Channel> {
+        loop {
+            let changed = self.dialler.changed.notified();
+            let channel = {
+                let rotation = self.read();
+                let mut members = rotation.members.iter();
+                members
+                    .find(|m| m.endpoint.address == endpoint.address)?
+                    .channel(0)
+            };
+            if channel.is_some() || endpoint.failure().is_some() {
+                return channel;
+            }
+            changed.await;
+        }
+    }
+
     /// `None` if the next change has to be waited for.
     fn try_pick(&self, tried: &Tried) -> Option<Result<Choice, Error>> {
         let rotation = self.read();

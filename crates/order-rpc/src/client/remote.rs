@@ -69,7 +69,7 @@ const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// The calls themselves.
 pub(super) struct Remote {
-    endpoints: Arc<Endpoints>,
+    pub(super) endpoints: Arc<Endpoints>,
     places: Semaphore,
     retry_budget: RetryBudget,
     deadline_default: Duration,
@@ -115,6 +115,11 @@ impl Remote {
     /// Durations of attempts, by their outcome.
     pub(super) fn stats(&self) -> &Family<AttemptLabels, Durations> {
         &self.stats
+    }
+
+    /// The name of the process, if it is a gateway.
+    pub(super) fn gateway(&self) -> Option<&str> {
+        self.gateway.as_ref()?.to_str().ok()
     }
 
     fn observe(&self, (method, code): (&'static str, Code), begun_at: Instant, ctx: &CallContext) {
@@ -344,7 +349,7 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    fn new(
+    pub(super) fn new(
         endpoint: &Endpoint,
         channel: Channel,
         (ctx, trace): (&CallContext, Option<&TraceParent>),

@@ -2,6 +2,7 @@
 
 use order_core::{
     AttemptOutcome, AttemptRecord, Error, JobRecord, JobState, OrderRecord, Origin, ProcessId,
+    Push, PushRecord,
 };
 
 use super::{
@@ -23,6 +24,8 @@ pub(crate) fn record_to_proto(record: OrderRecord) -> proto::GetOrderRecordRespo
         attempts,
         job,
         unpublished,
+        pushes,
+        silent_processes: _,
     } = record;
     proto::GetOrderRecordResponse {
         order: Some(order_to_proto(order)),
@@ -35,7 +38,41 @@ pub(crate) fn record_to_proto(record: OrderRecord) -> proto::GetOrderRecordRespo
         attempts: attempts.into_iter().map(attempt_to_proto).collect(),
         job: job.map(job_record_to_proto),
         unpublished: unpublished.map(|versions| parts::Unpublished { versions }),
+        ..pushes_to_proto(pushes)
     }
+}
+
+/// Writes pushes, and nothing else of a record.
+pub(crate) fn pushes_to_proto(pushes: Vec<PushRecord>) -> proto::GetOrderRecordResponse {
+    let push = |PushRecord { process, push }| parts::Push {
+        process,
+        version: push.version,
+        at: Some(time_to_proto(push.at)),
+        clients: push.clients,
+        gateways: push.gateways,
+    };
+    proto::GetOrderRecordResponse {
+        pushes: pushes.into_iter().map(push).collect(),
+        ..proto::GetOrderRecordResponse::default()
+    }
+}
+
+/// Reads pushes.
+///
+/// # Errors
+/// [`Error::Internal`] if a time is missing or not valid.
+pub(crate) fn pushes_from_proto(pushes: Vec<parts::Push>) -> Result<Vec<PushRecord>, Error> {
+    each(pushes, |push| {
+        Ok(PushRecord {
+            push: Push {
+                version: push.version,
+                at: time_of_answer(push.at)?,
+                clients: push.clients,
+                gateways: push.gateways,
+            },
+            process: push.process,
+        })
+    })
 }
 
 /// Reads the record of an order.
@@ -57,6 +94,8 @@ pub(crate) fn record_from_proto(
         attempts: each(answer.attempts, attempt_from_proto)?,
         job: answer.job.map(job_record_from_proto).transpose()?,
         unpublished: answer.unpublished.map(|events| events.versions),
+        pushes: pushes_from_proto(answer.pushes)?,
+        silent_processes: 0,
     })
 }
 

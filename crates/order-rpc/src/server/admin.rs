@@ -65,7 +65,14 @@ impl AdminService for AdminRpc {
     ) -> Result<Response<proto::GetOrderRecordResponse>, Status> {
         let ctx = context(&request);
         answer(&ctx, async {
-            let order_id = convert::order_id_from_proto(&request.get_ref().order_id)?;
+            let proto::GetOrderRecordRequest {
+                order_id,
+                pushes_only,
+            } = request.into_inner();
+            let order_id = convert::order_id_from_proto(&order_id)?;
+            if pushes_only {
+                return Ok(convert::pushes_to_proto(self.admin.pushes(order_id)));
+            }
             let record = self.admin.record(&ctx, order_id).await?;
             Ok(convert::record_to_proto(record))
         })

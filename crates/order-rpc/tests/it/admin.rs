@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use order_core::{AdminApi as _, DeadLetterFilter, Error, OrderApi as _, ProcessId, Redrive};
-use order_rpc::{RpcServerConfig, proto};
+use order_core::{
+    AdminApi as _, DeadLetterFilter, Error, OrderApi as _, ProcessId, PushRecord, Redrive,
+};
+use order_rpc::{RpcClientConfig, RpcServerConfig, proto};
 use prost::Message as _;
-use tokio::task::JoinSet;
+use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
-    fake::{Act, cluster, dead_letters, record, redrive_steps, report},
+    fake::{Act, cluster, dead_letters, pushes, record, redrive_steps, report},
     raw::RawClient,
-    support::{TestServer, ctx, id, server_config, soon, text, user},
+    support::{TestServer, ctx, id, remote, server_config, soon, text, user},
 };
 
 fn request() -> Redrive {
@@ -52,6 +54,36 @@ async fn record_arrives_as_it_was_sent() {
     let answer = soon(server.client().record(&ctx(), id(1))).await;
     assert_eq!(answer.expect("a record"), record(id(1)));
     server.stop().await;
+}
+
+/// Each process knows its own pushes only, so a client asks all of them, once each.
+#[tokio::test]
+async fn record_has_the_pushes_of_all_services_that_answer() {
+    let [server, one, two] = [(); 3].map(|()| TestServer::start([]));
+    let servers = [server.await, one.await, two.await];
+    let other = PushRecord::of("order-service host:9", vec![pushes()[0].push]);
+    // Two of the addresses are of one process.
+    for server in &servers[1..] {
+        *server.api.pushes.lock().expect("not poisoned") = other.clone();
+    }
+    let dead = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let addresses = servers.iter().map(|server| server.address);
+    let addresses = addresses.chain(dead.local_addr());
+    let remote = remote(&RpcClientConfig::new(
+        addresses
+            .map(|address| format!("http://{address}"))
+            .collect(),
+    ));
+    let answer = soon(remote.record(&ctx(), id(1))).await;
+    let answer = answer.expect("a record");
+    let expected = [pushes(), other].concat();
+    assert_eq!(answer.pushes, expected);
+    assert_eq!(answer.silent_processes, 1);
+    let n_calls: usize = servers.iter().map(|server| server.api.calls().len()).sum();
+    assert_eq!(n_calls, 1, "the record itself is read once");
+    for server in servers {
+        server.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -17,8 +17,9 @@ use order_core::{
     ClusterState, CreateOrder, DeadLetterGroup, Directive, Error, EventPage, Figures, Follower,
     IdempotencyKey, Identity, IfMatch, JobRecord, JobState, ListEvents, ListOrders, Order,
     OrderApi, OrderEventStream, OrderFollow, OrderId, OrderPage, OrderRecord, Origin, ProcessId,
-    ProcessReport, ProcessState, Receipt, Redrive, RedriveEnd, RedriveProgress, RedriveStream,
-    RetryOrder, StreamTicket, TicketGrant, TicketSecret, UpdateStatus, Version, WatchOrder,
+    ProcessReport, ProcessState, Push, PushRecord, Receipt, Redrive, RedriveEnd, RedriveProgress,
+    RedriveStream, RetryOrder, StreamTicket, TicketGrant, TicketSecret, UpdateStatus, Version,
+    WatchOrder,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -49,6 +50,8 @@ pub(crate) struct FakeApi {
     pub(crate) redrive: Mutex<Option<Redrive>>,
     /// The reports of processes.
     pub(crate) reports: Mutex<Vec<ProcessReport>>,
+    /// The pushes of this process.
+    pub(crate) pushes: Mutex<Vec<PushRecord>>,
     /// The pauses and resumptions.
     pub(crate) pauses: Mutex<Vec<(Option<ProcessId>, bool)>>,
     calls: watch::Sender<Vec<CallContext>>,
@@ -65,6 +68,7 @@ impl FakeApi {
             created: Mutex::default(),
             redrive: Mutex::default(),
             reports: Mutex::default(),
+            pushes: Mutex::new(pushes()),
             pauses: Mutex::default(),
             calls: watch::Sender::default(),
         })
@@ -156,6 +160,10 @@ impl AdminApi for FakeApi {
         Ok(record(order_id))
     }
 
+    fn pushes(&self, _: OrderId) -> Vec<PushRecord> {
+        self.pushes.lock().expect("not poisoned").clone()
+    }
+
     async fn cluster(&self, ctx: &CallContext) -> Result<ClusterState, Error> {
         self.act(ctx).await?;
         Ok(cluster())
@@ -209,8 +217,21 @@ pub(crate) fn record(order_id: OrderId) -> OrderRecord {
             last_error: Some("no answer".to_owned()),
         }),
         unpublished: Some(vec![3]),
+        pushes: pushes(),
+        silent_processes: 0,
         order,
     }
+}
+
+/// The pushes of an order.
+pub(crate) fn pushes() -> Vec<PushRecord> {
+    let push = |version, clients| Push {
+        version,
+        at: order(id(1)).created_at,
+        clients,
+        gateways: 2,
+    };
+    PushRecord::of("order-service host:7", vec![push(2, 0), push(3, 1)])
 }
 
 /// A process that reports all it can.

@@ -21,8 +21,8 @@ use async_trait::async_trait;
 use order_core::{
     CallContext, Clock, CreateOrder, Deadline, Error, EventBus, IdempotencyKey, JobDispatch, Money,
     Order, OrderApi as _, OrderEvent, OrderEventStream, OrderId, OrderService, OrderServiceConfig,
-    OrderServiceDeps, OrderStatus, OrderWatch, RequestId, Reservation, TraceParent, UpdateStatus,
-    UserId, WatchOrder, supervisor::Supervisor,
+    OrderServiceDeps, OrderStatus, OrderWatch, Push, RequestId, Reservation, TraceParent,
+    UpdateStatus, UserId, WatchOrder, supervisor::Supervisor,
 };
 use order_testkit::{
     clock::{RuntimeClock, SeededIds},
@@ -77,6 +77,10 @@ impl OrderWatch for NoWatch {
         _orders: Vec<WatchOrder>,
     ) -> Result<OrderEventStream, Error> {
         Err(Error::internal("nothing is watched in these tests"))
+    }
+
+    fn pushes(&self, _order_id: OrderId) -> Vec<Push> {
+        Vec::new()
     }
 }
 

@@ -49,8 +49,9 @@ enum Topic {
 struct Watched {
     id: OrderId,
     events: Option<OrderEventStream>,
-    /// Whether nothing is left to happen by itself.
-    is_settled: bool,
+    /// How many reads in a row have found that nothing is left to happen by itself. The first may
+    /// have come before the pushes of other processes.
+    n_settled: u8,
 }
 
 /// Answers with a stream that lasts as long as the page is open.
@@ -103,7 +104,7 @@ fn parse(query: &str) -> Result<Topic, Problem> {
             Ok(Topic::Order(Box::new(Watched {
                 id,
                 events: None,
-                is_settled: false,
+                n_settled: 0,
             })))
         }
         _ => Err(ProtocolError::RouteNotFound.into()),
@@ -156,7 +157,7 @@ impl Follow {
                     // Cut: from now on the order is read with the samples only.
                     order.events = None;
                 }
-                order.is_settled = false;
+                order.n_settled = 0;
                 let clock = &self.console.http.clock;
                 let elapsed = self.read_at.map(|at| clock.instant().saturating_duration_since(at));
                 let gap = elapsed.map_or(Duration::ZERO, |elapsed| ORDER_GAP.saturating_sub(elapsed));
@@ -240,7 +241,7 @@ impl Follow {
         let Topic::Order(order) = &self.topic else {
             return Vec::new();
         };
-        let (id, is_settled, is_watched) = (order.id, order.is_settled, order.events.is_some());
+        let (id, is_settled, is_watched) = (order.id, order.n_settled > 1, order.events.is_some());
         if (is_settled && is_watched) || !self.is_due(ORDER_GAP, now) {
             return Vec::new();
         }
@@ -253,7 +254,12 @@ impl Follow {
         let samples = Arc::clone(&self.samples.borrow());
         let regions = order::regions(&record, &samples, console.http.clock.now());
         if let Topic::Order(order) = &mut self.topic {
-            order.is_settled = order::is_settled(&record);
+            let is_settled = order::is_settled(&record);
+            order.n_settled = if is_settled {
+                order.n_settled.saturating_add(1)
+            } else {
+                0
+            };
             if order.events.is_none() {
                 let watch = WatchOrder {
                     order_id: id,

@@ -15,7 +15,7 @@ use super::{
     form::{self, Field, Form, elsewhere},
     page::{Notice, Page, Region, Section},
     sampler::Samples,
-    text::{badge, foreign, money, order_path, plain, time},
+    text::{badge, foreign, money, n_of, order_path, plain, time},
     timeline,
 };
 use crate::http::{
@@ -121,6 +121,12 @@ fn history(record: &OrderRecord, holder: Option<&str>, now: Timestamp) -> Markup
     html! {
         h2 { "Timeline" }
         @if is_cut { p.quiet { "Of a long history only the newest part is shown." } }
+        @if record.silent_processes > 0 {
+            p.quiet {
+                "The pushes of " (n_of(record.silent_processes, "service", "services"))
+                " are not known: no answer."
+            }
+        }
         (timeline::render(record, holder, now))
     }
 }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use order_core::{
     AttemptOutcome, AttemptRecord, JobRecord, JobState, OrderEvent, OrderRecord, OrderStatus,
+    PushRecord,
 };
 
 use super::text::{badge, between, duration, foreign, n_of, time, time_of_day};
@@ -79,8 +80,9 @@ fn entries(record: &OrderRecord, holder: Option<&str>, now: Timestamp) -> Vec<En
     for event in &record.events {
         entries.push(committed(event, record));
     }
-    // A stable sort: of what has the same time, the request comes first, and an attempt before what
-    // the order became by it.
+    entries.extend(record.pushes.iter().map(pushed));
+    // A stable sort: of what has the same time, the request comes first, an attempt before what
+    // the order became by it, and a push after that.
     entries.sort_by_key(|entry| entry.at);
     entries.extend(record.job.as_ref().map(|job| waiting(job, holder, now)));
     entries
@@ -137,6 +139,27 @@ fn committed(event: &OrderEvent, record: &OrderRecord) -> Entry {
             @if let Some(cause) = &event.cause {
                 p { code { (foreign(&cause.code)) } " " (foreign(&cause.message)) }
             }
+        },
+    }
+}
+
+fn pushed(record: &PushRecord) -> Entry {
+    let push = record.push;
+    let of = |number: u32, one, many| (number > 0).then(|| n_of(number, one, many));
+    let watchers = [
+        of(push.clients, "client", "clients"),
+        of(push.gateways, "gateway", "gateways"),
+    ];
+    let watchers: Vec<_> = watchers.into_iter().flatten().collect();
+    Entry {
+        at: push.at,
+        kind: Kind::Plain,
+        title: html! {
+            "Pushed to " (watchers.join(" and "))
+            " " span.quiet { "version " (push.version) }
+        },
+        details: html! {
+            @if !record.process.is_empty() { p.quiet { "by " (foreign(&record.process)) } }
         },
     }
 }

@@ -191,7 +191,11 @@ impl World {
     fn new(hub_config: HubConfig) -> Self {
         let store = Arc::new(FakeStore::default());
         Self {
-            hub: Hub::new(hub_config, Arc::clone(&store) as Arc<_>),
+            hub: Hub::new(
+                hub_config,
+                Arc::clone(&store) as Arc<_>,
+                Arc::new(SimClock::new()),
+            ),
             store,
             office: Arc::default(),
             tracker: TaskTracker::new(),

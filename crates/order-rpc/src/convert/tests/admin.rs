@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use order_core::{
     AttemptOutcome, AttemptRecord, Backlog, ClusterState, Figures, Identity, JobRecord, JobState,
-    OrderRecord, Origin, ProcessId, ProcessReport, ProcessState,
+    OrderRecord, Origin, ProcessId, ProcessReport, ProcessState, Push, PushRecord,
 };
 use proptest::collection::vec;
 
@@ -60,6 +60,16 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn any_push()(
+        process in ".*",
+        [version, clients, gateways] in any::<[u32; 3]>(),
+        at in any_time(),
+    ) -> PushRecord {
+        PushRecord { process, push: Push { version, at, clients, gateways } }
+    }
+}
+
+prop_compose! {
     fn any_record()(
         order in any_order(),
         (request_id, gateway, trace_id) in (any_text(), any_text(), any_text()),
@@ -67,6 +77,7 @@ prop_compose! {
         attempts in vec(any_attempt(), 0..3),
         job in prop::option::of(any_job()),
         unpublished in prop::option::of(vec(any::<u32>(), 0..3)),
+        pushes in vec(any_push(), 0..3),
     ) -> OrderRecord {
         OrderRecord {
             origin: Origin { request_id, gateway, trace_id },
@@ -74,6 +85,8 @@ prop_compose! {
             attempts,
             job,
             unpublished,
+            pushes,
+            silent_processes: 0,
             order,
         }
     }

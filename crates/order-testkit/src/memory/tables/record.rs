@@ -152,6 +152,8 @@ impl Tables {
             attempts: newest(attempts.map(|(_, attempt)| attempt.clone()).collect()),
             job,
             unpublished: self.outbox.unpublished(order_id),
+            pushes: Vec::new(),
+            silent_processes: 0,
         })
     }
 }

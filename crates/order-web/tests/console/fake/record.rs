@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use order_core::{
     AttemptOutcome, AttemptRecord, JobRecord, JobState, Order, OrderEvent, OrderRecord,
-    OrderStatus, Origin, ProcessId,
+    OrderStatus, Origin, ProcessId, Push, PushRecord,
 };
 
 use super::{FakeSystem, RETRIED, id};
@@ -44,8 +44,33 @@ impl FakeSystem {
                 trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
             },
             unpublished: Some(vec![order.version]),
+            pushes: self.pushes(&order),
+            silent_processes: u32::from(order.id == id(RETRIED)),
             order,
             events,
+        }
+    }
+
+    fn pushes(&self, order: &Order) -> Vec<PushRecord> {
+        let push = |program: &str, ms, clients, gateways| PushRecord {
+            process: format!("{program} {}", self.text("node-1:4101")),
+            push: Push {
+                version: order.version,
+                at: order.created_at + SignedDuration::from_millis(ms),
+                clients,
+                gateways,
+            },
+        };
+        match order.version {
+            1 => Vec::new(),
+            2 => vec![
+                push("order-service", 15, 1, 1),
+                push("api-gateway", 16, 3, 0),
+            ],
+            _ => vec![
+                push("order-service", 2_401, 0, 1),
+                push("api-gateway", 2_403, 1, 0),
+            ],
         }
     }
 
