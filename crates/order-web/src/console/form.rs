@@ -92,6 +92,8 @@ pub(super) struct Field<'a> {
     pub(super) len_max: usize,
     /// How digits are typed on a phone.
     pub(super) is_number: bool,
+    /// Whether the text has several lines.
+    pub(super) is_long: bool,
 }
 
 impl Field<'_> {
@@ -104,6 +106,7 @@ impl Field<'_> {
             is_required: false,
             len_max: 128,
             is_number: false,
+            is_long: false,
         }
     }
 
@@ -111,25 +114,52 @@ impl Field<'_> {
     pub(super) fn render(&self, form: &str, violations: &[Violation]) -> Markup {
         let id = format!("{form}-{}", self.name);
         let error_id = format!("{id}-error");
-        let broken: Vec<&Violation> = violations.iter().filter(|v| v.field == self.name).collect();
+        let broken: Vec<_> = violations
+            .iter()
+            .filter_map(|violation| Some((part_of(violation, self.name)?, &violation.rule)))
+            .collect();
         let has_error = !broken.is_empty();
+        let hint = Some(self.hint).filter(|hint| !hint.is_empty());
+        let (invalid, described) = (
+            has_error.then_some("true"),
+            has_error.then_some(error_id.as_str()),
+        );
         html! {
-            div.field {
+            div.field.long[self.is_long] {
                 label for=(id) { (self.label) }
-                input id=(id) name=(self.name) type="text" value=[self.value]
-                    placeholder=[Some(self.hint).filter(|hint| !hint.is_empty())]
-                    maxlength=(self.len_max) required[self.is_required] autocomplete="off" spellcheck="false"
-                    inputmode=[self.is_number.then_some("decimal")]
-                    aria-invalid=[has_error.then_some("true")]
-                    aria-describedby=[has_error.then_some(&error_id)];
+                @if self.is_long {
+                    textarea id=(id) name=(self.name) rows="3" placeholder=[hint]
+                        maxlength=(self.len_max) autocomplete="off" spellcheck="false"
+                        aria-invalid=[invalid] aria-describedby=[described] {
+                        // A reader of HTML drops the first line break.
+                        "\n" (self.value.unwrap_or_default())
+                    }
+                } @else {
+                    input id=(id) name=(self.name) type="text" value=[self.value] placeholder=[hint]
+                        maxlength=(self.len_max) required[self.is_required] autocomplete="off" spellcheck="false"
+                        inputmode=[self.is_number.then_some("decimal")]
+                        aria-invalid=[invalid] aria-describedby=[described];
+                }
                 @if has_error {
                     p.error id=(error_id) {
-                        @for violation in broken { (text::plain(&violation.rule)) " " }
+                        @for (part, rule) in broken {
+                            @if !part.is_empty() { (text::plain(part)) ": " }
+                            (text::plain(rule)) " "
+                        }
                     }
                 }
             }
         }
     }
+}
+
+/// The part of the field `name` that broke a rule, empty for all of it; `None` for another field.
+fn part_of<'a>(violation: &'a Violation, name: &str) -> Option<&'a str> {
+    let part = violation.field.strip_prefix(name)?;
+    if part.is_empty() {
+        return Some(part);
+    }
+    part.strip_prefix('/')
 }
 
 /// The rules about fields that the form does not show, so that they are said as well.
@@ -139,7 +169,7 @@ pub(super) fn elsewhere<'a>(
 ) -> impl Iterator<Item = &'a Violation> {
     violations
         .iter()
-        .filter(|violation| !shown.contains(&violation.field.as_str()))
+        .filter(|violation| !shown.iter().any(|name| part_of(violation, name).is_some()))
 }
 
 /// The message after a change. The address has only its name, so that no link can put words into the

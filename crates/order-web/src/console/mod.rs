@@ -56,8 +56,9 @@ const STREAMS_MAX: usize = 32;
 /// Requests at the same time.
 const REQUESTS_MAX: usize = 64;
 
-/// The longest form, in bytes.
-const FORM_LEN_MAX: usize = 16 * 1024;
+/// The longest form, in bytes: one that creates an order with all the metadata it can have, each
+/// character of which may take 12.
+const FORM_LEN_MAX: usize = 384 * 1024;
 
 /// How long the system behind may take for a page.
 const TIMEOUT: Duration = Duration::from_secs(5);

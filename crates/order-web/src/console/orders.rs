@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::response::Response;
 use maud::{Markup, html};
 use order_core::{
-    CreateFields, CreateOrder, Error, ListOrders, OrderId, OrderPage, OrderStatus, Violation,
+    CreateFields, CreateOrder, Error, ListOrders, Metadata, OrderId, OrderPage, OrderStatus,
+    Violation, violations::pointer_step,
 };
 
 use super::{
@@ -193,13 +194,19 @@ fn filter_form(forms: &Forms<'_>) -> Markup {
     }
 }
 
-const CREATE: [&str; 5] = [
+/// The last one is not shown.
+const CREATE: [&str; 6] = [
     "user_id",
     "amount",
     "currency",
     "external_id",
+    "metadata",
     "idempotency_key",
 ];
+
+/// As many characters as metadata can have, with `=` and the end of a line, which is two.
+const METADATA_CHARS_MAX: usize =
+    Metadata::LEN_MAX * (Metadata::NAME_CHARS_MAX + Metadata::VALUE_CHARS_MAX + 3);
 
 /// Each form has a key of its own: sent twice, it creates one order.
 fn create_form(forms: &Forms<'_>, new_key: &str) -> Markup {
@@ -227,6 +234,12 @@ fn create_form(forms: &Forms<'_>, new_key: &str) -> Markup {
         len_max: 3,
         ..Field::new("currency", "Currency")
     };
+    let metadata = Field {
+        is_long: true,
+        hint: "channel=web",
+        len_max: METADATA_CHARS_MAX,
+        ..Field::new("metadata", "Metadata (optional), a line of key=value each")
+    };
     html! {
         details.panel open[forms.created.is_some()] {
             summary { "Create an order" }
@@ -236,7 +249,8 @@ fn create_form(forms: &Forms<'_>, new_key: &str) -> Markup {
                 (field(amount))
                 (field(currency))
                 (field(Field::new("external_id", "External id (optional)")))
-                @for violation in elsewhere(forms.create_violations, &CREATE[..4]) {
+                (field(metadata))
+                @for violation in elsewhere(forms.create_violations, &CREATE[..5]) {
                     p.error { (plain(&violation.to_string())) }
                 }
                 div.buttons { button.primary type="submit" { "Create" } }
@@ -285,6 +299,20 @@ fn parse(form: &Form) -> Result<CreateOrder, Error> {
     let mut fields = CreateFields::default();
     for name in CREATE {
         fields.set(name, form.get(name).map(Into::into));
+    }
+    let lines = form.get("metadata").unwrap_or_default().lines();
+    let lines = (1..).zip(lines).filter(|(_, line)| !line.trim().is_empty());
+    // One more than there may be, so that it is refused.
+    for (n, line) in lines.take(Metadata::LEN_MAX + 1) {
+        let violations = &mut fields.violations;
+        match line.split_once('=') {
+            None => violations.push("metadata", format!("line {n} must be key=value")),
+            Some((name, _)) if fields.metadata.iter().any(|(known, _)| known == name) => {
+                let field = format!("metadata/{}", pointer_step(name));
+                violations.push(field, "is given twice");
+            }
+            Some((name, value)) => fields.metadata.push((name.to_owned(), value.to_owned())),
+        }
     }
     fields.finish()
 }

@@ -85,12 +85,58 @@ async fn form_that_is_wrong_comes_back_with_the_rules_beside_its_fields() {
     json.headers_mut()
         .insert("content-type", "application/json".parse().expect("a value"));
     assert_eq!(scene.send(json).await.status, StatusCode::BAD_REQUEST);
-    let long = format!("user_id={}", "x".repeat(20_000));
+    let long = format!("user_id={}", "x".repeat(400_000));
     assert_eq!(
         scene.post("/console/orders", &long).await.status,
         StatusCode::PAYLOAD_TOO_LARGE
     );
     assert!(scene.system.created.lock().expect("no panic").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn form_takes_metadata_line_by_line() {
+    let scene = Scene::new(Content::Ordinary);
+    let send = async |metadata: &str| {
+        let metadata: String = form_urlencoded::byte_serialize(metadata.as_bytes()).collect();
+        let form = format!("idempotency_key=k&user_id=ann&amount=1&metadata={metadata}");
+        scene.post("/console/orders", &form).await
+    };
+    let answer = send("channel=web\r\n\r\nnote=a=b, c \r\nempty=\r\n").await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text);
+    let created = scene.system.created.lock().expect("no panic")["k"]
+        .1
+        .clone();
+    let entries: Vec<_> = created.iter().collect();
+    assert_eq!(
+        entries,
+        [("channel", "web"), ("empty", ""), ("note", "a=b, c ")]
+    );
+
+    // As much as an order can have.
+    let line = |n: usize| format!("{n:\u{10ffff}>40}={}\r\n", "\u{10ffff}".repeat(500));
+    let most: String = (0..50).map(line).collect();
+    assert_eq!(send(&most).await.status, StatusCode::SEE_OTHER);
+
+    let typed = "<b>\r\n=1\r\nlong=".to_owned() + &"x".repeat(501) + "\r\na=1\r\na=2";
+    let answer = send(&typed).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    let shown = typed.replace('<', "&lt;").replace('>', "&gt;");
+    for text in [
+        shown.as_str(),
+        "aria-describedby=\"create-metadata-error\"",
+        "line 1 must be key=value",
+        "a: is given twice",
+        "the name must not be empty",
+        "long: the value must have at most 500 characters",
+    ] {
+        assert!(answer.text.contains(text), "{text}: {}", answer.text);
+    }
+    let answer = send(&(0..51).map(line).collect::<String>()).await;
+    assert!(
+        answer.text.contains("must have at most 50 entries"),
+        "{}",
+        answer.text
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -49,8 +49,8 @@ pub(crate) struct FakeSystem {
     pub(crate) n_reads: AtomicU32,
     /// How often a record was read.
     pub(crate) n_records: AtomicU32,
-    /// Orders created by their key.
-    pub(crate) created: Mutex<BTreeMap<String, OrderId>>,
+    /// Orders created by their key, with their metadata.
+    pub(crate) created: Mutex<BTreeMap<String, (OrderId, Metadata)>>,
     /// Redrives that are under way: each holds a part.
     pub(crate) redrives: Arc<()>,
     /// What the one order that moves has become.
@@ -168,7 +168,7 @@ impl FakeSystem {
             .lock()
             .expect("no panic")
             .values()
-            .any(|id| *id == order_id);
+            .any(|(id, _)| *id == order_id);
         (1..=12)
             .map(|n| self.order(n))
             .find(|order| order.id == order_id && content != Content::Nothing)
@@ -288,9 +288,10 @@ impl OrderApi for FakeSystem {
         let made = request.order_id.expect("an id");
         let mut created = self.created.lock().expect("no panic");
         let is_replayed = created.contains_key(key.as_str());
-        let id = *created.entry(key.as_str().to_owned()).or_insert(made);
+        let made = (made, request.metadata);
+        let (id, _) = created.entry(key.as_str().to_owned()).or_insert(made);
         let order = Order {
-            id,
+            id: *id,
             user_id: request.user_id,
             money: request.money,
             ..self.order(MOVING)
