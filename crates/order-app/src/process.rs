@@ -22,7 +22,7 @@ use order_edge::{CallStats, ServeConfig, serve};
 use order_rpc::{RemoteOrderApi, RpcClientConfig};
 use order_web::{
     admin::{self, Readiness},
-    console::Console,
+    console::{Console, with_pages},
     http::{self, HttpDeps, HttpLabels},
 };
 use tokio::{
@@ -268,8 +268,12 @@ impl Process {
         );
         self.start_presence(registry, failures);
         let console = self.console.as_ref().map(Console::routes);
+        let has_console = console.is_some();
         let router = router.merge(console.unwrap_or_default());
-        let router = http::guarded(router, &self.http_deps(), admin.local_addr()?);
+        let mut router = http::guarded(router, &self.http_deps(), admin.local_addr()?);
+        if has_console {
+            router = with_pages(router);
+        }
         let config = ServeConfig {
             drain_timeout: Duration::ZERO,
             stats,

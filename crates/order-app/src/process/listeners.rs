@@ -11,7 +11,7 @@ use order_core::{AdminApi, OrderApi, supervisor::Supervisor};
 use order_edge::{CallStats, ServeConfig, serve};
 use order_rpc::{RpcServerConfig, RpcServerDeps};
 use order_web::{
-    console::Console,
+    console::{Console, with_pages},
     http::{self, CONSOLE_PATH, HttpConfig, HttpDeps},
     ws::{self, WsConfig, WsDeps, WsStats},
 };
@@ -43,7 +43,7 @@ impl Process {
         };
         let address = listener.local_addr()?;
         self.addrs.console = Some(address);
-        let router = http::guarded(console.router(), &deps, address);
+        let router = with_pages(http::guarded(console.router(), &deps, address));
         let config = ServeConfig {
             drain_timeout: self.drain_timeout(),
             stats: self.metrics.listener("console"),

@@ -14,6 +14,7 @@ mod order;
 mod orders;
 mod overview;
 mod page;
+mod problems;
 mod processes;
 mod redrive;
 mod sampler;
@@ -36,6 +37,7 @@ use order_core::{
 use order_edge::slots::{Slot, Slots};
 use tokio_util::sync::CancellationToken;
 
+pub use self::problems::with_pages;
 use self::{
     page::{Notice, Page, Section},
     sampler::{Sampler, Samples},

@@ -103,45 +103,70 @@ impl Page {
             .live
             .as_ref()
             .map(|query| format!("/console/live?{query}"));
-        html! {
-            (DOCTYPE)
-            html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    meta name="viewport" content="width=device-width, initial-scale=1";
-                    meta name="color-scheme" content="light dark";
-                    title { (heading) " · order-system" }
-                    link rel="icon" href="/console/icon.svg" type="image/svg+xml";
-                    link rel="stylesheet" href="/console/console.css";
-                    script src="/console/console.js" defer {}
+        let state = html! {
+            section.state aria-label="State of the system" {
+                div #verdict data-region aria-live="polite" { (verdict(samples)) }
+                p #reading data-region { (reading(samples, now)) }
+            }
+        };
+        let content = html! {
+            @match &self.notice {
+                Some(Notice::Done(text)) => p.notice.good role="status" { (text) },
+                Some(Notice::Failed(text)) => p.notice.bad role="alert" { (text::plain(text)) },
+                None => {}
+            }
+            (self.body)
+        };
+        frame(
+            (heading, Some(self.section)),
+            live.as_deref(),
+            &state,
+            &content,
+        )
+    }
+}
+
+/// A page without the state of the system.
+pub(super) fn bare(heading: &str, content: &Markup) -> Markup {
+    frame((heading, None), None, &html! {}, content)
+}
+
+fn frame(
+    (heading, section): (&str, Option<Section>),
+    live: Option<&str>,
+    state: &Markup,
+    content: &Markup,
+) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (heading) " · order-system" }
+                link rel="icon" href="/console/icon.svg" type="image/svg+xml";
+                link rel="stylesheet" href="/console/console.css";
+                script src="/console/console.js" defer {}
+            }
+            body data-live=[live] {
+                a.skip href="#main" { "Skip to the content" }
+                (header(section))
+                (state)
+                main #main tabindex="-1" {
+                    h1 { (heading) }
+                    (content)
                 }
-                body data-live=[live] {
-                    a.skip href="#main" { "Skip to the content" }
-                    (header(self.section))
-                    section.state aria-label="State of the system" {
-                        div #verdict data-region aria-live="polite" { (verdict(samples)) }
-                        p #reading data-region { (reading(samples, now)) }
-                    }
-                    main #main tabindex="-1" {
-                        h1 { (heading) }
-                        @match &self.notice {
-                            Some(Notice::Done(text)) => p.notice.good role="status" { (text) },
-                            Some(Notice::Failed(text)) => p.notice.bad role="alert" { (text::plain(text)) },
-                            None => {}
-                        }
-                        (self.body)
-                    }
-                    footer {
-                        p { "Times are UTC." }
-                        p #live hidden {}
-                    }
+                footer {
+                    p { "Times are UTC." }
+                    p #live hidden {}
                 }
             }
         }
     }
 }
 
-fn header(current: Section) -> Markup {
+fn header(current: Option<Section>) -> Markup {
     html! {
         header {
             p.brand { "order-system" }
@@ -149,7 +174,7 @@ fn header(current: Section) -> Markup {
                 ul {
                     @for section in Section::ALL {
                         li {
-                            a href=(section.path()) aria-current=[(section == current).then_some("page")] {
+                            a href=(section.path()) aria-current=[(Some(section) == current).then_some("page")] {
                                 (section.name())
                             }
                         }
@@ -225,7 +250,7 @@ fn list(violations: &[Violation]) -> Markup {
 }
 
 /// The headers of every page.
-fn dress(response: &mut Response) {
+pub(super) fn dress(response: &mut Response) {
     let headers: [(HeaderName, &'static str); 3] = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CONTENT_SECURITY_POLICY, POLICY),

@@ -7,8 +7,9 @@ use http::{
 
 use super::problem::ProtocolError;
 
-pub(super) const HTML: &str = "text/html";
-pub(super) const JSON: &str = "application/json";
+pub(crate) const HTML: &str = "text/html";
+pub(crate) const JSON: &str = "application/json";
+pub(crate) const PROBLEM: &str = "application/problem+json";
 pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 
 /// The weight of a range that names none.

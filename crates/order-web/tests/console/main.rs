@@ -9,5 +9,6 @@ mod actions;
 mod fake;
 mod live;
 mod pages;
+mod problems;
 mod protection;
 mod support;

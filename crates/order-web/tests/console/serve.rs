@@ -23,7 +23,7 @@ use order_core::{AdminApi, Clock, IdGen, supervisor::Supervisor};
 use order_edge::{CallStats, ServeConfig, serve};
 use order_testkit::clock::SeededIds;
 use order_web::{
-    console::Console,
+    console::{Console, with_pages},
     http::{HttpDeps, guarded},
 };
 use tokio::task::JoinSet;
@@ -77,7 +77,7 @@ async fn main() {
     listener.set_nonblocking(true).expect("a socket");
     let address = listener.local_addr().expect("an address");
     println!("http://{address}/console/");
-    let router = guarded(console.router(), &deps, address);
+    let router = with_pages(guarded(console.router(), &deps, address));
     serve(listener, router, ServeConfig::new("console"), deps.stop)
         .await
         .expect("a server");

@@ -9,7 +9,7 @@ use order_core::{AdminApi, Clock, supervisor::Supervisor};
 use order_edge::CallStats;
 use order_testkit::clock::{RuntimeClock, SeededIds};
 use order_web::{
-    console::Console,
+    console::{Console, with_pages},
     http::{HttpDeps, guarded},
 };
 use tokio::{task::JoinSet, time::timeout};
@@ -56,7 +56,7 @@ impl Scene {
         Self {
             system,
             stop: deps.stop.clone(),
-            router: guarded(console.router(), &deps, listener),
+            router: with_pages(guarded(console.router(), &deps, listener)),
             deps,
             _tasks: tasks,
         }

@@ -5,6 +5,8 @@ use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
 use order_core::{Error, OrderId, OrderStatus, RequestId, Violation};
 use serde::Serialize;
 
+use crate::http::media::PROBLEM;
+
 /// Why a request was refused (RFC 9457).
 #[derive(Serialize)]
 pub(crate) struct Document {
@@ -134,10 +136,9 @@ impl Document {
         // It was made from one.
         *response.status_mut() =
             StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
         response
     }
 }
