@@ -2,6 +2,7 @@
 
 mod collector;
 mod outages;
+mod streams;
 
 use std::{process::Command, sync::Arc, sync::Mutex};
 
