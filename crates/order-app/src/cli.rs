@@ -1,5 +1,7 @@
 //! What every `main` does: parse, start, serve until told to stop, stop.
 
+mod secret_files;
+
 use std::{io::Write as _, net::SocketAddr, process::ExitCode};
 
 use clap::{
@@ -79,8 +81,10 @@ pub async fn api_gateway() -> ExitCode {
 
 /// Reads flags and environment, or ends the program with what is wrong with them.
 pub(crate) fn parse<C: Parser>() -> C {
-    let mut command = ignore_empty_variables(C::command());
-    let parsed = command.try_get_matches_from_mut(std::env::args_os());
+    let mut command = C::command();
+    let parsed = secret_files::add(&mut command, std::env::args_os());
+    let mut command = ignore_empty_variables(command);
+    let parsed = parsed.and_then(|arguments| command.try_get_matches_from_mut(arguments));
     let parsed = parsed.and_then(|mut matches| C::from_arg_matches_mut(&mut matches));
     parsed.unwrap_or_else(|error| hide_secret(error.format(&mut command), &command).exit())
 }
@@ -94,13 +98,12 @@ fn ignore_empty_variables(command: Command) -> Command {
     command.mut_subcommands(ignore_empty_variables)
 }
 
-/// Takes a refused secret out of the error that refuses it. A setting whose value `--help` does
-/// not show is one.
+/// Takes a refused secret out of the error that refuses it.
 fn hide_secret(mut error: clap::Error, command: &Command) -> clap::Error {
     let is_secret = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(refused)) => command
             .get_arguments()
-            .any(|arg| arg.is_hide_env_values_set() && arg.to_string() == *refused),
+            .any(|arg| secret_files::is_secret(arg) && arg.to_string() == *refused),
         _ => false,
     };
     if is_secret {

@@ -1,12 +1,12 @@
 //! No secret of the settings reaches an output, an answer or a help text, whatever fails.
 
-use std::process::Command;
+use std::{fs, process::Command};
 
 use order_testkit::server::{free_port, process::ChildServer, redis::RedisServer};
 
 use crate::{
     processes::{self, Ports},
-    startup::failure,
+    startup::{ANY_PORT, failure},
     support::{Engine, Http, PATIENCE, database, run},
 };
 
@@ -123,6 +123,73 @@ fn refused_setting_does_not_show_its_secret() {
     let gateway = PROGRAMS[3];
     assert_silent(&failure(gateway, &["--order-service-url", &url], &[]));
     assert_silent(&failure(gateway, &[], &[("ORDER_SERVICE_URL", &url)]));
+}
+
+/// Writes a secret to a file, with the line end of an editor.
+fn file(secret: &str) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("secret");
+    fs::write(&path, format!("{secret}\n")).expect("written");
+    let path = path.to_str().expect("UTF-8").to_owned();
+    (directory, path)
+}
+
+#[test]
+fn secret_in_a_file_is_used() {
+    run(async {
+        let database = database!(Engine::Sqlite);
+        let (_directory, path) = file(&database.url);
+        for arguments in [&["migrate"][..], &[]] {
+            let mut command = Command::new(PROGRAMS[1]);
+            command.args(arguments).env_clear();
+            // A variable that is empty counts as unset.
+            command.envs([("DATABASE_URL_FILE", path.as_str()), ("DATABASE_URL", "")]);
+            command.envs(ANY_PORT);
+            let process = ChildServer::spawn(&mut command).expect("the binary runs");
+            if arguments.is_empty() {
+                let ready = process.wait_for_line("is ready", PATIENCE).await;
+                ready.expect("the database opens");
+            } else {
+                let exit = process.wait_for_exit(PATIENCE).await.expect("it ends");
+                assert!(exit.success(), "{}", process.output());
+            }
+        }
+    });
+}
+
+#[test]
+fn flag_has_precedence_over_a_secret_in_a_file() {
+    let (_directory, path) = file("sqlite:/nowhere/of/the/file/orders.db");
+    let flag = ["--database-url", "sqlite:/nowhere/of/the/flag/orders.db"];
+    let text = failure(PROGRAMS[0], &flag, &[("DATABASE_URL_FILE", &path)]);
+    assert!(text.contains("/nowhere/of/the/flag"), "{text}");
+}
+
+#[test]
+fn file_that_holds_no_secret_is_named() {
+    let (_lines, lines) = file(&format!("{CANARY}\n{CANARY}"));
+    let (_empty, empty) = file("");
+    let (_long, long) = file(&CANARY.repeat(20_000));
+    for (path, rule) in [
+        (lines.as_str(), "must hold one line of text"),
+        (&empty, "must hold one line of text"),
+        (&long, "must be at most 64 KiB long"),
+        ("/nowhere/at/all", "No such file"),
+    ] {
+        let text = failure(PROGRAMS[0], &[], &[("FULFILMENT_SECRET_FILE", path)]);
+        for word in ["FULFILMENT_SECRET_FILE", path, rule] {
+            assert!(text.contains(word), "{word:?} in {text:?}");
+        }
+        assert_silent(&text);
+    }
+    // The value itself is checked like any other.
+    let (_value, path) = file(&format!("mysql://ada:{CANARY}@host/db"));
+    let text = failure(PROGRAMS[0], &[], &[("DATABASE_URL_FILE", &path)]);
+    assert!(text.contains("--database-url"), "{text}");
+    assert_silent(&text);
+    let both = [("DATABASE_URL_FILE", &*path), ("DATABASE_URL", "sqlite:x")];
+    let text = failure(PROGRAMS[0], &[], &both);
+    assert!(text.contains("cannot both be set"), "{text}");
 }
 
 /// Nothing answers where the secrets are used.

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Default ports may be taken by whatever runs beside the tests.
-const ANY_PORT: [(&str, &str); 4] = [
+pub(crate) const ANY_PORT: [(&str, &str); 4] = [
     ("HTTP_ADDR", "127.0.0.1:0"),
     ("GRPC_ADDR", "127.0.0.1:0"),
     ("WS_ADDR", "127.0.0.1:0"),
