@@ -34,7 +34,9 @@ pub async fn order_system() -> ExitCode {
             serve("order-system", async {
                 // On the heap: starting takes a lot of room for a short time.
                 let process = Box::pin(Process::start_system(config)).await?;
-                // Without a terminal to read it, the text is not worth failing for.
+                // The last lines on a terminal, after those of the log. Without one, the text is not
+                // worth failing for.
+                telemetry::flush();
                 let _ = std::io::stdout().write_all(welcome(&process).as_bytes());
                 Ok(process)
             })

@@ -2,20 +2,19 @@
 
 mod escape;
 mod line;
+mod waiting;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
-    io::{self, BufWriter, IsTerminal as _, Write},
+    io::{self, IsTerminal as _},
     net::SocketAddr,
     panic::{self, PanicHookInfo},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::OnceLock,
     thread,
-    time::Duration,
 };
 
 use order_core::RequestId;
 use order_web::admin::LogFilter;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Registry,
     fmt::{self, format::Format},
@@ -25,7 +24,7 @@ use tracing_subscriber::{
 };
 
 pub(crate) use self::escape::escape;
-use self::{escape::Escaped, line::Lines};
+use self::{escape::Escaped, line::Lines, waiting::WaitingLines};
 use crate::config::LogFormat;
 
 /// What is logged when RUST_LOG says nothing. The migration library tells each step; the
@@ -43,47 +42,19 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// The filter of the log of this process. There is one log in a process, so there is one filter.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// How many lines wait to be written: a collector of logs that is slow or stuck delays nothing, and
-/// lines beyond these are dropped.
-const LINES_MAX: usize = 8_192;
-
-/// How many bytes are written at once, while lines wait.
-const WRITE_LEN: usize = 64 * 1024;
-
-/// How long the thread that writes lets lines gather.
-const GATHERING_TIME: Duration = Duration::from_millis(2);
-
-/// Writes the lines that have gathered, and lets others gather before it returns: a request that logs
-/// then finds the thread awake, and wakes it for no line of its own.
-struct Gathering<W>(W);
-
-impl<W: Write> Write for Gathering<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()?;
-        thread::sleep(GATHERING_TIME);
-        Ok(())
-    }
-}
-
-/// Counts the lines that were dropped.
-static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
-
-/// Writes the lines that wait, when it is dropped.
-static GUARD: Mutex<Option<WorkerGuard>> = Mutex::new(None);
+/// The lines of the log of this process that wait to be written.
+static LINES: OnceLock<WaitingLines> = OnceLock::new();
 
 /// Lines that were dropped because too many waited.
 pub(crate) fn n_dropped() -> usize {
-    DROPPED.get().map_or(0, ErrorCounter::dropped_lines)
+    LINES.get().map_or(0, WaitingLines::n_dropped)
 }
 
-/// Writes the lines that wait, before the process ends; gives up after about a second. Nothing is
-/// logged afterwards.
+/// Waits until the lines that were logged before are written; gives up after a second.
 pub fn flush() {
-    drop(GUARD.lock().unwrap_or_else(PoisonError::into_inner).take());
+    if let Some(lines) = LINES.get() {
+        lines.flush();
+    }
 }
 
 /// The filter in RUST_LOG; `None` if it is unset or empty.
@@ -104,11 +75,8 @@ pub fn init(format: LogFormat) {
         reload::Layer::new(parsed.unwrap_or_else(|_| EnvFilter::new(FILTER_DEFAULT)));
     // Colours are for people; a file or a collector would store the escape codes.
     let has_colours = io::stderr().is_terminal();
-    let (log, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(LINES_MAX)
-        .thread_name("log")
-        .finish(Gathering(BufWriter::with_capacity(WRITE_LEN, io::stderr())));
-    let dropped = log.error_counter();
+    let waiting = WaitingLines::default();
+    let log = waiting.clone();
     let lines = fmt::layer()
         .with_ansi(has_colours)
         .with_writer(move || Escaped::new(log.clone(), has_colours))
@@ -130,9 +98,10 @@ pub fn init(format: LogFormat) {
     };
     // The only failure is that a subscriber is already set.
     if started.is_ok() {
+        // Without a thread nothing is written. A process that gets none says so at its next step.
+        let _ = waiting.write_to(io::stderr());
+        let _ = LINES.set(waiting);
         let _ = FILTER.set(handle);
-        let _ = DROPPED.set(dropped);
-        *GUARD.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
         panic::set_hook(Box::new(log_panic));
     }
     if is_bad {
