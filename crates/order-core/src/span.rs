@@ -4,7 +4,8 @@
 //! its parent and hands out its own for the next hop. Nothing depends on the current task or thread.
 //!
 //! Without an [installed](install) tracer a span is the position of its parent, passed along.
-//! A span that is not sampled has a position too, so that all hops leave the trace out together.
+//! So is one that is not sampled: a call that is not traced costs the decision and nothing else, and
+//! the next hop is told to leave it out by an [unsampled] position.
 
 use std::{borrow::Cow, str::FromStr as _, sync::OnceLock};
 
@@ -26,6 +27,14 @@ static TRACER: OnceLock<BoxedTracer> = OnceLock::new();
 pub fn install(tracer: BoxedTracer) {
     // A second one would split the traces of the process.
     let _ = TRACER.set(tracer);
+}
+
+/// A position that has the next hop leave out a call that is not sampled here, at random ids; `None`
+/// without a tracer. A hop that is told nothing would begin a trace of its own.
+pub fn unsampled(trace_id: [u8; 16], span_id: u64) -> Option<TraceParent> {
+    // Zero is no id.
+    let position = || TraceParent::of_span(trace_id, span_id | 1, false);
+    (TRACER.get().is_some() && trace_id != [0; 16]).then(position)
 }
 
 /// A part of a trace. Ends when it is dropped.
@@ -93,10 +102,14 @@ impl Span {
             None => Context::new(),
         };
         let span = tracer.build_with_context(builder, &context);
+        let is_recording = span.is_recording();
+        if !is_recording && !parent.is_some_and(TraceParent::is_sampled) {
+            return Self::passed_on(parent.cloned());
+        }
         let state = parent.and_then(TraceParent::state);
         Self {
             position: to_position(span.span_context(), state),
-            recording: span.is_recording().then_some(span),
+            recording: is_recording.then_some(span),
         }
     }
 

@@ -12,11 +12,11 @@ use std::{
 use opentelemetry::{
     Context, KeyValue,
     global::BoxedTracer,
-    trace::{Status, TracerProvider as _},
+    trace::{Link, Status, TraceId, TracerProvider as _},
 };
 use opentelemetry_sdk::{
     error::OTelSdkResult,
-    trace::{SdkTracerProvider, SpanData, SpanProcessor},
+    trace::{Sampler, SamplingResult, SdkTracerProvider, ShouldSample, SpanData, SpanProcessor},
 };
 use order_core::{
     TraceParent,
@@ -44,12 +44,37 @@ impl SpanProcessor for Keep {
     }
 }
 
+/// Samples what the client samples, and every trace that begins here but one.
+#[derive(Clone, Debug)]
+struct ByName;
+
+impl ShouldSample for ByName {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace_id: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        let root = if name == "left out" {
+            Sampler::AlwaysOff
+        } else {
+            Sampler::AlwaysOn
+        };
+        let sampler = Sampler::ParentBased(Box::new(root));
+        sampler.should_sample(parent, trace_id, name, kind, attributes, links)
+    }
+}
+
 /// Has the spans of this process kept.
 fn install() {
     static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
     let build = || {
         SdkTracerProvider::builder()
             .with_span_processor(Keep)
+            .with_sampler(ByName)
             .build()
     };
     let provider = PROVIDER.get_or_init(build);
@@ -116,12 +141,25 @@ fn trace_that_its_client_does_not_record_is_not_recorded() {
     let mut server = Span::serve(Some(client.clone()), "unsampled");
     server.record(|_| panic!("nothing is computed"));
     let passed_on = server.position().expect("a position").clone();
-    assert_eq!(passed_on.trace_id(), client.trace_id());
-    assert!(!passed_on.is_sampled());
+    assert_eq!(passed_on, client);
     let child = Span::begin(Some(&passed_on), "unsampled", SpanKind::Client);
     assert_eq!(child.position(), Some(&passed_on));
     drop((server, child));
     assert_eq!(ended("unsampled").len(), 0);
+}
+
+#[test]
+fn trace_that_is_left_out_here_is_left_out_by_the_next_hop() {
+    install();
+    let mut server = Span::serve(None, "left out");
+    server.record(|_| panic!("nothing is computed"));
+    assert_eq!(server.position(), None);
+    let told = span::unsampled([7; 16], 8).expect("there is a tracer");
+    assert_eq!(TraceParent::parse(told.as_str()).as_ref(), Some(&told));
+    let next = Span::serve(Some(told.clone()), "next hop");
+    assert_eq!(next.position(), Some(&told));
+    drop((server, next));
+    assert_eq!((ended("left out").len(), ended("next hop").len()), (0, 0));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use http::Uri;
 use order_core::{
     CallContext, Clock, Deadline, Error, RESPONSE_BYTES_MAX, TraceParent,
     metrics::{Durations, Family},
-    span::{Span, SpanKind},
+    span::{self, Span, SpanKind},
 };
 use prometheus_client::encoding::EncodeLabelSet;
 use tokio::{
@@ -357,6 +357,9 @@ impl Attempt {
         manner: Manner,
     ) -> Result<Self, Error> {
         let value = |text: &str| text.parse().map_err(Error::internal);
+        let trace = trace.cloned();
+        let trace = trace.or_else(|| span::unsampled(rand::random(), rand::random()));
+        let trace = trace.as_ref();
         let trace_state = trace.and_then(TraceParent::state);
         Ok(Self {
             channel,
