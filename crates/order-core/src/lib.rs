@@ -25,6 +25,7 @@ pub mod list;
 mod metadata;
 pub mod metrics;
 mod money;
+mod network;
 mod order;
 pub mod outbox;
 pub mod overview;
@@ -72,6 +73,7 @@ pub use job::{
 pub use list::{ListOrders, Listing, OrderPage, OrderQuery, PageSize};
 pub use metadata::Metadata;
 pub use money::Money;
+pub use network::{IpNetwork, NetworkError};
 pub use order::{Cause, Committed, Created, Insertion, NewOrder, Order, Version};
 pub use outbox::{EventOutbox, EventSink, OutboxEntry};
 pub use page_token::PageTokenKey;

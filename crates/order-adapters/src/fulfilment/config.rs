@@ -2,9 +2,10 @@
 
 use std::{net::IpAddr, str::FromStr, time::Duration};
 
+use order_core::IpNetwork;
 use reqwest::Url;
 
-use super::{FulfilmentConfigError, network::IpNetwork, signature::FulfilmentSecrets};
+use super::{FulfilmentConfigError, signature::FulfilmentSecrets};
 
 /// Where orders are posted: an `http` or `https` URL without a user name, a password or a
 /// fragment.

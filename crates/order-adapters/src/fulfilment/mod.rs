@@ -48,7 +48,6 @@ use self::{
 };
 pub use self::{
     config::{FulfilmentConfig, FulfilmentUrl},
-    network::IpNetwork,
     signature::FulfilmentSecrets,
 };
 

@@ -13,7 +13,8 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use order_adapters::fulfilment::{FulfilmentSecrets, FulfilmentUrl, IpNetwork};
+use order_adapters::fulfilment::{FulfilmentSecrets, FulfilmentUrl};
+use order_core::IpNetwork;
 use order_web::origin::Origin;
 
 pub use self::engine::{EventsUrl, QueueUrl, SinkUrl};
