@@ -1,7 +1,7 @@
 //! How a transport answers and logs: all that differs between them.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,8 +29,10 @@ pub struct About {
     pub request_id: RequestId,
     /// Its position in a trace: that of its own span, or of the client's while nothing is traced.
     pub trace_parent: Option<TraceParent>,
-    /// The other end, where that is known.
+    /// The other end, where that is known. It may be a proxy.
     pub peer: Option<SocketAddr>,
+    /// The address of the client, where that is known.
+    pub client: Option<IpAddr>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) begun_at: Instant,
 }

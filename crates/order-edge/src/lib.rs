@@ -10,10 +10,12 @@ pub mod batch;
 mod correlation;
 mod exchange;
 pub mod pipeline;
+mod proxies;
 pub mod serve;
 pub mod slots;
 mod stats;
 
 pub use pipeline::Answer;
+pub use proxies::TrustedProxies;
 pub use serve::{Connection, ServeConfig, ServeError, client_address, serve};
 pub use stats::{CallLabels, CallStats, ConnectionStats};

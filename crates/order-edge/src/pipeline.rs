@@ -26,7 +26,7 @@ use crate::{
     admission::{Admission, Held},
     correlation,
     exchange::CallRecord,
-    serve::{Connection, address_of},
+    serve::{Connection, client_address, find_client},
     stats::CallStats,
 };
 pub use crate::{
@@ -100,7 +100,7 @@ impl<E: Exchange> Pipeline<E> {
     {
         let (parts, body) = request.into_parts();
         let mut record = self.record(facts, &parts);
-        let client = address_of(record.about.peer);
+        let client = client_address(&parts.extensions);
         let mut held = Held::default();
         // Authentication belongs here.
         let answered = self
@@ -142,6 +142,7 @@ impl<E: Exchange> Pipeline<E> {
             request_id: correlation::request_id(&parts.headers, &*self.ids),
             trace_parent: span.position().cloned(),
             peer: connection.map(|connection| connection.peer),
+            client: find_client(&parts.extensions),
             begun_at: self.clock.instant(),
             clock: Arc::clone(&self.clock),
         };

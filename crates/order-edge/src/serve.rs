@@ -13,7 +13,7 @@ mod stall;
 use std::{
     convert::Infallible,
     io,
-    net::TcpListener,
+    net::{IpAddr, TcpListener},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -34,14 +34,18 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-pub(crate) use self::connection::address_of;
+pub(crate) use self::connection::find_client;
 pub use self::connection::{Connection, ConnectionAge, client_address};
 use self::{
     connection::{Listener, serve_connection},
     socket::{ConnectionLimits, Stopping, WatchedStream},
     stall::StreamExecutor,
 };
-use crate::{slots::Slots, stats::ConnectionStats};
+use crate::{
+    proxies::TrustedProxies,
+    slots::{Full, Slot, Slots},
+    stats::ConnectionStats,
+};
 
 /// How long requests are still answered after the stop. A client that keeps a connection
 /// busy sends its next request well within that.
@@ -89,8 +93,12 @@ pub struct ServeConfig {
     pub http2_keepalive_timeout: Duration,
     /// Connections at the same time; one more is closed at once.
     pub connections_max: usize,
-    /// Connections at the same time from one IPv4 address or one IPv6 /64 network.
+    /// Connections at the same time from one IPv4 address or one IPv6 /64 network. Those of a
+    /// trusted proxy, which carry many clients, only count against
+    /// [`ServeConfig::connections_max`].
     pub connections_per_address_max: usize,
+    /// The proxies that are trusted to name the clients of their requests.
+    pub trusted_proxies: TrustedProxies,
     /// How many requests may be open for each connection that may be, in all and from one address:
     /// streams, bodies that do not come and answers that are not taken included, over all
     /// connections. One more HTTP/2 stream is reset with `REFUSED_STREAM`, one more HTTP/1 connection
@@ -126,6 +134,7 @@ impl ServeConfig {
             http2_keepalive_timeout: Duration::from_secs(10),
             connections_max: 10_000,
             connections_per_address_max: 1_000,
+            trusted_proxies: TrustedProxies::default(),
             requests_per_connection: 4,
             drain_timeout: Duration::from_secs(15),
             age: None,
@@ -203,7 +212,7 @@ where
         };
         match accepted {
             Ok((tcp, peer)) => {
-                let Ok(slot) = slots.try_take(peer.ip()) else {
+                let Ok(slot) = take_slot(&slots, &config, peer.ip()) else {
                     // The limits at work; a flood of these must not fill the log.
                     config.stats.refused.inc();
                     tracing::debug!(listener = name, %peer, "too many connections");
@@ -231,6 +240,15 @@ where
     drain(connections, &config, &stopping, &draining).await;
     end_calls(&tasks, name).await;
     Ok(())
+}
+
+/// Takes a slot for a connection.
+fn take_slot(slots: &Slots, config: &ServeConfig, peer: IpAddr) -> Result<Slot, Full> {
+    if config.trusted_proxies.contains(peer) {
+        slots.try_take_for_all()
+    } else {
+        slots.try_take(peer)
+    }
 }
 
 fn request_slots(config: &ServeConfig) -> Slots {
@@ -322,6 +340,7 @@ fn configure<S>(config: &ServeConfig, service: S, tasks: &TaskTracker) -> Listen
         http2,
         service,
         requests: request_slots(config),
+        trusted_proxies: config.trusted_proxies.clone(),
         age: config.age,
     }
 }

@@ -51,6 +51,20 @@ impl Slots {
         self.try_take_many(address, 1, 0)
     }
 
+    /// Takes a slot that counts for no address.
+    pub(crate) fn try_take_for_all(&self) -> Result<Slot, Full> {
+        let mut held = self.0.lock();
+        if held.total >= self.0.total_max {
+            return Err(Full::Total);
+        }
+        held.total += 1;
+        Ok(Slot {
+            shared: Arc::clone(&self.0),
+            address: None,
+            n: 1,
+        })
+    }
+
     /// Takes `n` slots as one, and leaves at least `n_spared` of all slots to others.
     pub fn try_take_many(&self, address: IpAddr, n: usize, n_spared: usize) -> Result<Slot, Full> {
         let address = network(address);
@@ -67,7 +81,7 @@ impl Slots {
         held.total += n;
         Ok(Slot {
             shared: Arc::clone(&self.0),
-            address,
+            address: Some(address),
             n,
         })
     }
@@ -104,7 +118,8 @@ impl Shared {
 #[must_use]
 pub struct Slot {
     shared: Arc<Shared>,
-    address: IpAddr,
+    /// `None` if it counts for no address.
+    address: Option<IpAddr>,
     n: usize,
 }
 
@@ -112,10 +127,12 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut held = self.shared.lock();
         held.total -= self.n;
-        if let Some(n_here) = held.by_address.get_mut(&self.address) {
+        if let Some(address) = &self.address
+            && let Some(n_here) = held.by_address.get_mut(address)
+        {
             *n_here -= self.n;
             if *n_here == 0 {
-                held.by_address.remove(&self.address);
+                held.by_address.remove(address);
             }
         }
     }
@@ -151,6 +168,17 @@ mod tests {
         drop(first);
         assert!(slots.try_take(address("10.0.0.3")).is_ok());
         assert!(slots.0.lock().by_address.len() <= 2);
+    }
+
+    #[test]
+    fn slot_that_counts_for_no_address_counts_for_all() {
+        let slots = Slots::new(2, 1);
+        let held = slots.try_take_for_all().expect("free");
+        let _other = slots.try_take(address("10.0.0.1")).expect("free");
+        assert_eq!(slots.try_take_for_all().err(), Some(Full::Total));
+        drop(held);
+        assert!(slots.try_take_for_all().is_ok());
+        assert_eq!(slots.n_taken(), 1);
     }
 
     #[test]

@@ -29,7 +29,10 @@ use super::{
     socket::{InFlight, Progress, WatchedStream},
     stall::{Stall, StreamExecutor},
 };
-use crate::slots::{Slot, Slots};
+use crate::{
+    proxies::TrustedProxies,
+    slots::{Slot, Slots},
+};
 
 /// How far the ages of connections are apart, as a part of the configured one: ±10 %.
 const AGE_SPREAD: f64 = 0.2;
@@ -47,15 +50,23 @@ pub struct Connection {
     pub draining: CancellationToken,
 }
 
-/// The address of the client. Requests without a [`Connection`] count as from one address.
+/// The client of a request that came through a trusted proxy; an extension of the request.
+#[derive(Clone, Copy, Debug)]
+struct ProxiedClient(IpAddr);
+
+/// The address of the client: the peer, or who a trusted proxy says that it is. Requests without
+/// a [`Connection`] count as from one address.
 pub fn client_address(extensions: &Extensions) -> IpAddr {
-    let connection = extensions.get::<Arc<Connection>>();
-    address_of(connection.map(|connection| connection.peer))
+    find_client(extensions).unwrap_or(IpAddr::from([0; 4]))
 }
 
-/// The address of a peer, where that is known.
-pub(crate) fn address_of(peer: Option<SocketAddr>) -> IpAddr {
-    peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip())
+/// The address of the client, where that is known.
+pub(crate) fn find_client(extensions: &Extensions) -> Option<IpAddr> {
+    if let Some(ProxiedClient(client)) = extensions.get() {
+        return Some(*client);
+    }
+    let connection = extensions.get::<Arc<Connection>>();
+    connection.map(|connection| connection.peer.ip())
 }
 
 /// How old a connection may get, and how long its calls get to finish after that.
@@ -74,6 +85,7 @@ pub(super) struct Listener<S> {
     pub(super) service: S,
     /// The requests that may be open.
     pub(super) requests: Slots,
+    pub(super) trusted_proxies: TrustedProxies,
     pub(super) age: Option<ConnectionAge>,
 }
 
@@ -179,14 +191,22 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let Listener {
-            service, requests, ..
+            service,
+            requests,
+            trusted_proxies,
+            ..
         } = &*self.listener;
-        let Ok(slot) = requests.try_take(self.connection.peer.ip()) else {
+        let peer = self.connection.peer.ip();
+        let client = trusted_proxies.client(peer, request.headers());
+        let Ok(slot) = requests.try_take(client) else {
             return WatchedFuture::Refused;
         };
         let in_flight = self.progress.on_request(request.version());
         let extensions = request.extensions_mut();
         extensions.insert(Arc::clone(&self.connection));
+        if client != peer {
+            extensions.insert(ProxiedClient(client));
+        }
         WatchedFuture::Taken {
             inner: service.clone().oneshot(request),
             open: Some((in_flight, slot)),

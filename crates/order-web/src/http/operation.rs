@@ -430,7 +430,8 @@ impl Exchange for HttpExchange {
             http.path = &*self.path,
             http.status = self.status.map(|status| status.as_u16()),
             duration_us = micros(about.elapsed()),
-            client.address = about.peer.map(tracing::field::display),
+            client.address = about.client.map(tracing::field::display),
+            network.peer.address = about.peer.map(tracing::field::display),
             "{}", if self.is_sent { "answered" } else { "abandoned" }
         );
     }

@@ -36,10 +36,10 @@ impl Call<'_> {
         span.set("url.scheme", "http");
         span.set("url.path", self.path.to_owned());
         span.set_some("network.protocol.version", version_of(self.version));
-        span.set_some(
-            "client.address",
-            about.peer.map(|peer| peer.ip().to_string()),
-        );
+        let client = about.client.map(|client| client.to_string());
+        span.set_some("client.address", client);
+        let peer = about.peer.map(|peer| peer.ip().to_string());
+        span.set_some("network.peer.address", peer);
         span.set("request.id", about.request_id.as_str().to_owned());
         let status = self.status.map(|status| i64::from(status.as_u16()));
         span.set_some("http.response.status_code", status);
