@@ -77,7 +77,7 @@ pub struct SystemConfig {
     /// Settings of the gRPC API and the WebSocket endpoint.
     #[command(flatten)]
     pub serving: ServingConfig,
-    /// Settings for web pages.
+    /// Settings of the HTTP API and the WebSocket endpoint.
     #[command(flatten)]
     pub web: WebConfig,
     /// Settings every binary has.
@@ -110,7 +110,7 @@ pub struct ServiceConfig {
     /// Settings of the gRPC API and the WebSocket endpoint.
     #[command(flatten)]
     pub serving: ServingConfig,
-    /// Settings for web pages.
+    /// Settings of the HTTP API and the WebSocket endpoint.
     #[command(flatten)]
     pub web: WebConfig,
     /// Settings every binary has.
@@ -166,7 +166,7 @@ pub struct GatewayConfig {
     /// Settings of the HTTP API.
     #[command(flatten)]
     pub api: ApiConfig,
-    /// Settings for web pages.
+    /// Settings of the HTTP API and the WebSocket endpoint.
     #[command(flatten)]
     pub web: WebConfig,
     /// Settings every binary has.
@@ -235,14 +235,19 @@ pub struct ServingConfig {
     /// WebSocket connections of this process.
     #[arg(long, env = "WS_MAX_CONNECTIONS", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub ws_max_connections: u32,
-    /// WebSocket connections from one client address.
+    /// WebSocket connections from one client address; behind TRUSTED_PROXIES of one client.
     #[arg(long, env = "WS_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub ws_max_connections_per_address: u32,
 }
 
-/// Settings for web pages.
+/// Settings of the HTTP API and the WebSocket endpoint.
 #[derive(Clone, Debug, Args)]
 pub struct WebConfig {
+    /// Proxies that are trusted to name their clients in Forwarded or X-Forwarded-For: addresses or
+    /// networks like 10.1.0.0/16, separated by commas. The limits of one client address, logs and
+    /// traces go by the client that is named.
+    #[arg(long, env = "TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpNetwork>,
     /// Origins of web pages that may use the HTTP API (CORS) and, besides pages of the same host,
     /// the WebSocket endpoint, like `https://shop.example`, separated by commas.
     #[arg(long, env = "ALLOWED_ORIGINS", value_delimiter = ',')]
@@ -299,7 +304,8 @@ pub struct ApiConfig {
     /// HTTP connections of this process.
     #[arg(long, env = "HTTP_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub http_max_connections: u32,
-    /// HTTP connections from one client address; raise it behind a proxy.
+    /// HTTP connections from one client address, and its requests at the same time; behind
+    /// TRUSTED_PROXIES of one client.
     #[arg(long, env = "HTTP_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub http_max_connections_per_address: u32,
     /// How long a connection may be idle between two requests, from 1s to 1h. Longer than that of

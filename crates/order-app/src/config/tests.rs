@@ -67,3 +67,25 @@ fn durations_need_a_unit_and_stay_in_range() {
     }
     assert!(parse_lease("10ms").is_err());
 }
+
+#[test]
+fn trusted_proxies_are_networks() {
+    let parse = |value: &str| GatewayConfig::try_parse_from(["api-gateway", value]);
+    let read = parse("--trusted-proxies=10.1.0.0/16, 192.0.2.1,fd00::/8").expect("valid");
+    let networks: Vec<_> = read
+        .web
+        .trusted_proxies
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(networks, ["10.1.0.0/16", "192.0.2.1/32", "fd00::/8"]);
+    for (bad, rule) in [
+        ("proxy.example", "must be networks like 10.1.0.0/16"),
+        ("10.1.0.1/16", "must have no bits set after the prefix"),
+    ] {
+        let error = parse(&format!("--trusted-proxies={bad}")).expect_err(bad);
+        let error = error.to_string();
+        assert!(error.contains("TRUSTED_PROXIES"), "{error}");
+        assert!(error.contains(rule), "{error}");
+    }
+}

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use order_core::{AdminApi, OrderApi, supervisor::Supervisor};
-use order_edge::{CallStats, ServeConfig, serve};
+use order_edge::{CallStats, ServeConfig, TrustedProxies, serve};
 use order_rpc::{RpcServerConfig, RpcServerDeps};
 use order_web::{
     console::{Console, with_pages},
@@ -75,6 +75,7 @@ impl Process {
         let config = ServeConfig {
             connections_max: usize::try_from(config.http_max_connections)?,
             connections_per_address_max: usize::try_from(config.http_max_connections_per_address)?,
+            trusted_proxies: TrustedProxies::new(web.trusted_proxies),
             idle_timeout: config.idle_timeout,
             drain_timeout: self.drain_timeout(),
             stats: self.metrics.listener("http"),
@@ -132,6 +133,7 @@ impl Process {
         let config = ServeConfig {
             connections_max: connections_max.saturating_add(LISTENER_SLACK),
             connections_per_address_max: connections_per_address_max.saturating_add(LISTENER_SLACK),
+            trusted_proxies: TrustedProxies::new(web.trusted_proxies),
             drain_timeout: self.drain_timeout(),
             stats: self.metrics.listener("ws"),
             ..ServeConfig::new("ws")

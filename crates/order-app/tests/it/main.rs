@@ -20,6 +20,7 @@ mod positions;
 mod processes;
 mod processing;
 mod promises;
+mod proxies;
 mod pushes;
 mod readme;
 mod scale;

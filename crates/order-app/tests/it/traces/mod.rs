@@ -1,6 +1,6 @@
 //! Traces of real processes, at a real collector.
 
-mod collector;
+pub(crate) mod collector;
 mod outages;
 mod streams;
 
