@@ -30,18 +30,25 @@ impl TrustedProxies {
     }
 
     /// The address of the client whose request arrives from `peer`: the right-most one of
-    /// `Forwarded`, or without that header of `X-Forwarded-For`, that is not a trusted proxy.
+    /// `Forwarded` or `X-Forwarded-For` that is not a trusted proxy.
     ///
     /// Each proxy adds its peer at the right, so an entry is believed only if all proxies to its
-    /// right are trusted. An entry without an address ends the chain. So does the 32nd.
+    /// right are trusted. An entry without an address ends the chain. So does the 32nd. Most proxies
+    /// write one of the headers and pass on the other, which the client may have made up: if they
+    /// disagree, neither is believed.
     pub(crate) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if !self.contains(peer) {
             return peer;
         }
-        if headers.contains_key(FORWARDED) {
-            self.last_untrusted(peer, entries(headers, FORWARDED), forwarded_for)
-        } else {
-            self.last_untrusted(peer, entries(headers, X_FORWARDED_FOR), address_of)
+        let forwarded = headers
+            .contains_key(FORWARDED)
+            .then(|| self.last_untrusted(peer, entries(headers, FORWARDED), forwarded_for));
+        let x_forwarded_for = headers
+            .contains_key(X_FORWARDED_FOR)
+            .then(|| self.last_untrusted(peer, entries(headers, X_FORWARDED_FOR), address_of));
+        match (forwarded, x_forwarded_for) {
+            (Some(one), Some(other)) if one != other => peer,
+            (one, other) => one.or(other).unwrap_or(peer),
         }
     }
 

@@ -85,12 +85,18 @@ fn lines_are_one_list() {
 }
 
 #[test]
-fn forwarded_goes_before_x_forwarded_for() {
-    let lines = [
-        ("x-forwarded-for", "198.51.100.9"),
-        ("forwarded", "for=192.0.2.1"),
-    ];
-    assert_eq!(client(PROXY, &lines), "192.0.2.1");
+fn headers_that_disagree_are_not_believed() {
+    let by = |x_forwarded_for| {
+        let lines = [
+            ("x-forwarded-for", x_forwarded_for),
+            ("forwarded", "for=198.51.100.9, for=192.0.2.1"),
+        ];
+        client(PROXY, &lines)
+    };
+    assert_eq!(by("203.0.113.7, 192.0.2.1"), "192.0.2.1");
+    // One of them was made up by the client.
+    assert_eq!(by("203.0.113.7"), PROXY);
+    assert_eq!(by("unknown"), PROXY);
 }
 
 #[test]
