@@ -189,7 +189,22 @@ impl LogFilter for Filter {
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Write, sync::Mutex};
+
     use super::*;
+
+    /// Keeps the lines of the log.
+    pub(super) struct Buffer(pub(super) &'static Mutex<Vec<u8>>);
+
+    impl Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
 
     #[test]
     fn filter_is_levels_for_everything_or_for_a_target() {

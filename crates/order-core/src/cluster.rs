@@ -66,7 +66,7 @@ impl Identity {
 /// What a process says about itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProcessReport {
-    /// Who it is.
+    /// The process.
     pub identity: Identity,
     /// The version of the program.
     pub version: String,

@@ -26,7 +26,7 @@ use crate::{
     admission::{Admission, Held},
     correlation,
     exchange::CallRecord,
-    serve::{Connection, client_address, find_client},
+    serve::{Connection, UNKNOWN_ADDRESS, find_client},
     stats::CallStats,
 };
 pub use crate::{
@@ -100,7 +100,7 @@ impl<E: Exchange> Pipeline<E> {
     {
         let (parts, body) = request.into_parts();
         let mut record = self.record(facts, &parts);
-        let client = client_address(&parts.extensions);
+        let client = record.about.client.unwrap_or(UNKNOWN_ADDRESS);
         let mut held = Held::default();
         // Authentication belongs here.
         let answered = self

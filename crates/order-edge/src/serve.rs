@@ -34,8 +34,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-pub(crate) use self::connection::find_client;
 pub use self::connection::{Connection, ConnectionAge, client_address};
+pub(crate) use self::connection::{UNKNOWN_ADDRESS, find_client};
 use self::{
     connection::{Listener, serve_connection},
     socket::{ConnectionLimits, Stopping, WatchedStream},

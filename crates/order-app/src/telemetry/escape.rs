@@ -82,6 +82,10 @@ mod tests {
     use tracing_subscriber::{fmt, layer::SubscriberExt as _, registry};
 
     use super::*;
+    use crate::{
+        config::LogFormat,
+        telemetry::{line::Lines, tests::Buffer},
+    };
 
     fn escaped(line: &str, has_colours: bool) -> String {
         let mut out = Vec::new();
@@ -90,33 +94,21 @@ mod tests {
         String::from_utf8(out).expect("UTF-8")
     }
 
-    struct Buffer(&'static Mutex<Vec<u8>>);
-
-    impl Write for Buffer {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("no panic").write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     /// What both formatters make of a line, with its line end.
     fn logged(text: &str) -> [String; 2] {
         let out: &'static Mutex<Vec<u8>> = Box::leak(Box::default());
         let writer = move || Escaped::new(Buffer(out), false);
-        let lines = || {
-            fmt::layer()
-                .with_ansi(false)
-                .without_time()
-                .with_writer(writer)
-        };
+        let lines = || fmt::layer().with_ansi(false).with_writer(writer);
         let log = || tracing::info!(user = %text, "{text}");
         let take = || String::from_utf8(std::mem::take(&mut *out.lock().expect("no panic")));
-        with_default(registry().with(lines()), log);
+        let library = fmt::format::Format::default();
+        let format = LogFormat::Text;
+        let text = lines().event_format(Lines { format, library });
+        with_default(registry().with(text), log);
         let plain = take().expect("UTF-8");
-        let json = lines().json().flatten_event(true);
+        let library = fmt::format::Format::default().json().flatten_event(true);
+        let format = LogFormat::Json;
+        let json = lines().json().event_format(Lines { format, library });
         with_default(registry().with(json), log);
         [plain, take().expect("UTF-8")]
     }

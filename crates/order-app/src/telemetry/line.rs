@@ -206,10 +206,7 @@ impl fmt::Write for InString<'_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{self, Write},
-        sync::Mutex,
-    };
+    use std::{io, sync::Mutex};
 
     use tracing::subscriber::with_default;
     use tracing_subscriber::{
@@ -220,18 +217,7 @@ mod tests {
     };
 
     use super::*;
-
-    struct Buffer(&'static Mutex<Vec<u8>>);
-
-    impl Write for Buffer {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("no panic").write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::telemetry::tests::Buffer;
 
     /// The lines that a layer writes, with a constant in place of the time.
     fn logged<L: Layer<Registry> + Send + Sync>(

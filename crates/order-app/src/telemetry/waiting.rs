@@ -52,8 +52,8 @@ impl Shared {
 }
 
 impl WaitingLines {
-    /// Has a thread write the lines to `out` until the end of the process. What `out` does not take
-    /// is lost: there is no other place to say so.
+    /// Has a thread write the lines to `out` until the end of the process. Text that `out`
+    /// rejects is lost: there is no other place to report it.
     ///
     /// # Errors
     /// The system gives no thread.
@@ -86,7 +86,7 @@ impl WaitingLines {
     pub(super) fn flush(&self) {
         let Self(shared) = self;
         let is_left = |state: &mut State| state.is_busy || !state.text.is_empty();
-        // Both ends are as good: whoever reads the log may be stuck.
+        // A timeout is no error: the reader of the log may be stuck.
         let _ = shared
             .changed
             .wait_timeout_while(shared.lock(), FLUSH_TIME_MAX, is_left);

@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     future::Future,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -50,14 +50,17 @@ pub struct Connection {
     pub draining: CancellationToken,
 }
 
+/// The address that clients without a [`Connection`] share.
+pub(crate) const UNKNOWN_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// The client of a request that came through a trusted proxy; an extension of the request.
 #[derive(Clone, Copy, Debug)]
 struct ProxiedClient(IpAddr);
 
-/// The address of the client: the peer, or who a trusted proxy says that it is. Requests without
+/// The address of the client: the peer, or the address that a trusted proxy names. Requests without
 /// a [`Connection`] count as from one address.
 pub fn client_address(extensions: &Extensions) -> IpAddr {
-    find_client(extensions).unwrap_or(IpAddr::from([0; 4]))
+    find_client(extensions).unwrap_or(UNKNOWN_ADDRESS)
 }
 
 /// The address of the client, where that is known.

@@ -1,4 +1,4 @@
-//! What a hub remembers of its pushes.
+//! The pushes that a hub remembers.
 
 use order_core::{EventBus as _, OrderFollow as _, OrderRecord, OrderStatus, OrderWatch as _};
 
